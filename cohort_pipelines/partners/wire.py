@@ -1,0 +1,120 @@
+"""What delivery asks of a partner, and nothing else: where it is, how much at once, and what became of each row.
+
+Two kinds of wire exist. A *change* wire takes additions and removals (per-user flags, cohort messages). A *file* wire
+takes the whole audience and flips a pointer to it. Partners know nothing of history, windows or belief.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+
+class Operation(StrEnum):
+    """What a row of a plan asks for."""
+
+    ADD = "add"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one chunk, by the index of its rows; a row that is in neither mapping was acknowledged.
+
+    Attributes:
+        refused: rows that the partner will not take, each with its status and reason (no ids in it).
+        unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
+        requests: HTTP requests made, retries included.
+        retry_after: seconds the partner asked to be left alone for, if it did.
+    """
+
+    refused: Mapping[int, str] = field(default_factory=dict)
+    unknown: Mapping[int, str] = field(default_factory=dict)
+    requests: int = 0
+    retry_after: float | None = None
+
+
+class Session(Protocol):
+    """An open connection to a partner that takes additions and removals."""
+
+    async def establish(self, deadline: datetime) -> int:
+        """Make the target exist where nothing was ever sent to it; return the requests made (0: nothing to do).
+
+        Raises:
+            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: it may not exist.
+        """
+        ...
+
+    async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
+        """Add or remove ``ids``; ``page`` (from 1) of ``pages`` places the chunk in its plan.
+
+        Time-outs, cut connections, 429 and 5xx are retried within ``deadline`` and then reported as unknown.
+
+        Raises:
+            PartnerKeyRefused: the key is refused; nothing more should be sent.
+            PartnerRequestRefused: the partner refused the request as a whole; none of its rows took effect.
+        """
+        ...
+
+
+@runtime_checkable
+class ChangeWire(Protocol):
+    """A partner whose audience is changed by additions and removals.
+
+    ``wire``, ``host`` and ``account`` identify the connection's end, without secrets; ``chunk_rows`` is how many ids
+    one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way.
+    """
+
+    wire: str
+    host: str
+    account: str
+    chunk_rows: int
+    workers: int
+
+    def open(self, target: str) -> AbstractAsyncContextManager[Session]:
+        """Open a session for the target called ``target``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file that a pointer now names: its path, its size in bytes and how many ids it holds."""
+
+    path: str
+    size: int
+    rows: int
+
+
+@runtime_checkable
+class FileWire(Protocol):
+    """A partner that takes the whole audience as one file."""
+
+    wire: str
+    host: str
+    account: str
+
+    def publish(self, target: str, ids: Iterable[Sequence[str]], generation: int, checksum: str) -> Published:
+        """Write a new file of ``ids`` (in batches), then let the target's pointer name it.
+
+        Raises:
+            PartnerOutcomeUnknown: the disk refused; the pointer still names the earlier file or already the new one.
+        """
+        ...
+
+
+class Partner(Protocol):
+    """What every destination offers beside its wire."""
+
+    wire: str
+    host: str
+    account: str
+
+    async def check(self, target: str | None) -> str:
+        """Return what is connected, in a few words, without changing any audience.
+
+        Raises:
+            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+        """
+        ...
