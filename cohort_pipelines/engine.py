@@ -11,7 +11,7 @@ MEMORY_LIMIT = "192MB"
 
 @contextmanager
 def engine(spill: Path, memory_limit: str = MEMORY_LIMIT) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB that spills into ``spill``, a private folder of the caller's, and close it afterwards."""
+    """Open an in-memory DuckDB that spills into ``spill``, a private folder; close it afterwards."""
     with duckdb.connect(
         config={
             "memory_limit": memory_limit,

@@ -4,6 +4,7 @@ Each message says what happened, what it means for the audience and what to do. 
 user id. Whether trying again can help is a type: :class:`Transient` or not.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import PurePath
 
@@ -38,12 +39,13 @@ class MissingVariable(ConfigurationError):
         self.name = name
 
 
-class DeclarationInvalid(ConfigurationError):
-    """A defs.yaml contradicts itself, its siblings or what the partner can do."""
+class SyncUnknown(ConfigurationError):
+    """A command named a sync that the project does not declare."""
 
-    def __init__(self, problem: str, files: tuple[str, ...], remedy: str) -> None:
-        super().__init__(f"{problem} ({', '.join(files)}). Nothing was loaded. {remedy}")
-        self.files = files
+    def __init__(self, name: str, known: tuple[str, ...], kind: str = "sync") -> None:
+        super().__init__(
+            f"This project declares no {kind} {name!r}. Nothing was run. Declared are: {', '.join(known) or 'none'}."
+        )
 
 
 class ProjectFolderInvalid(ConfigurationError):
@@ -51,6 +53,39 @@ class ProjectFolderInvalid(ConfigurationError):
 
     def __init__(self, folder: PurePath, problem: str, remedy: str) -> None:
         super().__init__(f"{folder}: {problem}. Nothing was changed. {remedy}")
+
+
+class DestinationInvalid(ConfigurationError):
+    """A destination's setting cannot be sent as it is: its URL, a header, its key."""
+
+    def __init__(self, partner: str, problem: str) -> None:
+        super().__init__(f"{partner}: {problem}. {NOTHING_SENT} Correct this setting of the destination.")
+
+
+# -- serving ----------------------------------------------------------------------------------------------------
+
+
+class ServingError(CohortPipelinesError):
+    """A project cannot be served, or no longer."""
+
+
+class PortTaken(ServingError):
+    """Another program listens at the port that was asked for."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"Another program listens at port {port}. Nothing was started. Stop it, or name another port: --port."
+        )
+
+
+class ServiceEnded(ServingError):
+    """One of the processes that serve a project ended by itself."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(
+            f"{name} ended by itself (exit code {code}); its own words stand above. Everything else was stopped. "
+            "No schedule runs until the project is served again; a delivery goes on from what was sent."
+        )
 
 
 # -- windows ----------------------------------------------------------------------------------------------------
@@ -166,8 +201,8 @@ class QueryBudgetExhausted(Transient, MixpanelError):
 
     def __init__(self, limit: str, retry_after: float | None) -> None:
         super().__init__(
-            f"The Mixpanel project has used up its queries of this hour ({limit}), and the wait does not fit the "
-            f"window. {NOTHING_SENT} The next window tries again; fewer syncs or a higher limit prevent it."
+            f"The Mixpanel project has used up its queries ({limit}), and there was no time to wait for more. "
+            f"{NOTHING_SENT} The next window tries again; fewer syncs or a higher limit prevent it."
         )
         self.retry_after = retry_after
 
@@ -258,6 +293,42 @@ class HistoryFileDamaged(HistoryError):
         )
 
 
+class NotInHistory(HistoryError):
+    """What was asked for was never stored under that name."""
+
+    def __init__(self, name: str, kind: str, known: Iterable[str]) -> None:
+        there = ", ".join(known) or "none yet"
+        super().__init__(f"The history has no {kind} {name!r}. There is: {there}.")
+
+
+# -- identity ---------------------------------------------------------------------------------------------------
+
+
+class IdentityError(CohortPipelinesError):
+    """Members cannot be mapped to partner ids."""
+
+
+class PropertyNotInSnapshot(IdentityError):
+    """The id rule reads a profile property that the snapshot did not keep."""
+
+    def __init__(self, name: str, window: str) -> None:
+        super().__init__(
+            f"The snapshot of {window} does not hold the profile property {name!r}, since no rule needed it when it "
+            f"was taken. {NOTHING_SENT} Only a new snapshot can have it: materialize the window that is open now."
+        )
+
+
+class CountsDoNotAddUp(IdentityError):
+    """A member is in neither the payload nor the rejects, or in both."""
+
+    def __init__(self, members: int, users: int, rejected: int) -> None:
+        super().__init__(
+            f"The snapshot has {members:,} members, but the payload ({users:,}) and the rejects ({rejected:,}) have "
+            f"{users + rejected:,}. {NOTHING_SENT} Materialize identified_users and partner_payload from this "
+            "snapshot again; if it stays, report it as a bug."
+        )
+
+
 # -- delivery ---------------------------------------------------------------------------------------------------
 
 
@@ -306,14 +377,33 @@ class TargetOwnedByAnother(DeliveryError):
         )
 
 
+class LeaseLost(DeliveryError):
+    """This run was paused or cut off for so long that another took the target over."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"Another run has taken over {target!r} while this one was out of time. This run sends nothing more; what "
+            "it had under way is known to the other run, which sends it again."
+        )
+
+
+class NotSealedYet(DeliveryError):
+    """A step needs the file of an earlier step of its window, which was never sealed."""
+
+    def __init__(self, wanted: str, sync: str, window: str) -> None:
+        super().__init__(
+            f"{sync} has no sealed {wanted} for the window {window}. {NOTHING_SENT} Materialize {sync}/{wanted} first."
+        )
+
+
 class DeliveryStopped(DeliveryError):
     """The delivery ended before its plan was done; what is unknown is remembered and sent again."""
 
     def __init__(self, cause: str, done: int, planned: int) -> None:
+        holds = "a mix of the old and the new audience" if done else "what it held, but for what got no clear answer,"
         super().__init__(
-            f"The delivery stopped after {done:,} of {planned:,} changes: {cause}. The target holds a mix "
-            "of the old and "
-            "the new audience until the next run, which goes on from exactly what is known."
+            f"The delivery stopped after {done:,} of {planned:,} changes: {cause.rstrip('.')}. "
+            f"The target holds {holds} until the next run, which goes on from exactly what is known."
         )
 
 
@@ -334,7 +424,7 @@ class DeliveryRefused(DeliveryError):
     def __init__(self, refused_adds: int, refused_removals: int) -> None:
         super().__init__(
             f"The partner refused {refused_adds:,} additions and {refused_removals:,} removals; everything else was "
-            "sent. The refused rows are listed in the history and tried again in the next window."
+            "sent. The receipt in the history lists the refused rows; they are tried again in the next window."
         )
 
 
@@ -387,3 +477,20 @@ class PartnerOutcomeUnknown(Transient, PartnerError):
     def __init__(self, partner: str, answer: str, retry_after: float | None = None) -> None:
         super().__init__(f"{partner} did not confirm the request ({answer}).")
         self.retry_after = retry_after
+
+
+class PartnerFolderNotWritable(PartnerOutcomeUnknown):
+    """The folder that a partner's files are imported from refuses to be written."""
+
+    def __init__(self, partner: str, folder: PurePath, cause: str) -> None:
+        super().__init__(partner, f"{folder}: {cause}; check free space and permissions of that folder")
+
+
+class NewerFilePublished(PartnerError):
+    """The target's pointer already names a file of a later generation, and stays there."""
+
+    def __init__(self, partner: str, published: int, generation: int) -> None:
+        super().__init__(
+            f"{partner} already has the file of generation {published}, which is newer than {generation}. The pointer "
+            "was left as it is."
+        )

@@ -20,6 +20,7 @@ from cohort_pipelines.errors import Transient
 AsyncClient = httpx.AsyncClient
 BasicAuth = httpx.BasicAuth
 Response = httpx.Response
+URL = httpx.URL
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ async def with_retries(
     A :class:`~cohort_pipelines.errors.Transient` error is tried again after its ``retry_after``, or after an
     exponential wait with jitter. When tries or time are used up, the last error is raised as it is.
     """
-    backoff = tenacity.wait_exponential_jitter(initial=first_wait, max=30)
+    backoff = tenacity.wait_exponential_jitter(multiplier=first_wait, max=30)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -1,0 +1,56 @@
+# Everything a developer runs. Each target sets up what it needs, so any of them can come first, and twice.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+MEMBERS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo dev test test-slow lint types wheel clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## +/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make the virtual environment in .venv
+
+# Built anew, never patched up: after an interrupted or changed installation the folder is either right or not ready.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'This Python cannot make virtual environments. On Debian or Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	@echo 'Installing into $(VENV) (about a minute)'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## a cohort synced to local stand-ins, from snapshot to receipt (MEMBERS=2000000)
+	@$(BIN)/cohort-pipelines demo $(if $(MEMBERS),--members $(MEMBERS)) $(ARGS)
+
+dev: setup  ## the Dagster UI and daemon over the demo's syncs, with local stand-ins
+	@$(BIN)/cohort-pipelines dev $(ARGS)
+
+test: setup  ## the quick tests, less than three minutes
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-slow: setup  ## sweeps, browsers and daemons
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup  ## formatting and lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: setup  ## mypy, strict
+	@$(BIN)/mypy
+
+wheel: setup  ## build dist/*.whl
+	@rm -rf dist
+	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	@ls dist/*.whl
+
+clean:  ## remove the environment, builds and caches; data/ stays
+	@rm -rf $(VENV) dist build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The demo's declarations: one folder for each connection and sync."""

@@ -1,0 +1,169 @@
+"""The overwrite, from claim to receipt: after it, the target's ids equal the payload, or an error says how far it came.
+
+Killed anywhere and run again it converges. What a request may have done is recorded before the request; belief is made
+of these records, whatever the verdict on the whole; the next attempt starts from belief.
+"""
+
+from datetime import datetime
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery.attempt import Asked
+from cohort_pipelines.delivery.chunks import read_chunks
+from cohort_pipelines.delivery.claim import LEASE_SECONDS, claim
+from cohort_pipelines.delivery.gates import Gates
+from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.delivery.overwrite import Overwrite
+from cohort_pipelines.delivery.publishing import publish
+from cohort_pipelines.delivery.receipt import Receipt
+from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.delivery.sending import Progress, Sending
+from cohort_pipelines.errors import (
+    NOTHING_SENT,
+    DeliveryHeld,
+    DeliveryRefused,
+    DeliveryStopped,
+    DeliverySuperseded,
+    DeliveryYielded,
+    HistoryError,
+    LeaseLost,
+    LedgerUnusable,
+    TargetBusy,
+    TargetOwnedByAnother,
+)
+from cohort_pipelines.history import History, StoredFile
+from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.windows import Window
+
+
+def deliver(
+    *,
+    ledger: Ledger,
+    history: History,
+    partner: ChangeWire | FileWire,
+    target: Target,
+    sync: str,
+    window: Window,
+    payload: StoredFile,
+    snapshot_seq: int,
+    gates: Gates,
+    run_id: str,
+    deadline: datetime,
+    on_progress: Progress | None = None,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Receipt:
+    """Make the target's ids equal ``payload``, a file of the history with the column `partner_user_id`.
+
+    Args:
+        ledger: what was sent so far, and whose turn it is.
+        history: where plan, belief and receipt are written.
+        partner: the connection.
+        target: what is overwritten; ``sync`` becomes its owner at the first delivery.
+        sync: the sync's name.
+        window: the window that the payload belongs to.
+        payload: what the target shall hold.
+        snapshot_seq: the number of the recorded snapshot that the payload comes from.
+        gates: what must not happen unasked.
+        run_id: who is writing, for whoever reads the ledger.
+        deadline: when to stop between two chunks; the next window goes on.
+        on_progress: told every half second, in the caller's thread, how many of how many operations are done.
+        lease_seconds: how long a dead writer keeps others waiting.
+
+    Raises:
+        DeliveryHeld: a gate holds the payload; nothing was sent.
+        DeliverySuperseded: a newer snapshot was delivered or claimed; nothing was sent.
+        DeliveryYielded: the deadline came before the plan was done.
+        DeliveryStopped: the partner, the ledger or the history did not let the plan be done.
+        DeliveryRefused: everything was sent, some of it was refused.
+        TargetBusy, TargetOwnedByAnother, LeaseLost: somebody else writes the target.
+        HistoryError, LedgerUnusable: what is needed is gone, damaged or cannot be written; nothing was sent.
+    """
+    history.require_writable()
+    asked = Asked(target, sync, window.key, snapshot_seq, payload, run_id, deadline)
+    try:
+        attempt = claim(ledger, asked, gates, lease_seconds)
+    except (TargetBusy, TargetOwnedByAnother) as error:
+        ledger.note_window(sync, window.key, "skipped", str(error))
+        raise
+    overwrite = Overwrite(attempt, history)
+    if attempt.newer:
+        superseded = DeliverySuperseded(window.key, attempt.newer)
+        overwrite.end(AttemptState.SUPERSEDED, str(superseded))
+        raise superseded
+    with attempt.leased():
+        _require_gates(overwrite)
+        _prepare(overwrite)
+        return _carry_out(overwrite, partner, on_progress)
+
+
+def _require_gates(overwrite: Overwrite) -> None:
+    for verdict in overwrite.attempt.verdicts:
+        if verdict.held:
+            held = DeliveryHeld(verdict.name, verdict.finding, verdict.remedy)
+            overwrite.end(AttemptState.HELD, str(held))
+            raise held
+
+
+def _prepare(overwrite: Overwrite) -> None:
+    try:
+        overwrite.prepare()
+    except HistoryError as error:
+        overwrite.end(AttemptState.STOPPED, str(error))
+        raise
+
+
+def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress: Progress | None) -> Receipt:
+    """Send what is planned, and record how that ended.
+
+    Whatever cannot be recorded now is made up for by the next claim, from the chunks in the ledger.
+    """
+    sending = Sending(overwrite.attempt)
+    try:
+        _send(overwrite, sending, partner, on_progress)
+        return _conclude(overwrite, sending)
+    except (HistoryError, LedgerUnusable) as error:
+        cause = str(error).replace(f" {NOTHING_SENT}", "")  # something may well have been
+        raise DeliveryStopped(cause, sending.done, overwrite.counts.operations) from error
+
+
+def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire, on_progress: Progress | None) -> None:
+    attempt, plan, counts = overwrite.attempt, overwrite.plan, overwrite.counts
+    if plan is None or (attempt.established and not counts.operations):
+        return
+    try:
+        if isinstance(partner, FileWire):
+            sending.stopped = publish(attempt, partner, overwrite.history, counts.operations)
+        else:
+            chunks = read_chunks(overwrite.history, plan, counts.adds, partner.chunk_rows)
+            sending.run(partner, chunks, counts.operations, on_progress)
+    except (LeaseLost, LedgerUnusable):
+        raise
+    except BaseException as error:  # a cancel, or a partner adapter that broke: no words of it, they may hold ids
+        cancelled = not isinstance(error, Exception)
+        overwrite.requests = sending.requests
+        overwrite.end(AttemptState.YIELDED if cancelled else AttemptState.STOPPED, type(error).__name__)
+        raise
+
+
+def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
+    planned, overwrite.requests = overwrite.counts.operations, sending.requests
+    if sending.stopped:
+        stopped = DeliveryStopped(sending.stopped, sending.done, planned)
+        overwrite.end(AttemptState.STOPPED, str(stopped))
+        raise stopped
+    if sending.yielded:
+        yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done))
+        overwrite.end(AttemptState.YIELDED, str(yielded))
+        raise yielded
+    overwrite.attempt.mark_sent()
+    refused_adds, refused_removals = overwrite.refused()
+    if refused_adds or refused_removals:
+        refused = DeliveryRefused(refused_adds, refused_removals)
+        overwrite.end(AttemptState.REFUSED, str(refused))
+        raise refused
+    return overwrite.end(AttemptState.DELIVERED)
+
+
+def _eta(overwrite: Overwrite, done: int) -> float | None:
+    """Return the seconds that the rest needs at the attempt's own pace, or None when it had none."""
+    seconds = (clock.now() - overwrite.attempt.started).total_seconds()
+    return seconds / done * (overwrite.counts.operations - done) if done else None

@@ -1,0 +1,234 @@
+"""The ledger: what was taken, worked out and delivered, and in which order. It never holds a user id."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.ledger_windows import Windows
+from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.errors import NotSealedYet
+from cohort_pipelines.history import Stage, StoredFile
+
+Options = Mapping[str, str | int | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One segment or group in a destination; the four together name it for good, whatever a key or a sync is called."""
+
+    wire: str
+    host: str
+    account: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSnapshot:
+    """A complete snapshot that the ledger knows; ``seq`` is its place in the order of all snapshots."""
+
+    seq: int
+    file: StoredFile
+    taken_at: datetime
+    total: int
+    rows: int
+    project: int
+    cohort_id: int
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredSnapshot:
+    """The snapshot that a target was last made equal to."""
+
+    seq: int
+    window: str
+    taken_at: datetime
+    users: int
+    delivered_at: datetime
+
+
+class Ledger(Windows):
+    """Opens the ledger, creating it at first use; safe to share between threads.
+
+    Args:
+        url: SQLAlchemy's URL of a SQLite file.
+
+    Raises:
+        LedgerUnusable: it cannot be opened or written, or a newer version of this project made it. Every method may
+            raise it.
+    """
+
+    def begin_snapshot(self) -> int:
+        """Take the number that orders a snapshot among all others; to be called when page 0 answered."""
+        with self.write() as connection:
+            return _next_seq(connection)
+
+    def record_snapshot(  # noqa: PLR0917  what a snapshot is, in its own order
+        self,
+        sync: str,
+        window: str,
+        file: StoredFile,
+        taken_at: datetime,
+        total: int,
+        rows: int,
+        *,
+        project: int,
+        cohort_id: int,
+        options: Options | None = None,
+        seq: int | None = None,
+    ) -> int:
+        """Record a sealed snapshot and return its number.
+
+        Without ``seq`` (from :meth:`begin_snapshot`) the number is taken now, after the file was sealed. That is the
+        same order as long as no two snapshots of a sync are taken at once.
+        """
+        with self.write() as connection:
+            number = _next_seq(connection) if seq is None else seq
+            connection.execute(
+                insert(schema.snapshot).values(
+                    seq=number,
+                    sync=sync,
+                    window=window,
+                    checksum=file.checksum,
+                    size=file.size,
+                    taken_at=taken_at,
+                    total=total,
+                    rows=rows,
+                    project=project,
+                    cohort_id=cohort_id,
+                    options=dict(options or {}),
+                )
+            )
+        return number
+
+    def find_snapshot(self, sync: str, window: str) -> SealedSnapshot | None:
+        """Return the newest sealed snapshot of a window, or None when there is none."""
+        query = select(schema.snapshot).filter_by(sync=sync, window=window).order_by(schema.snapshot.c.seq.desc())
+        with self.read() as connection:
+            row = connection.execute(query.limit(1)).first()
+        if row is None:
+            return None
+        file = StoredFile(sync, Stage.COHORT_SNAPSHOT, window, row.checksum, row.rows, row.size)
+        return SealedSnapshot(row.seq, file, row.taken_at, row.total, row.rows, row.project, row.cohort_id, row.options)
+
+    def snapshot(self, sync: str, window: str) -> SealedSnapshot:
+        """Return the newest sealed snapshot of a window.
+
+        Raises:
+            NotSealedYet: there is none.
+        """
+        found = self.find_snapshot(sync, window)
+        if found is None:
+            raise NotSealedYet(Stage.COHORT_SNAPSHOT, sync, window)
+        return found
+
+    def record_identified(self, seq: int, file: StoredFile) -> None:
+        """Record the identified users of snapshot ``seq``; the newest record counts."""
+        with self.write() as connection:
+            _derive(connection, seq, file, {})
+
+    def identified(self, seq: int) -> StoredFile:
+        """Return the identified users of snapshot ``seq``.
+
+        Raises:
+            NotSealedYet: they were never worked out.
+        """
+        return self._derived(seq, Stage.IDENTIFIED_USERS)
+
+    def record_payload(self, seq: int, file: StoredFile, rejects: StoredFile, rejected: Mapping[str, int]) -> None:
+        """Record the payload of snapshot ``seq`` and its rejects, ``rejected`` of them by reason; the newest counts."""
+        with self.write() as connection:
+            _derive(connection, seq, file, {})
+            _derive(connection, seq, rejects, rejected)
+
+    def payload(self, seq: int) -> StoredFile:
+        """Return the payload of snapshot ``seq``.
+
+        Raises:
+            NotSealedYet: it was never worked out.
+        """
+        return self._derived(seq, Stage.PARTNER_PAYLOAD)
+
+    def target_of(self, sync: str) -> Target | None:
+        """Return the target that ``sync`` owns, or None when it never delivered; of several, the one used last."""
+        table = schema.target
+        query = (
+            select(table)
+            .join(schema.attempt, schema.attempt.c.target == table.c.id)
+            .where(table.c.owner == sync)
+            .order_by(schema.attempt.c.id.desc())
+        )
+        with self.read() as connection:
+            row = connection.execute(query.limit(1)).first()
+        return None if row is None else Target(row.wire, row.host, row.account, row.name)
+
+    def is_delivering(self, sync: str) -> bool:
+        """Say whether a live lease is held on a target of ``sync``, whatever Dagster thinks of the run."""
+        query = (
+            select(schema.lease.c.target)
+            .join(schema.target)
+            .where(schema.target.c.owner == sync, schema.lease.c.expires > clock.now())
+        )
+        with self.read() as connection:
+            return connection.execute(query).first() is not None
+
+    def newest_delivered(self, sync: str) -> DeliveredSnapshot | None:
+        """Return the newest snapshot that reached the target of ``sync``: what freshness is judged by."""
+        query = (
+            select(schema.attempt.c.users, schema.attempt.c.ended, schema.snapshot)
+            .join(schema.snapshot, schema.snapshot.c.seq == schema.attempt.c.snapshot)
+            .where(schema.attempt.c.sync == sync, schema.attempt.c.state == AttemptState.DELIVERED)
+            .order_by(schema.snapshot.c.seq.desc(), schema.attempt.c.id.desc())
+        )
+        with self.read() as connection:
+            row = connection.execute(query.limit(1)).first()
+        return None if row is None else DeliveredSnapshot(row.seq, row.window, row.taken_at, row.users, row.ended)
+
+    def delivery_seconds(self, sync: str, last: int = 20) -> float | None:
+        """Return the median duration of the ``last`` deliveries in seconds, or None when there was none."""
+        table = schema.attempt
+        query = (
+            select(table.c.started, table.c.ended)
+            .where(table.c.sync == sync, table.c.state == AttemptState.DELIVERED)
+            .order_by(table.c.id.desc())
+            .limit(last)
+        )
+        with self.read() as connection:
+            durations = [(row.ended - row.started).total_seconds() for row in connection.execute(query)]
+        return statistics.median(durations) if durations else None
+
+    def _derived(self, seq: int, stage: Stage) -> StoredFile:
+        table = schema.derived
+        source = select(schema.snapshot).filter_by(seq=seq)
+        query = select(table).filter_by(snapshot=seq, stage=stage).order_by(table.c.id.desc()).limit(1)
+        with self.read() as connection:
+            snapshot: Row[tuple[object, ...]] = connection.execute(source).one()
+            row = connection.execute(query).first()
+        if row is None:
+            raise NotSealedYet(stage, snapshot.sync, snapshot.window)
+        return StoredFile(snapshot.sync, stage, snapshot.window, row.checksum, row.rows, row.size)
+
+
+def _next_seq(connection: Connection) -> int:
+    last = schema.meta.c.last_seq
+    seq: int = connection.execute(update(schema.meta).values(last_seq=last + 1).returning(last)).scalar_one()
+    return seq
+
+
+def _derive(connection: Connection, seq: int, file: StoredFile, counts: Mapping[str, int]) -> None:
+    connection.execute(
+        insert(schema.derived).values(
+            snapshot=seq,
+            stage=file.stage,
+            checksum=file.checksum,
+            rows=file.rows,
+            size=file.size,
+            counts=dict(counts),
+            at=clock.now(),
+        )
+    )

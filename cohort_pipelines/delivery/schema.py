@@ -1,0 +1,216 @@
+"""The ledger's tables. User ids are never in them: they are rows `[lo, hi)` of a sealed plan file.
+
+Nothing here is one database's own, so that SQLite can give way to PostgreSQL by another URL.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Literal
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held"]
+
+
+class AttemptState(StrEnum):
+    """How far an overwrite came; every change of it is one transaction that checks the lease's token."""
+
+    PLANNED = "planned"
+    HELD = "held"
+    SUPERSEDED = "superseded"
+    SENDING = "sending"
+    SENT = "sent"
+    YIELDED = "yielded"
+    STOPPED = "stopped"
+    ORPHANED = "orphaned"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+
+
+OPEN_STATES = (AttemptState.PLANNED, AttemptState.SENDING, AttemptState.SENT)
+
+
+class ChunkState(StrEnum):
+    """What is known of a range of a plan; a range without a row was never begun.
+
+    REFUSED: the partner would not take these rows, and what it did with them is its secret. REFUSED_WHOLE: it refused
+    the request as such, so that none of the rows took effect.
+    """
+
+    INTENT = "intent"
+    ACKED = "acked"
+    REFUSED = "refused"
+    REFUSED_WHOLE = "refused_whole"
+    UNKNOWN = "unknown"
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC, also where the database keeps no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Store UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return UTC, aware of it."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("ledger_id", String, primary_key=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("last_seq", Integer, nullable=False),  # the newest snapshot number that was given out
+)
+
+target = Table(
+    "target",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("wire", String, nullable=False),
+    Column("host", String, nullable=False),
+    Column("account", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("generation", Integer, nullable=False),  # of the newest attempt
+    Column("head_seq", Integer, nullable=False),  # the newest snapshot that was claimed for it
+    Column("established", Boolean, nullable=False),  # something was sent to it
+    Column("belief_sync", String),
+    Column("belief_window", String),
+    Column("belief_checksum", String),  # null: nothing is known to be there
+    Column("unsettled", Integer, nullable=False),
+    UniqueConstraint("wire", "host", "account", "name"),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("target", ForeignKey(target.c.id), primary_key=True),
+    Column("token", Integer, nullable=False),
+    Column("holder", String, nullable=False),
+    Column("expires", Moment, nullable=False),
+)
+
+window = Table(
+    "window",
+    metadata,
+    Column("sync", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("sync", String, nullable=False),
+    Column("window", String, nullable=False),
+    Column("checksum", String, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("taken_at", Moment, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("project", Integer, nullable=False),
+    Column("cohort_id", Integer, nullable=False),
+    Column("options", JSON, nullable=False),
+    Index("snapshot_of_window", "sync", "window"),
+)
+
+derived = Table(  # what was worked out from a snapshot; the newest row of a stage counts
+    "derived",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("snapshot", ForeignKey(snapshot.c.seq), nullable=False),
+    Column("stage", String, nullable=False),
+    Column("checksum", String, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("counts", JSON, nullable=False),  # of rejects: reason -> members
+    Column("at", Moment, nullable=False),
+    Index("derived_of_snapshot", "snapshot", "stage"),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("target", ForeignKey(target.c.id), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("state", String, nullable=False),
+    Column("sync", String, nullable=False),
+    Column("window", String, nullable=False),
+    Column("snapshot", ForeignKey(snapshot.c.seq), nullable=False),
+    Column("payload_checksum", String, nullable=False),
+    Column("users", Integer, nullable=False),
+    Column("base_belief", String),  # the belief's checksum that the plan was made from
+    Column("plan_checksum", String),
+    Column("run_id", String, nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("deadline", Moment, nullable=False),
+    Column("ended", Moment),
+    Column("error", String),
+    UniqueConstraint("target", "generation"),
+    Index("attempt_of_sync", "sync", "state"),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("attempt", ForeignKey(attempt.c.id), primary_key=True),
+    Column("lo", Integer, primary_key=True),  # rows [lo, hi) of the attempt's plan
+    Column("hi", Integer, nullable=False),
+    Column("operation", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("intent_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("reason", String, nullable=False),
+)
+
+gate = Table(
+    "gate",
+    metadata,
+    Column("attempt", ForeignKey(attempt.c.id), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("value", Float, nullable=False),
+    Column("limit", Float, nullable=False),
+    Column("held", Boolean, nullable=False),
+)
+
+receipt = Table(
+    "receipt",
+    metadata,
+    Column("attempt", ForeignKey(attempt.c.id), primary_key=True),
+    Column("state", String, nullable=False),
+    Column("counts", JSON, nullable=False),
+    Column("belief_after", String),
+    Column("checksum", String, nullable=False),  # of the receipt's file in the history
+    Column("at", Moment, nullable=False),
+)

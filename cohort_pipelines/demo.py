@@ -1,0 +1,215 @@
+"""The main job, end to end, against the stand-ins: one cohort, two partners, two windows, real HTTP.
+
+Each sync runs twice. The first run happens one window back, by a clock that is set to that window's start; the second
+in the window that is open now, after the cohort has changed. What arrived is read from the stand-ins' own state.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cohort_pipelines import clock, history, http, progress, settings
+from cohort_pipelines.errors import ProjectFolderInvalid
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines.orchestration import launch
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.scaffold import write_instance_files
+from cohort_pipelines.standins.server import running
+from cohort_pipelines.standins.settings import Addresses, Settings
+
+CHURN = 0.01
+MARKER = "standins"  # data/standins: only a demo has it, and only a demo's data may be replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What one run of one sync did, and whether the partner's own state equals the payload afterwards."""
+
+    sync: str
+    window: str
+    receipt: dict[str, Any]
+    rejected: dict[str, int]
+    members: int
+    error: str
+    agrees: bool
+
+
+def run_demo(folder: Path, *, members: int, only: str | None, console: Console) -> bool:
+    """Run the main job in ``folder`` and print what happened; return whether all of it held.
+
+    Raises:
+        ProjectFolderInvalid: the folder holds data that no demo wrote.
+        SyncUnknown: ``only`` is not one of the demo's syncs.
+    """
+    _prepare(folder)
+    os.chdir(folder)
+    with standins_of(Path(settings.data_root()), members=members) as addresses:
+        os.environ.update(addresses.environment())
+        with launch.opened(Path()) as project:
+            held = _two_windows(project, [only] if only else list(project.syncs), addresses, console)
+    _say_where(folder, console)
+    return held
+
+
+@contextmanager
+def standins_of(data: Path, *, members: int = 10_000) -> Iterator[Addresses]:
+    """Run the stand-ins that belong to a data folder: as they were left there, at the same ports, or new ones."""
+    home = data / MARKER
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    kept = home / "settings.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"members": members}
+    chosen = Settings(**{**known, "state_file": str((home / "state").resolve())})
+    with running(chosen) as addresses:
+        ports = {f"{name}_port": _port(url) for name, url in _urls(addresses).items()}
+        kept.write_text(json.dumps(asdict(chosen) | ports), encoding="utf-8")
+        yield addresses
+
+
+def _urls(addresses: Addresses) -> dict[str, str]:
+    return {name: getattr(addresses, f"{name}_url") for name in ("mixpanel", "taplytics", "apptimize")}
+
+
+def _port(url: str) -> int:
+    return http.URL(url).port or 0
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / settings.data_root()
+    if data.exists():
+        if not (data / MARKER).is_dir():
+            raise ProjectFolderInvalid(data, "holds data that no demo wrote", "Choose another --folder for the demo.")
+        shutil.rmtree(data)
+    write_instance_files(folder)
+
+
+def _two_windows(project: launch.OpenProject, names: list[str], addresses: Addresses, console: Console) -> bool:
+    syncs = [project.sync(name) for name in names]
+    console.print("\n[bold]One window back[/] (the clock is set to that window's start): the first overwrite, in full.")
+    first = [_deliver(project, sync, 1, addresses, console) for sync in syncs]
+    _print_table(first, console)
+    joined, left = asyncio.run(_change_cohort(addresses))
+    console.print(f"\n[bold]The current window[/]: {joined:,} have joined the cohort, {left:,} have left it.")
+    second = [_deliver(project, sync, 0, addresses, console) for sync in syncs]
+    _print_table(second, console)
+    return all(done.agrees for done in first + second)
+
+
+def _deliver(
+    project: launch.OpenProject, sync: ResolvedSync, windows_back: int, addresses: Addresses, console: Console
+) -> Delivered:
+    cadence = sync.cadence
+    assert cadence is not None, "the demo declares scheduled syncs"  # noqa: S101  for the type checker
+    now = clock.now()
+    window = cadence.window_at(now - windows_back * cadence.value)
+    assert window.opens is not None, "scheduled windows open at a moment"  # noqa: S101  for the type checker
+    with clock.shifted(window.opens - now), _progress_bars(console):
+        outcome = launch.run_sync(project, sync.name, window.key)
+    if outcome.error:
+        console.print(f"[red]{sync.name}[/]: {outcome.error}", markup=True)
+        return Delivered(sync.name, window.key, {}, {}, 0, outcome.error, agrees=False)
+    receipt = {str(name): value for name, value in history.receipts(sync.name).iloc[-1].items()}
+    rejects = history.read(sync.name, Stage.REJECTS, window.key)
+    agrees = asyncio.run(_same(_ids_in(_state_url(sync, addresses)), _payload_ids(sync.name, window.key)))
+    return Delivered(
+        sync.name,
+        window.key,
+        receipt,
+        {str(reason): int(count) for reason, count in rejects["reason"].value_counts().items()},
+        int(receipt["users"]) + len(rejects),
+        "",
+        agrees,
+    )
+
+
+def _state_url(sync: ResolvedSync, addresses: Addresses) -> str:
+    if sync.partner_kind == "taplytics":
+        return f"{addresses.taplytics_url}/standin/state?field={quote(sync.target)}"
+    return urljoin(addresses.apptimize_url, f"/standin/state?group={quote(sync.target)}")
+
+
+async def _ids_in(url: str) -> AsyncIterator[str]:
+    async with http.client(connections=1) as client, client.stream("GET", url) as answer:
+        async for line in answer.aiter_lines():
+            yield json.loads(line)
+
+
+def _payload_ids(sync: str, window: str) -> Iterator[str]:
+    files = History(settings.history_root())
+    for batch in files.batches(files.versions(sync, Stage.PARTNER_PAYLOAD, window)[-1]):
+        for user in batch.column("partner_user_id"):
+            yield str(user)
+
+
+async def _same(held: AsyncIterator[str], expected: Iterator[str]) -> bool:
+    """Compare two sorted streams of ids, one at a time, so that a million cost no memory."""
+    async for user in held:
+        if next(expected, None) != user:
+            return False
+    return next(expected, None) is None
+
+
+async def _change_cohort(addresses: Addresses) -> tuple[int, int]:
+    async with http.client(addresses.mixpanel_url, connections=1) as client:
+        answer = (await client.post("/standin/churn", json={"fraction": CHURN})).json()
+    return answer["joined"], answer["left"]
+
+
+@contextmanager
+def _progress_bars(console: Console) -> Iterator[None]:
+    columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as shown:
+
+        def update(sync: str, stage: str, done: int, total: int) -> None:
+            name = f"{sync}/{stage}"
+            if name not in bars:
+                bars[name] = shown.add_task(name)
+            shown.update(bars[name], completed=done, total=total)
+
+        with progress.listening(update):
+            yield
+
+
+def _print_table(delivered: list[Delivered], console: Console) -> None:
+    table = Table("sync", "window", title_justify="left")
+    for heading in ("members", "identified", "rejected", "delivered", "joiners", "leavers", "requests", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("partner = payload")
+    for done in delivered:
+        table.add_row(*_cells(done))
+    console.print(table)
+
+
+def _cells(done: Delivered) -> Iterator[str]:
+    yield from (done.sync, done.window)
+    if done.error:
+        yield from ("",) * 8
+    else:
+        yield f"{done.members:,}"
+        yield f"{done.members - done.rejected.get('anonymous', 0):,}"
+        yield "\n".join(f"{reason} {count:,}" for reason, count in sorted(done.rejected.items()))
+        for column in ("users", "joiners", "leavers", "requests"):
+            yield f"{int(done.receipt[column]):,}"
+        yield f"{done.receipt['seconds']:.1f}"
+    yield "[green]equal[/]" if done.agrees else "[red]DIFFERENT[/]"
+
+
+def _say_where(folder: Path, console: Console) -> None:
+    where = "" if folder == Path() else f" --project {folder}"
+    console.print(
+        "\nTo look at it in Dagster, with the partners' pages as this run left them:\n"
+        f"  cohort-pipelines dev --standins{where}",
+        highlight=False,
+    )

@@ -1,0 +1,254 @@
+"""The history: immutable Parquet files, content-addressed, written whole or not at all, verified on every read.
+
+Files are made in private scratch space on local disk and then appear under their final name in one step: a rename on
+a local root, a single upload on an object store, where objects appear whole. The bytes depend on the content only, so
+writing the same rows again is the same file.
+"""
+
+import errno
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing, HistoryNotWritable
+from cohort_pipelines.history import disk
+from cohort_pipelines.history.layout import (
+    Stage,
+    StoredFile,
+    checksum_in,
+    file_path,
+    stage_folder,
+    value_in,
+    window_folder,
+)
+from cohort_pipelines.history.writer import StageWriter
+
+SCRATCH = ".scratch"
+
+
+class History:
+    """The files under one root: a local folder, or any fsspec URL such as ``s3://bucket/history``.
+
+    Nothing is touched, and no service is asked, until a method is called.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+
+    @contextmanager
+    def writer(self, sync: str, stage: Stage, window: str, schema: pa.Schema) -> Iterator[StageWriter]:
+        """Yield a writer of one file; after a clean exit its ``stored`` names the sealed file.
+
+        After an exception nothing is visible. A file that is already there, undamaged, is kept as it is.
+
+        Raises:
+            HistoryNotWritable: the disk or the object store refused.
+        """
+        with self.scratch() as scratch:
+            path = scratch / "rows.parquet"
+            with StageWriter(path, schema, shown_as=self._full(window_folder(sync, stage, window))) as writer:
+                yield writer
+            stored = StoredFile(sync, stage, window, _digest(path), writer.rows, path.stat().st_size)
+            self._place(path, stored)
+            writer.stored = stored
+
+    def write(self, sync: str, stage: Stage, window: str, table: pa.Table) -> StoredFile:
+        """Seal ``table`` as one file.
+
+        Raises:
+            HistoryNotWritable: the disk or the object store refused.
+        """
+        with self.writer(sync, stage, window, table.schema) as writer:
+            writer.write(table)
+        return writer.stored
+
+    def batches(
+        self, stored: StoredFile, columns: Sequence[str] | None = None, batch_size: int = 65_536
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a sealed file, in order, after its checksum was verified (when the first is asked for).
+
+        Raises:
+            HistoryFileMissing: the file is gone.
+            HistoryFileDamaged: its bytes are not those that were sealed.
+        """
+        with self.local_file(stored) as path, pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size, columns=list(columns) if columns is not None else None)
+
+    @contextmanager
+    def local_file(self, stored: StoredFile) -> Iterator[Path]:
+        """Yield a verified local path of a sealed file; for a remote root, of a copy that goes away afterwards.
+
+        Raises:
+            HistoryFileMissing: the file is gone.
+            HistoryFileDamaged: its bytes are not those that were sealed.
+        """
+        if self._local is not None:
+            path = self._local / stored.path
+            self._verify(path, stored)
+            yield path
+            return
+        with self.scratch() as scratch:
+            copy = scratch / "copy.parquet"
+            try:
+                self._files.get_file(self._full(stored.path), str(copy))
+            except FileNotFoundError:
+                raise HistoryFileMissing(self._full(stored.path)) from None
+            self._verify(copy, stored)
+            yield copy
+
+    def stored(self, sync: str, stage: Stage, window: str, checksum: str) -> StoredFile:
+        """Return the sealed file of that checksum; its footer is read, its rows are not.
+
+        Raises:
+            HistoryFileMissing: there is no such file.
+            HistoryFileDamaged: it is not a Parquet file any more.
+        """
+        path = self._full(file_path(sync, stage, window, checksum))
+        try:
+            with self._files.open(path, "rb") as source:
+                rows = pq.read_metadata(source).num_rows
+        except FileNotFoundError:
+            raise HistoryFileMissing(path) from None
+        except pa.ArrowException:
+            raise HistoryFileDamaged(path) from None
+        return StoredFile(sync, stage, window, checksum, rows, self._files.size(path))
+
+    def versions(self, sync: str, stage: Stage, window: str) -> list[StoredFile]:
+        """Return every version of one window's stage, oldest first; an empty list when there is none.
+
+        Raises:
+            HistoryFileDamaged: one of them is not a Parquet file any more.
+        """
+        paths = self._list(window_folder(sync, stage, window))
+        found = sorted((self._files.modified(path), checksum) for path in paths if (checksum := checksum_in(path)))
+        return [self.stored(sync, stage, window, checksum) for _, checksum in found]
+
+    def modified(self, stored: StoredFile) -> datetime:
+        """Return when the file was stored.
+
+        Raises:
+            HistoryFileMissing: the file is gone.
+        """
+        try:
+            moment: datetime = self._files.modified(self._full(stored.path))
+        except FileNotFoundError:
+            raise HistoryFileMissing(self._full(stored.path)) from None
+        return moment
+
+    def syncs(self) -> list[str]:
+        """Return the names of the syncs that have any file, sorted."""
+        return self._values("sync", "")
+
+    def windows(self, sync: str, stage: Stage) -> list[str]:
+        """Return the keys of the windows that have a file of this stage, in order of their names."""
+        return self._values("window", stage_folder(sync, stage))
+
+    def require_writable(self) -> None:
+        """Refuse unless a file can be written under the root right now.
+
+        Raises:
+            HistoryNotWritable: it cannot, with the path and the reason.
+        """
+        with self.scratch() as scratch:
+            probe = scratch / "probe"
+            with disk.writing(probe), disk.create_private(probe) as file:
+                file.write(b"writable")
+                os.fsync(file.fileno())
+            if self._local is None:
+                name = self._full(f"{SCRATCH}/{uuid.uuid4().hex}")
+                self._upload(probe, name)
+                self._files.rm_file(name)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Return a private folder for temporary and spill files; it, and what dead processes left, is removed.
+
+        It lies under the root where that is local, so that a rename out of it is one step, else in the system's
+        temporary folder.
+
+        Raises:
+            HistoryNotWritable: it cannot be made.
+        """
+        if self._local is not None:
+            return disk.scratch(self._local / SCRATCH)
+        return disk.scratch(Path(tempfile.gettempdir()) / f"cohort-pipelines-{os.getuid()}")
+
+    def _place(self, path: Path, stored: StoredFile) -> None:
+        if self._holds(stored):
+            return
+        if self._local is None:
+            self._upload(path, self._full(stored.path))
+            return
+        final = self._local / stored.path
+        with disk.writing(final):
+            disk.make_private(final.parent)
+            path.replace(final)
+            disk.sync_folder(final.parent)
+
+    def _holds(self, stored: StoredFile) -> bool:
+        """Say whether the same bytes are already there; a damaged file is not, and gets replaced."""
+        try:
+            with self.local_file(stored):
+                return True
+        except (HistoryFileMissing, HistoryFileDamaged):
+            return False
+
+    def _upload(self, path: Path, name: str) -> None:
+        try:
+            self._files.put_file(str(path), name)
+        except Exception as error:  # each fsspec driver has errors of its own
+            raise HistoryNotWritable(name, type(error).__name__) from error
+
+    def _verify(self, path: Path, stored: StoredFile) -> None:
+        try:
+            intact = _digest(path) == stored.checksum
+        except (FileNotFoundError, NotADirectoryError):
+            raise HistoryFileMissing(self._full(stored.path)) from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            intact = False  # the disk cannot read its own sectors
+        if not intact:
+            raise HistoryFileDamaged(self._full(stored.path))
+
+    def _values(self, key: str, folder: str) -> list[str]:
+        return sorted(value for path in self._list(folder) if (value := value_in(path, key)) is not None)
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            return list(self._files.ls(self._full(folder), detail=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _full(self, path: str) -> str:
+        return f"{self._opened_root[1]}/{path}"
+
+    @property
+    def _files(self) -> Any:  # noqa: ANN401  fsspec ships no types
+        return self._opened_root[0]
+
+    @property
+    def _local(self) -> Path | None:
+        files, path = self._opened_root
+        return Path(path) if isinstance(files, LocalFileSystem) else None
+
+    @cached_property
+    def _opened_root(self) -> tuple[Any, str]:
+        files, path = url_to_fs(self.root, use_listings_cache=False)  # other processes write here too
+        return files, path.rstrip("/")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

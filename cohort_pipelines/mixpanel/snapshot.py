@@ -1,0 +1,151 @@
+"""Taking a snapshot: every member of a cohort, proven complete, filed under the window that was open."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import SnapshotTorn
+from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.mixpanel.client import connect
+from cohort_pipelines.mixpanel.engage import AnonymousMembers, CohortReader, cohort_reader, each_in_order
+from cohort_pipelines.mixpanel.pages import Page, snapshot_schema
+from cohort_pipelines.mixpanel.project import Project
+from cohort_pipelines.mixpanel.proof import Torn, noting, promise_of, require_no_repeats
+from cohort_pipelines.windows import Window
+
+logger = logging.getLogger(__name__)
+
+_ONE_TIME_PATIENCE = timedelta(hours=1)  # a one-time export has no window's end to wait for
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A sealed snapshot, and what taking it was like.
+
+    Attributes:
+        file: the sealed file; its columns are those of :func:`snapshot_schema`.
+        taken_at: when page 0 answered, which is the moment the snapshot shows.
+        total: members of the cohort, as Mixpanel counted them on page 0.
+        rows: rows of the file; equal to ``total``, or it would not have been sealed.
+        anonymous: members without a profile.
+        pages: pages of the session.
+        requests: HTTP requests made, failed ones and a first reading included.
+        queries: how many of them counted against the project's queries per hour.
+        reread: whether a first reading was torn.
+        seconds: from the first request to the sealed file.
+    """
+
+    file: StoredFile
+    taken_at: datetime
+    total: int
+    rows: int
+    anonymous: int
+    pages: int
+    requests: int
+    queries: int
+    reread: bool
+    seconds: float
+
+
+def take_snapshot(
+    project: Project,
+    cohort_id: int,
+    history: History,
+    *,
+    sync: str,
+    window: Window,
+    properties: Sequence[str],
+    anonymous_members: AnonymousMembers = "fetch",
+    on_progress: Progress | None = None,
+) -> Snapshot:
+    """Read the cohort as it is now and seal it under ``window``; nothing is filed unless it is proven complete.
+
+    A torn reading is repeated once, at the cost of another query. ``on_progress`` is told the rows that were read and
+    the total after each page.
+
+    Raises:
+        WindowClosed, WindowNotOpenYet: a snapshot taken now does not belong to the window.
+        SnapshotTorn: the pages did not fit together, twice.
+        MixpanelError: the refusal or failure that waiting within the window (one hour for an export) did not cure.
+        HistoryNotWritable: the history's disk refused.
+    """
+    filing = _Filing(history, sync, window, tuple(dict.fromkeys(properties)), on_progress or _ignore)
+    return asyncio.run(_take(project, cohort_id, anonymous_members, filing))
+
+
+@dataclass(frozen=True, slots=True)
+class _Filing:
+    """Where a snapshot goes, and what of each member it keeps."""
+
+    history: History
+    sync: str
+    window: Window
+    properties: tuple[str, ...]
+    on_progress: Progress
+
+
+async def _take(project: Project, cohort_id: int, anonymous_members: AnonymousMembers, filing: _Filing) -> Snapshot:
+    began = clock.now()
+    deadline = filing.window.closes or began + _ONE_TIME_PATIENCE
+    async with connect(project) as client:
+        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, deadline)
+        try:
+            return await _read(reader, filing, began=began, reread=False)
+        except Torn as torn:
+            logger.warning("The reading of cohort %d was torn: %s. It is read again.", cohort_id, torn)
+        try:
+            return await _read(reader, filing, began=began, reread=True)
+        except Torn as torn:
+            raise SnapshotTorn(str(torn)) from None
+
+
+async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, reread: bool) -> Snapshot:
+    """Read the cohort once, prove it and seal it.
+
+    Raises:
+        Torn: it is not complete; nothing was filed.
+    """
+    history, window = filing.history, filing.window
+    schema = snapshot_schema(filing.properties)
+    window.require_open()
+    with history.scratch() as scratch, history.writer(filing.sync, Stage.COHORT_SNAPSHOT, window.key, schema) as writer:
+        first = await reader.first()
+        taken_at = clock.now()
+        window.require_open()
+        promise = promise_of(first)
+        places = scratch / "places.arrow"
+        anonymous = 0
+        with noting(places) as note:
+
+            def take(number: int, page: Page) -> None:
+                nonlocal anonymous
+                promise.require_kept(number, page)
+                writer.write(page.members)
+                note(page.members)
+                anonymous += page.anonymous
+                filing.on_progress(writer.rows, promise.total)
+
+            take(0, first)
+            await each_in_order(lambda number: reader.later(number, promise.session), range(1, promise.pages), take)
+        require_no_repeats(places)
+    return Snapshot(
+        file=writer.stored,
+        taken_at=taken_at,
+        total=promise.total,
+        rows=writer.rows,
+        anonymous=anonymous,
+        pages=promise.pages,
+        requests=reader.client.requests,
+        queries=reader.client.queries,
+        reread=reread,
+        seconds=(clock.now() - began).total_seconds(),
+    )
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Tell nobody."""

@@ -1,0 +1,207 @@
+"""The four assets of a sync: what was read, who is identified, what the partner shall hold, what was delivered.
+
+They write their own Parquet files and return numbers, never rows: no user id reaches Dagster's log or metadata.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from cohort_pipelines import delivery, mixpanel, progress, steps
+from cohort_pipelines.errors import CohortPipelinesError, DeliverySuperseded
+from cohort_pipelines.orchestration import metadata
+from cohort_pipelines.orchestration.failures import as_dagster_failure
+from cohort_pipelines.orchestration.limits import deadline
+from cohort_pipelines.orchestration.partitions import window_of
+from cohort_pipelines.orchestration.resolved import COUNTS_ADD_UP, NO_DUPLICATES, ResolvedSync
+from cohort_pipelines.windows import Window
+
+if TYPE_CHECKING:
+    Materialized = dg.MaterializeResult[None]
+else:
+    Materialized = dg.MaterializeResult  # dagster reads the annotation, and knows only the bare class
+
+
+class SnapshotConfig(dg.Config):
+    """How to take a snapshot of a window that has one already."""
+
+    refresh: bool = False
+    """Read Mixpanel again, while the window is open; the earlier version stays in the history."""
+
+
+def build_assets(sync: ResolvedSync) -> list[dg.AssetsDefinition]:
+    """Return the chain of assets of one sync."""
+    return [_cohort_snapshot(sync), _identified_users(sync), _partner_payload(sync), _destination_upload(sync)]
+
+
+def _cohort_snapshot(sync: ResolvedSync) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=sync.key("cohort_snapshot"),
+        group_name=sync.name,
+        partitions_def=sync.partitions_def,
+        kinds={"mixpanel", "parquet"},
+        owners=sync.owners,
+        pool=f"mixpanel_{sync.project_id}",
+        required_resource_keys={sync.source, "records"},
+        description=(
+            f"Every member of Mixpanel cohort {sync.cohort_id} in one window, proven complete, never changed "
+            "afterwards. It can only be taken while its window is open; a sealed one is kept and not read again."
+        ),
+    )
+    def cohort_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> Materialized:
+        with as_dagster_failure():
+            return _take_or_keep(sync, context, refresh=config.refresh)
+
+    return cohort_snapshot
+
+
+def _take_or_keep(sync: ResolvedSync, context: dg.AssetExecutionContext, *, refresh: bool) -> Materialized:
+    history, ledger = context.resources.records.history(), context.resources.records.ledger()
+    window = window_of(sync.cadence, context.partition_key)
+    sealed = ledger.find_snapshot(sync.name, window.key)
+    if sealed is not None and not refresh:
+        return dg.MaterializeResult(metadata=metadata.of_kept_snapshot(sealed))
+    try:
+        snapshot = mixpanel.take_snapshot(
+            getattr(context.resources, sync.source).project(),
+            sync.cohort_id,
+            history,
+            sync=sync.name,
+            window=window,
+            properties=sync.rule.properties,
+            anonymous_members=sync.anonymous_members,
+            on_progress=partial(progress.report, sync.name, "cohort_snapshot"),
+        )
+    except CohortPipelinesError as error:
+        ledger.note_window(sync.name, window.key, "failed", str(error))
+        raise
+    ledger.record_snapshot(
+        sync.name,
+        window.key,
+        snapshot.file,
+        snapshot.taken_at,
+        snapshot.total,
+        snapshot.rows,
+        project=sync.project_id,
+        cohort_id=sync.cohort_id,
+        options={"anonymous_members": sync.anonymous_members, "properties": ",".join(sync.rule.properties)},
+    )
+    return dg.MaterializeResult(metadata=metadata.of_snapshot(snapshot))
+
+
+def _identified_users(sync: ResolvedSync) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=sync.key("identified_users"),
+        deps=[sync.key("cohort_snapshot")],
+        group_name=sync.name,
+        partitions_def=sync.partitions_def,
+        kinds={"parquet"},
+        owners=sync.owners,
+        required_resource_keys={"records"},
+        description="The members with at least one profile property. Anonymous members are counted and go no further.",
+    )
+    def identified_users(context: dg.AssetExecutionContext) -> Materialized:
+        history, ledger = context.resources.records.history(), context.resources.records.ledger()
+        with as_dagster_failure():
+            snapshot = ledger.snapshot(sync.name, window_of(sync.cadence, context.partition_key).key)
+            found = steps.filter_identified(history, snapshot.file)
+            ledger.record_identified(snapshot.seq, found.file)
+        return dg.MaterializeResult(metadata=metadata.of_identified(found))
+
+    return identified_users
+
+
+def _partner_payload(sync: ResolvedSync) -> dg.AssetsDefinition:
+    key = sync.key("partner_payload")
+
+    @dg.asset(
+        key=key,
+        deps=[sync.key("identified_users")],
+        group_name=sync.name,
+        partitions_def=sync.partitions_def,
+        kinds={"parquet", sync.partner_kind},
+        owners=sync.owners,
+        required_resource_keys={"records"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                COUNTS_ADD_UP, asset=key, description="Payload and rejects together are the cohort's members."
+            ),
+            dg.AssetCheckSpec(NO_DUPLICATES, asset=key, description="No partner user id stands in the payload twice."),
+        ],
+        description=(
+            f"The user ids that {sync.target!r} shall hold, a sorted set; beside it every reject with its one reason."
+        ),
+    )
+    def partner_payload(context: dg.AssetExecutionContext) -> Materialized:
+        history, ledger = context.resources.records.history(), context.resources.records.ledger()
+        with as_dagster_failure():
+            snapshot = ledger.snapshot(sync.name, window_of(sync.cadence, context.partition_key).key)
+            payload = steps.build_payload(history, snapshot.file, ledger.identified(snapshot.seq), sync.rule)
+            ledger.record_payload(snapshot.seq, payload.file, payload.rejects, payload.rejected)
+            duplicates = steps.duplicate_ids(history, payload.file)
+        members = payload.users + sum(payload.rejected.values())
+        return dg.MaterializeResult(
+            metadata=metadata.of_payload(payload, snapshot.rows),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=COUNTS_ADD_UP,
+                    passed=members == snapshot.rows,
+                    metadata={"payload and rejects": members, "members": snapshot.rows},
+                ),
+                dg.AssetCheckResult(
+                    check_name=NO_DUPLICATES, passed=duplicates == 0, metadata={"duplicates": duplicates}
+                ),
+            ],
+        )
+
+    return partner_payload
+
+
+def _destination_upload(sync: ResolvedSync) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=sync.key("destination_upload"),
+        deps=[sync.key("partner_payload")],
+        group_name=sync.name,
+        partitions_def=sync.partitions_def,
+        kinds={sync.partner_kind},
+        owners=sync.owners,
+        required_resource_keys={sync.source, sync.destination, "records"},
+        output_required=False,
+        description=(
+            f"{sync.target!r} in {sync.partner_kind}, made equal to the payload: only the difference is sent. Green "
+            "means delivered. An older audience than the delivered one is superseded and yields nothing."
+        ),
+    )
+    def destination_upload(context: dg.AssetExecutionContext) -> Iterator[Materialized]:
+        window = window_of(sync.cadence, context.partition_key)
+        with as_dagster_failure():
+            try:
+                receipt = _deliver(sync, context, window)
+            except DeliverySuperseded as superseded:
+                context.log.warning("%s", superseded)
+                return
+        yield dg.MaterializeResult(metadata=metadata.of_receipt(receipt, sync))
+
+    return destination_upload
+
+
+def _deliver(sync: ResolvedSync, context: dg.AssetExecutionContext, window: Window) -> delivery.Receipt:
+    history, ledger = context.resources.records.history(), context.resources.records.ledger()
+    snapshot = ledger.snapshot(sync.name, window.key)
+    partner = getattr(context.resources, sync.destination).partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
+    return delivery.deliver(
+        ledger=ledger,
+        history=history,
+        partner=partner,
+        target=delivery.Target(partner.wire, partner.host, partner.account, sync.target),
+        sync=sync.name,
+        window=window,
+        payload=ledger.payload(snapshot.seq),
+        snapshot_seq=snapshot.seq,
+        gates=sync.gates,
+        run_id=context.run.run_id,
+        deadline=deadline(context, sync.cadence, window),
+        on_progress=partial(progress.report, sync.name, "destination_upload"),
+    )

@@ -1,0 +1,86 @@
+"""Is it connected? One answer for each connection and each sync, for the command line and for the asset check."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import dagster as dg
+
+from cohort_pipelines import mixpanel
+from cohort_pipelines.errors import CohortPipelinesError
+from cohort_pipelines.mixpanel import CheckedProject
+from cohort_pipelines.orchestration.connections import Destination, MixpanelProject, destinations_in, sources_in
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the connection check."""
+
+    name: str
+    connected: bool
+    text: str
+
+
+def destination_connected(destination: Destination, target: str | None = None) -> str:
+    """Ask the partner, without changing an audience.
+
+    Raises:
+        PartnerError, MissingVariable: why it is not connected.
+    """
+    return asyncio.run(destination.partner().check(target))
+
+
+def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Destination) -> str:
+    """Check what a sync needs beyond its project: the cohort, and the partner with the target.
+
+    Raises:
+        CohortPipelinesError: the first thing that is not as it should be.
+    """
+    cohort = project.cohort(sync.cohort_id)
+    destination_connected(destination, sync.target)
+    return f"Connected: {cohort.name} ({cohort.count:,} members) to {sync.target!r} in {sync.partner_kind}"
+
+
+def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Finding]:
+    """Check every connection and every sync of a project, one after another; each Mixpanel project costs one query."""
+    destinations = destinations_in(tree)
+    projects: dict[str, CheckedProject | CohortPipelinesError] = {}
+    for name, source in sources_in(tree).items():
+        projects[name] = _checked(source)
+        yield _finding(name, partial(_project_connected, projects[name]))
+    for name, destination in destinations.items():
+        yield _finding(name, partial(destination_connected, destination))
+    for sync in syncs:
+        yield _finding(sync.name, partial(_sync_connected, sync, projects[sync.source], destinations))
+
+
+def _checked(source: MixpanelProject) -> CheckedProject | CohortPipelinesError:
+    try:
+        return mixpanel.check_project_and_cohorts(source.project())
+    except CohortPipelinesError as error:
+        return error
+
+
+def _found(checked: CheckedProject | CohortPipelinesError) -> CheckedProject:
+    if isinstance(checked, CohortPipelinesError):
+        raise checked
+    return checked
+
+
+def _project_connected(checked: CheckedProject | CohortPipelinesError) -> str:
+    return f"Connected: {_found(checked).connected}"
+
+
+def _sync_connected(
+    sync: ResolvedSync, checked: CheckedProject | CohortPipelinesError, destinations: dict[str, Destination]
+) -> str:
+    return sync_connected(sync, _found(checked), destinations[sync.destination])
+
+
+def _finding(name: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, connected=True, text=ask())
+    except CohortPipelinesError as error:
+        return Finding(name, connected=False, text=str(error))

@@ -1,0 +1,196 @@
+"""The connections: one Mixpanel project, one destination. The declaration in YAML is the resource that the assets use.
+
+A field that refers to the environment keeps the reference (`{{ env.NAME }}`): the value is looked up when a step or a
+check needs it, so that code loads without secrets, the UI shows references only, and one missing variable fails the
+syncs that need it and no other.
+"""
+
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal, Self
+
+import dagster as dg
+from pydantic import BaseModel
+
+from cohort_pipelines import environment, partners
+from cohort_pipelines.identity import IdRule
+from cohort_pipelines.mixpanel import Project
+from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
+from cohort_pipelines.orchestration.invalid import SettingsMissing
+from cohort_pipelines.partners import CohortMessages, CsvFile, Taplytics
+
+IdMerge = Literal["original", "simplified"]
+SyncType = Literal["one_time", "dynamic", "recurring"]
+Partner = Taplytics | CohortMessages | CsvFile
+
+
+class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  # resources of ours yield themselves
+    """A connection is a resource under its own name."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002  the interface's argument
+        """Offer the declaration to the assets as the resource of its name."""
+        return dg.Definitions(resources={self.name: self})
+
+    def value(self, field: str) -> str:
+        """Look up the references in one of this connection's fields.
+
+        Raises:
+            MissingVariable: the environment lacks one of them.
+        """
+        return environment.resolve(getattr(self, field), wanted_for=f"the {type(self).__name__}'s {field}")
+
+
+class MixpanelProject(Connection):
+    """A Mixpanel project to read cohorts from, with a service account that is a project admin."""
+
+    project_id: int
+    region: Literal["us", "eu", "in"] = "us"
+    id_merge: IdMerge
+    service_account: Secret
+    secret: Secret
+    queries_per_hour: int = 60
+    workspace_id: int | None = None
+    api_url: Reference = ""
+
+    def project(self) -> Project:
+        """Return the project with its credentials looked up.
+
+        Raises:
+            MissingVariable: the environment lacks one of them.
+        """
+        return Project(
+            project_id=self.project_id,
+            region=self.region,
+            service_account=self.value("service_account"),
+            secret=self.value("secret"),
+            workspace_id=self.workspace_id,
+            api_url=self.value("api_url") or None,
+        )
+
+
+class Destination(Connection):
+    """A partner to deliver to."""
+
+    types: ClassVar[frozenset[SyncType]]
+    partner_kind: ClassVar[str]
+
+    @abstractmethod
+    def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
+        """Return the partner's wire with its credentials looked up; messages carry the project and cohort."""
+
+    @abstractmethod
+    def id_rule(self, id_merge: IdMerge) -> IdRule:
+        """Say which id of a user this partner knows."""
+
+
+class TaplyticsDestination(Destination):
+    """A Taplytics project: a cohort becomes custom data, true for members, that a segment filters on."""
+
+    types: ClassVar[frozenset[SyncType]] = frozenset({"one_time", "dynamic"})
+    partner_kind: ClassVar[str] = "taplytics"
+
+    api_key: Secret
+    url: Reference = partners.TAPLYTICS_URL
+    header: str = partners.TAPLYTICS_HEADER
+    concurrency: int = 32
+
+    def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:  # noqa: ARG002  its wire names no cohort
+        """Return the per-user wire."""
+        return partners.Taplytics(
+            key=self.value("api_key"), url=self.value("url"), header=self.header, concurrency=self.concurrency
+        )
+
+    def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the same under both
+        """Taplytics' userId is Mixpanel's distinct_id."""
+        return IdRule()
+
+
+class ApptimizeDestination(Destination):
+    """An Apptimize account: a cohort becomes a group, by cohort messages to a URL or by files for the import."""
+
+    types: ClassVar[frozenset[SyncType]] = frozenset({"one_time", "recurring"})
+    partner_kind: ClassVar[str] = "apptimize"
+
+    region: Literal["na", "eu"]
+    delivery: Literal["http", "file"]
+    url: Reference = ""
+    token: Annotated[str, Secret.__metadata__[0]] = ""
+    header: str = partners.APPTIMIZE_HEADER
+    id_key: str = partners.MEMBER_ID_KEY
+    folder: Reference = ""
+    prefix: Literal["", "keep", "strip"] = ""
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Load, and require what the chosen way of delivery needs."""
+        declared = super().load(attributes, context)
+        needed = ("url", "token") if declared.delivery == "http" else ("folder", "prefix")
+        missing = [field for field in needed if not getattr(declared, field)]
+        if missing:
+            raise SettingsMissing(declared.name, declared.delivery, missing, declared.file)
+        return declared
+
+    def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
+        """Return the wire of the chosen way of delivery."""
+        if self.delivery == "file":
+            return partners.apptimize_file(folder=self.value("folder"), region=self.region)
+        return partners.apptimize_http(
+            url=self.value("url"),
+            token=self.value("token"),
+            region=self.region,
+            header=self.header,
+            id_key=self.id_key,
+            project_id=project_id,
+            cohort_id=cohort_id,
+        )
+
+    def id_rule(self, id_merge: IdMerge) -> IdRule:
+        """Match on `$apptimize_user_id`; on simplified ID merge on the `$user_id`.
+
+        Source: Mixpanel's Apptimize page (docs/cohort-sync/integrations/apptimize.mdx).
+        """
+        if id_merge == "simplified":
+            return IdRule(reject_device_ids=True, compare_with="$apptimize_user_id")
+        strip = "i_" if self.delivery == "file" and self.prefix == "strip" else None
+        return IdRule(source="$apptimize_user_id", prefixes=("i_", "a_"), strip_prefix=strip)
+
+
+class WebhookDestination(Destination):
+    """Any receiver of Mixpanel's custom cohort webhook."""
+
+    types: ClassVar[frozenset[SyncType]] = frozenset({"one_time", "dynamic", "recurring"})
+    partner_kind: ClassVar[str] = "webhook"
+
+    url: Reference
+    auth: Literal["none", "basic", "bearer", "header", "query"] = "none"
+    secret: Annotated[str, Secret.__metadata__[0]] = ""
+    username: Reference = ""
+    parameter: str = ""
+    id_key: str = partners.MEMBER_ID_KEY
+    match_on: str = "distinct_id"
+
+    def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
+        """Return the message wire with the chosen authentication."""
+        return partners.webhook(
+            url=self.value("url"),
+            auth=self.auth,
+            secret=self.value("secret"),
+            username=self.value("username"),
+            name=self.parameter,
+            id_key=self.id_key,
+            project_id=project_id,
+            cohort_id=cohort_id,
+        )
+
+    def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the property is chosen by hand
+        """Match on the distinct_id or on the profile property that was chosen."""
+        return IdRule(source=self.match_on)
+
+
+def sources_in(tree: dg.ComponentTree) -> dict[str, MixpanelProject]:
+    """Return the Mixpanel projects that are declared, by name."""
+    return {source.name: source for source in tree.get_all_components(of_type=MixpanelProject)}
+
+
+def destinations_in(tree: dg.ComponentTree) -> dict[str, Destination]:
+    """Return the destinations that are declared, of every partner, by name."""
+    return {each.name: each for kind in Destination.__subclasses__() for each in tree.get_all_components(of_type=kind)}

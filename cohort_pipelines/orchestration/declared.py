@@ -1,0 +1,60 @@
+"""What every declaration has in common: the name of its folder, the file to point at, references kept unresolved."""
+
+import re
+from typing import Annotated, Self
+
+import dagster as dg
+from pydantic import BaseModel, PrivateAttr
+
+from cohort_pipelines.environment import is_reference
+from cohort_pipelines.orchestration.invalid import NameUnusable, SecretInFile
+
+
+def _keep_secret(_context: dg.ResolutionContext, text: object) -> str:
+    if not isinstance(text, str) or not is_reference(text):
+        raise SecretInFile
+    return text
+
+
+Reference = Annotated[str, dg.Resolver.passthrough(description="Text that may hold {{ env.NAME }} references.")]
+Secret = Annotated[
+    str,
+    dg.Resolver(
+        _keep_secret,
+        model_field_type=str,
+        inject_before_resolve=False,
+        description="A reference to an environment variable, {{ env.NAME }}; never the secret itself.",
+    ),
+]
+
+
+class Declared(dg.Component, dg.Resolvable):
+    """A component that knows the folder which declares it: the folder's name is the declaration's name."""
+
+    _name: str = PrivateAttr("")
+    _file: str = PrivateAttr("")
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Load from YAML and remember where it stood.
+
+        Raises:
+            NameUnusable: the folder's name cannot be that of assets and groups.
+        """
+        name = context.path.name
+        file = str((context.path / "defs.yaml").relative_to(context.project_root))
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise NameUnusable(name, file)
+        declared = super().load(attributes, context)
+        declared._name, declared._file = name, file  # noqa: SLF001  its own
+        return declared
+
+    @property
+    def name(self) -> str:
+        """The declaration's name: its folder's."""
+        return self._name
+
+    @property
+    def file(self) -> str:
+        """The declaring file, relative to the project."""
+        return self._file

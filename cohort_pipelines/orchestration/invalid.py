@@ -1,0 +1,99 @@
+"""What can be wrong with declarations. Each error names the files and says what to change; nothing is loaded then."""
+
+from collections.abc import Iterable
+
+from cohort_pipelines.errors import ConfigurationError
+
+
+class DeclarationInvalid(ConfigurationError):
+    """A defs.yaml contradicts itself, its siblings or what the partner can do; ``files`` are those to look at."""
+
+    def __init__(self, problem: str, files: tuple[str, ...], remedy: str) -> None:
+        super().__init__(f"{problem} ({', '.join(files)}). Nothing was loaded. {remedy}")
+        self.files = files
+
+
+class NameUnusable(DeclarationInvalid):
+    """A folder's name cannot be that of assets and groups."""
+
+    def __init__(self, name: str, file: str) -> None:
+        super().__init__(
+            f"The name {name!r} cannot be used",
+            (file,),
+            "A folder's name becomes the name of assets and groups: use a-z, 0-9 and _ only.",
+        )
+
+
+class SecretInFile(ConfigurationError):
+    """A secret stands in the file itself. The message does not repeat it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            'A secret must be a reference to an environment variable, such as "{{ env.TAPLYTICS_API_KEY }}". Nothing '
+            "was loaded. Move the secret into the environment, and consider it known to whoever saw the file."
+        )
+
+
+class SettingsMissing(DeclarationInvalid):
+    """The chosen way of delivery lacks settings."""
+
+    def __init__(self, name: str, delivery: str, missing: Iterable[str], file: str) -> None:
+        super().__init__(
+            f"{name} lacks {' and '.join(missing)}", (file,), f"It cannot deliver by {delivery} without them."
+        )
+
+
+class ConnectionUnknown(DeclarationInvalid):
+    """A sync names a source or destination that no folder declares."""
+
+    def __init__(self, sync: str, role: str, name: str, known: Iterable[str], file: str) -> None:
+        super().__init__(
+            f"The sync {sync} names the {role} {name!r}, which no folder declares",
+            (file,),
+            f"Declared are: {', '.join(sorted(known)) or 'none'}.",
+        )
+
+
+class TypeUnsupported(DeclarationInvalid):
+    """A sync is of a type that its partner does not have."""
+
+    def __init__(self, sync: str, sync_type: str, partner: str, types: Iterable[str], files: tuple[str, ...]) -> None:
+        super().__init__(
+            f"The sync {sync} is {sync_type}, which {partner} does not have",
+            files,
+            f"Choose one of: {', '.join(sorted(types))}.",
+        )
+
+
+class FirstWindowMisplaced(DeclarationInvalid):
+    """A scheduled sync without a first window, or a one-time export with one."""
+
+    def __init__(self, sync: str, sync_type: str, *, scheduled: bool, file: str) -> None:
+        super().__init__(
+            f"The sync {sync} is {sync_type} and has {'no' if scheduled else 'a'} `since`",
+            (file,),
+            "A scheduled sync names the day of its first window; a one-time export has none.",
+        )
+
+
+class TargetClaimedTwice(DeclarationInvalid):
+    """Two syncs deliver to one target."""
+
+    def __init__(self, syncs: Iterable[str], target: str, destination: str, files: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{' and '.join(syncs)} both deliver to {target!r} of {destination}",
+            files,
+            "A target has one owner: give each sync a target of its own.",
+        )
+
+
+class BudgetTooSmall(DeclarationInvalid):
+    """The project's queries cannot carry the cadences of its syncs."""
+
+    def __init__(self, project: str, needed: float, usable: float, granted: int, files: tuple[str, ...]) -> None:
+        super().__init__(
+            f"The syncs of {project} need {needed:g} Mixpanel queries an hour, and {usable:g} of its {granted} are to "
+            "be used",
+            files,
+            "Declare fewer syncs on this project, or set queries_per_hour to what Mixpanel has granted.",
+        )

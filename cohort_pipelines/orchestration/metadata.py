@@ -1,0 +1,116 @@
+"""What a materialization shows: numbers that the UI plots over partitions, and never a user id."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from cohort_pipelines import environment
+from cohort_pipelines.delivery import Receipt, SealedSnapshot
+from cohort_pipelines.errors import MissingVariable
+from cohort_pipelines.history import StoredFile
+from cohort_pipelines.mixpanel import Snapshot
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.steps import Identified, Payload
+
+Metadata = dict[str, dg.MetadataValue | int | float | str | bool]
+
+
+def share(part: int, whole: int) -> float:
+    """Return ``part`` of ``whole`` as a number from 0 to 1; nothing of nothing is all of it."""
+    return part / whole if whole else 1.0
+
+
+def _of_file(stored: StoredFile, seconds: float) -> Metadata:
+    return {
+        "dagster/row_count": stored.rows,
+        "bytes": stored.size,
+        "seconds": round(seconds, 3),
+        "file": dg.MetadataValue.path(stored.path),
+        "checksum": stored.checksum,
+    }
+
+
+def of_snapshot(snapshot: Snapshot) -> Metadata:
+    """Describe a snapshot that was just taken."""
+    return _of_file(snapshot.file, snapshot.seconds) | {
+        "members": snapshot.rows,
+        "anonymous": snapshot.anonymous,
+        "share identified": share(snapshot.rows - snapshot.anonymous, snapshot.rows),
+        "taken at": dg.MetadataValue.timestamp(snapshot.taken_at),
+        "pages": snapshot.pages,
+        "requests": snapshot.requests,
+        "queries of the hourly budget": snapshot.queries,
+        "read twice": snapshot.reread,
+        "kept": False,
+    }
+
+
+def of_kept_snapshot(snapshot: SealedSnapshot) -> Metadata:
+    """Describe a sealed snapshot that was kept instead of reading Mixpanel."""
+    return _of_file(snapshot.file, 0.0) | {
+        "members": snapshot.rows,
+        "taken at": dg.MetadataValue.timestamp(snapshot.taken_at),
+        "requests": 0,
+        "queries of the hourly budget": 0,
+        "kept": True,
+    }
+
+
+def of_identified(found: Identified) -> Metadata:
+    """Describe the identified users."""
+    return _of_file(found.file, found.seconds) | {
+        "members": found.members,
+        "identified": found.identified,
+        "anonymous": found.members - found.identified,
+        "share identified": share(found.identified, found.members),
+    }
+
+
+def of_payload(payload: Payload, members: int) -> Metadata:
+    """Describe a payload and its rejects; the preview shows shapes, not samples."""
+    return _of_file(payload.file, payload.seconds) | {
+        "users": payload.users,
+        "members": members,
+        "share mapped": share(payload.users, payload.identified),
+        "rejected": sum(payload.rejected.values()),
+        "rejects by reason": _table("reason", "members", payload.rejected),
+        "partner id differs from the user id": payload.differing_partner_ids,
+        "preview": dg.MetadataValue.md(
+            "| column | type | rows | kept where |\n|---|---|---|---|\n"
+            f"| partner_user_id | string | {payload.file.rows:,} | `{payload.file.path}` |\n\n"
+            "User ids are never shown here; read them with `cohort_pipelines.history.read`."
+        ),
+    }
+
+
+def of_receipt(receipt: Receipt, sync: ResolvedSync) -> Metadata:
+    """Describe an overwrite by its receipt."""
+    described: Metadata = {
+        "target": receipt.target,
+        "users": receipt.users,
+        "joiners": receipt.joiners,
+        "leavers": receipt.leavers,
+        "unchanged": receipt.unchanged,
+        "refused": receipt.refused,
+        "unsettled": receipt.unsettled,
+        "requests": receipt.requests,
+        "seconds": round(receipt.seconds, 3),
+        "payload checksum": receipt.payload_checksum,
+        "generation": receipt.generation,
+    }
+    link = _link(sync.link)
+    return described | {"link": dg.MetadataValue.url(link)} if link else described
+
+
+def _link(link: str) -> str:
+    try:
+        return environment.resolve(link, wanted_for="the link")
+    except MissingVariable:
+        return ""
+
+
+def _table(name: str, number: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: each, number: count}) for each, count in counts.items()],
+        schema=dg.TableSchema(columns=[dg.TableColumn(name, "string"), dg.TableColumn(number, "int")]),
+    )

@@ -1,0 +1,57 @@
+"""All that a sync's assets, checks and schedule need to know, once its declaration has been looked up."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+import dagster as dg
+
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.identity import IdRule
+from cohort_pipelines.orchestration.connections import SyncType
+from cohort_pipelines.windows import Cadence
+
+COUNTS_ADD_UP = "counts_add_up"
+NO_DUPLICATES = "no_duplicates"
+STAGES = ("cohort_snapshot", "identified_users", "partner_payload", "destination_upload")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSync:
+    """One sync, resolved: ``source`` and ``destination`` are resource keys; a one-time export has no cadence."""
+
+    name: str
+    source: str
+    project_id: int
+    cohort_id: int
+    destination: str
+    partner_kind: str
+    target: str
+    type: SyncType
+    cadence: Cadence | None
+    since: date | None
+    partitions_def: dg.PartitionsDefinition
+    rule: IdRule
+    anonymous_members: Literal["fetch", "skip"]
+    gates: Gates
+    link: str
+    owners: tuple[str, ...]
+
+    def key(self, stage: str) -> dg.AssetKey:
+        """Return the key of one of the sync's assets."""
+        return dg.AssetKey([self.name, stage])
+
+    @property
+    def keys(self) -> list[dg.AssetKey]:
+        """The sync's assets in their order."""
+        return [self.key(stage) for stage in STAGES]
+
+    @property
+    def inline_checks(self) -> list[dg.AssetCheckKey]:
+        """The checks that a materialization of the payload yields by itself."""
+        return [dg.AssetCheckKey(self.key("partner_payload"), name) for name in (COUNTS_ADD_UP, NO_DUPLICATES)]
+
+    @property
+    def job(self) -> str:
+        """The job that runs the sync: all of its cadence share one, a one-time export has its own."""
+        return f"{self.name}_export" if self.cadence is None else f"{self.type}_syncs"

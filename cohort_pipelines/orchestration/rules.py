@@ -1,0 +1,71 @@
+"""What declarations must not do to each other. Checked at load, so that a wrong file never becomes a wrong audience."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
+from cohort_pipelines.orchestration.invalid import (
+    BudgetTooSmall,
+    ConnectionUnknown,
+    FirstWindowMisplaced,
+    TargetClaimedTwice,
+    TypeUnsupported,
+)
+from cohort_pipelines.orchestration.partitions import CADENCES
+
+if TYPE_CHECKING:
+    from cohort_pipelines.orchestration.sync import CohortSync
+
+RESERVE = 0.2  # of a project's queries, kept for people and other tools
+_QUERIES_PER_HOUR = {name: 3600 / cadence.value.total_seconds() for name, cadence in CADENCES.items()}
+
+
+def require_sound(
+    syncs: Sequence["CohortSync"], sources: Mapping[str, MixpanelProject], destinations: Mapping[str, Destination]
+) -> None:
+    """Refuse declarations that cannot work together.
+
+    Raises:
+        DeclarationInvalid: a source or destination is unknown, a type is not the partner's, a scheduled sync has no
+            first window, two syncs own one target, or a project's queries cannot carry the cadences.
+    """
+    for sync in syncs:
+        _require_known("source", sync.source, sources, sync)
+        _require_known("destination", sync.destination, destinations, sync)
+        _require_type(sync, destinations[sync.destination])
+    _require_one_owner(syncs)
+    for source in sources.values():
+        _require_budget(source, [sync for sync in syncs if sync.source == source.name])
+
+
+def _require_known(role: str, name: str, known: Iterable[str], sync: "CohortSync") -> None:
+    if name not in known:
+        raise ConnectionUnknown(sync.name, role, name, known, sync.file)
+
+
+def _require_type(sync: "CohortSync", destination: Destination) -> None:
+    if sync.type not in destination.types:
+        files = (sync.file, destination.file)
+        raise TypeUnsupported(sync.name, sync.type, destination.partner_kind, destination.types, files)
+    scheduled = sync.type in CADENCES
+    if scheduled != (sync.since is not None):
+        raise FirstWindowMisplaced(sync.name, sync.type, scheduled=scheduled, file=sync.file)
+
+
+def _require_one_owner(syncs: Sequence["CohortSync"]) -> None:
+    owners = defaultdict(list)
+    for sync in syncs:
+        owners[sync.destination, sync.target].append(sync)
+    for (destination, target), rivals in owners.items():
+        if len(rivals) > 1:
+            files = tuple(sync.file for sync in rivals)
+            raise TargetClaimedTwice([sync.name for sync in rivals], target, destination, files)
+
+
+def _require_budget(source: MixpanelProject, syncs: Sequence["CohortSync"]) -> None:
+    needed = sum(_QUERIES_PER_HOUR.get(sync.type, 0) for sync in syncs)
+    usable = source.queries_per_hour * (1 - RESERVE)
+    if needed > usable:
+        files = (source.file, *(sync.file for sync in syncs if sync.type in CADENCES))
+        raise BudgetTooSmall(source.name, needed, usable, source.queries_per_hour, files)

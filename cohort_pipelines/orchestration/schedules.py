@@ -1,0 +1,129 @@
+"""One schedule for each cadence: a tick opens a window and launches runs that carry several due syncs.
+
+Dagster does not catch up on missed ticks, which is right here, since Mixpanel answers for now. So that no gap is
+silent, each tick first writes the windows that were missed into the ledger.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.orchestration.checks import FRESH
+from cohort_pipelines.orchestration.limits import runtime_tags
+from cohort_pipelines.orchestration.packing import pack
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.windows import Cadence, Window
+
+if TYPE_CHECKING:  # what define_asset_job returns has no public name
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
+
+SYNCS_TAG = "cohort_pipelines/syncs"
+DEFAULT_SECONDS = 30.0  # expected of a sync that has never been delivered
+
+
+def build_jobs_and_schedules(syncs: Sequence[ResolvedSync]) -> dg.Definitions:
+    """Return, for each cadence in use, the job, its schedule and the job `rebuild`; the exports' jobs; the checks'."""
+    jobs: list[AssetJob] = []
+    schedules: list[dg.ScheduleDefinition] = []
+    for job_name, group in groupby(sorted(syncs, key=lambda sync: sync.job), key=lambda sync: sync.job):
+        members = list(group)
+        job = _sync_job(job_name, members)
+        jobs.append(job)
+        if cadence := members[0].cadence:
+            jobs.append(_rebuild_job(job_name, members))
+            schedules.append(_schedule(members, cadence, job))
+    if promised := [sync for sync in syncs if sync.cadence]:
+        checks = _freshness_job(promised)
+        jobs.append(checks)
+        schedules.append(
+            dg.ScheduleDefinition(
+                name=checks.name,
+                job=checks,
+                cron_schedule="*/30 * * * *",
+                execution_timezone="UTC",
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+                description="Judge every half hour whether each audience is as fresh as promised.",
+            )
+        )
+    return dg.Definitions(jobs=jobs, schedules=schedules)
+
+
+def _sync_job(name: str, syncs: Sequence[ResolvedSync]) -> "AssetJob":
+    keys = [key for sync in syncs for key in sync.keys]
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(*keys).without_checks() | _inline_checks(syncs),
+        tags=runtime_tags(syncs[0].cadence),
+        description=f"{', '.join(sync.name for sync in syncs)}: from the cohort to the partner, in one window.",
+    )
+
+
+def _rebuild_job(job: str, syncs: Sequence[ResolvedSync]) -> "AssetJob":
+    keys = [sync.key(stage) for sync in syncs for stage in ("identified_users", "partner_payload")]
+    return dg.define_asset_job(
+        f"rebuild_{job}",
+        selection=dg.AssetSelection.assets(*keys).without_checks() | _inline_checks(syncs),
+        description="Work past windows out again after a mapping rule changed. It never fetches and never sends.",
+    )
+
+
+def _inline_checks(syncs: Sequence[ResolvedSync]) -> dg.AssetSelection:
+    return dg.AssetSelection.checks(*(check for sync in syncs for check in sync.inline_checks))
+
+
+def _freshness_job(syncs: Sequence[ResolvedSync]) -> "AssetJob":
+    keys = [dg.AssetCheckKey(sync.key("destination_upload"), FRESH) for sync in syncs]
+    return dg.define_asset_job(
+        "freshness", selection=dg.AssetSelection.checks(*keys), description="Is each audience as fresh as promised?"
+    )
+
+
+def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=job.name,
+        job=job,
+        cron_schedule=cadence.cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        required_resource_keys={"records"},
+        description=f"Opens a window and delivers every sync that is due: {', '.join(sync.name for sync in syncs)}.",
+    )
+    def due_syncs(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        ledger: Ledger = context.resources.records.ledger()
+        window = cadence.window_at(context.scheduled_execution_time)
+        due = [sync for sync in syncs if _is_due(sync, window, ledger, context)]
+        if not due:
+            yield dg.SkipReason(f"No sync is due in {window.key}.")
+        for run in _runs(due, cadence, ledger):
+            yield dg.RunRequest(
+                run_key=f"{window.key}/{run[0].name}",
+                partition_key=window.key,
+                asset_selection=[key for sync in run for key in sync.keys],
+                asset_check_keys=[check for sync in run for check in sync.inline_checks],
+                tags={SYNCS_TAG: ",".join(sync.name for sync in run), **runtime_tags(cadence)},
+            )
+
+    return due_syncs
+
+
+def _is_due(sync: ResolvedSync, window: Window, ledger: Ledger, context: dg.ScheduleEvaluationContext) -> bool:
+    if sync.since and window.opens and window.opens.date() < sync.since:
+        return False
+    ledger.record_missed(sync.name, window)
+    if ledger.is_delivering(sync.name):
+        reason = "the delivery of an earlier window still goes on"
+        ledger.note_window(sync.name, window.key, "skipped", reason)
+        context.log.info("%s is left out of %s: %s.", sync.name, window.key, reason)
+        return False
+    ledger.note_window(sync.name, window.key, "open", "")
+    return True
+
+
+def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger) -> Iterator[list[ResolvedSync]]:
+    by_name = {sync.name: sync for sync in due}
+    expected = {name: ledger.delivery_seconds(name) or DEFAULT_SECONDS for name in by_name}
+    for run in pack(expected, capacity=cadence.value.total_seconds() / 3):
+        yield [by_name[name] for name in run]

@@ -1,0 +1,82 @@
+"""The declaration "this cohort to this target, in this way", and what it becomes."""
+
+from datetime import date
+from typing import Annotated, Literal
+
+import dagster as dg
+
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.orchestration.assets import build_assets
+from cohort_pipelines.orchestration.checks import build_checks
+from cohort_pipelines.orchestration.connections import SyncType, destinations_in, sources_in
+from cohort_pipelines.orchestration.declared import Declared, Reference
+from cohort_pipelines.orchestration.partitions import CADENCES, export_partitions, scheduled_partitions
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.rules import require_sound
+
+
+def _a_date(_context: dg.ResolutionContext, value: object) -> date | None:
+    return value if isinstance(value, date) or value is None else date.fromisoformat(str(value))
+
+
+class GateSettings(dg.Resolvable, dg.Model):
+    """What an overwrite must not do unasked: see :class:`cohort_pipelines.delivery.Gates`."""
+
+    min_users: int = Gates().min_users
+    max_shrink: float = Gates().max_shrink
+    allow_empty: bool = Gates().allow_empty
+
+
+class CohortSync(Declared, dg.Model):
+    """One Mixpanel cohort, to one target: four assets, their checks, a place in the cadence's schedule."""
+
+    source: str
+    cohort_id: int
+    destination: str
+    target: str
+    type: SyncType
+    since: Annotated[date | None, dg.Resolver(_a_date, model_field_type=str)] = None
+    anonymous_members: Literal["fetch", "skip"] = "fetch"
+    gates: GateSettings = GateSettings()
+    link: Reference = ""
+    owners: tuple[str, ...] = ()
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Build the sync's assets and checks, after every declaration was held against its siblings."""
+        resolved = self.resolved(context.component_tree)
+        return dg.Definitions(assets=build_assets(resolved), asset_checks=build_checks(resolved))
+
+    def resolved(self, tree: dg.ComponentTree) -> ResolvedSync:
+        """Look up the connections and siblings, and return all that the sync's assets need to know.
+
+        Raises:
+            DeclarationInvalid: the declarations contradict each other.
+        """
+        syncs = tree.get_all_components(of_type=CohortSync)
+        sources, destinations = sources_in(tree), destinations_in(tree)
+        require_sound(syncs, sources, destinations)
+        source, destination = sources[self.source], destinations[self.destination]
+        cadence = CADENCES.get(self.type)
+        rule = destination.id_rule(source.id_merge)
+        return ResolvedSync(
+            name=self.name,
+            source=self.source,
+            project_id=source.project_id,
+            cohort_id=self.cohort_id,
+            destination=self.destination,
+            partner_kind=destination.partner_kind,
+            target=self.target,
+            type=self.type,
+            cadence=cadence,
+            since=self.since,
+            partitions_def=(
+                scheduled_partitions(cadence, [sync.since for sync in syncs if sync.type == self.type and sync.since])
+                if cadence
+                else export_partitions(self.name)
+            ),
+            rule=rule,
+            anonymous_members=self.anonymous_members,
+            gates=Gates(**self.gates.model_dump()),
+            link=self.link,
+            owners=self.owners,
+        )

@@ -1,0 +1,221 @@
+"""The file wire: a one-column CSV for each overwrite, and `current.csv`, which names the newest.
+
+`current.csv` is a symbolic link, because whoever imports by hand can pick it in any file dialog and uploads the newest
+audience without reading a pointer first, while `ls -l` still tells which overwrite it is.
+"""
+
+import csv
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+from uuid import uuid4
+
+import msgspec
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import NewerFilePublished, PartnerFolderNotWritable
+from cohort_pipelines.partners.wire import Published
+from cohort_pipelines.windows import encode_path_name
+
+CSV_HEADER = "user_id"  # the one column that Apptimize's import documents
+CURRENT = "current.csv"
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What lies beside each CSV, as JSON.
+
+    ``checksum`` is the SHA-256 of the CSV itself; ``payload`` is that of the audience it was written from.
+    """
+
+    partner: str
+    target: str
+    file: str
+    generation: int
+    payload: str
+    checksum: str
+    rows: int
+    size: int
+    written_at: datetime
+
+
+class CsvFile:
+    """A private folder that holds one folder for each target.
+
+    Args:
+        partner: what errors and manifests call it.
+        folder: where the targets' folders lie; made when first used.
+    """
+
+    wire: str = "csv_file"
+    host: str = "file"
+
+    def __init__(self, *, partner: str, folder: Path) -> None:
+        self._partner = partner
+        self._folder = folder.absolute()
+        self.account = str(self._folder)
+
+    def publish(self, target: str, ids: Iterable[Sequence[str]], generation: int, checksum: str) -> Published:
+        """Write `<generation>-<checksum>.csv` unless it is there and whole, then let `current.csv` name it.
+
+        The CSV is RFC 4180's: ids byte for byte, in quotes where they hold a comma, a quote or a line break.
+
+        Raises:
+            PartnerFolderNotWritable: `current.csv` names the earlier file or already the new one.
+            NewerFilePublished: `current.csv` names a later generation and was left alone.
+        """
+        with self._home(target) as home:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            home.mkdir(mode=0o700, exist_ok=True)
+            file = home / f"{generation}-{checksum}.csv"
+            manifest = _intact(file)
+            if manifest is None:
+                rows = _write_csv(file, ids)
+                manifest = Manifest(
+                    partner=self._partner,
+                    target=target,
+                    file=file.name,
+                    generation=generation,
+                    payload=checksum,
+                    checksum=_checksum(file),
+                    rows=rows,
+                    size=file.stat().st_size,
+                    written_at=clock.now(),
+                )
+                with _new_file(file.with_suffix(".json")) as out:
+                    out.write(msgspec.json.format(msgspec.json.encode(manifest)).decode())
+            self._flip(home, file)
+        return Published(path=str(file), size=manifest.size, rows=manifest.rows)
+
+    def verify(self, target: str) -> Manifest | None:
+        """Return the manifest of what `current.csv` names, or None when it names nothing that is whole.
+
+        Raises:
+            PartnerFolderNotWritable: the folder cannot be read.
+        """
+        with self._home(target) as home:
+            named = _named(home)
+            return _intact(home / named) if named else None
+
+    async def check(self, target: str | None) -> str:  # noqa: ARG002  a target's folder is made when it is published
+        """Write a file into the folder and remove it.
+
+        Raises:
+            PartnerFolderNotWritable: why it could not be written.
+        """
+        with self._disk(self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self._folder / f".{uuid4()}.part"
+            probe.touch(mode=0o600, exist_ok=False)
+            probe.unlink()
+        return "Connected; somebody has to import current.csv after each overwrite"
+
+    @contextmanager
+    def _home(self, target: str) -> Iterator[Path]:
+        home = self._folder / encode_path_name(target)
+        with self._disk(home):
+            yield home
+
+    @contextmanager
+    def _disk(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PartnerFolderNotWritable(self._partner, folder, error.strerror or type(error).__name__) from error
+
+    def _flip(self, home: Path, file: Path) -> None:
+        generation = _generation(file.name)
+        with _locked(home):
+            named = _named(home)
+            if named and _generation(named) > generation:
+                raise NewerFilePublished(self._partner, _generation(named), generation)
+            link = _part(file)
+            link.symlink_to(file.name)
+            link.replace(home / CURRENT)
+            _sync(home)
+            for left in home.glob(".*.part"):
+                if _generation(left.name.removeprefix(".")) < generation:
+                    left.unlink(missing_ok=True)  # a writer that died, or one that can no longer publish
+
+
+def _write_csv(file: Path, ids: Iterable[Sequence[str]]) -> int:
+    rows = 0
+    with _new_file(file) as out:
+        writer = csv.writer(out)
+        writer.writerow((CSV_HEADER,))
+        for batch in ids:
+            writer.writerows(zip(batch))
+            rows += len(batch)
+    return rows
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[TextIO]:
+    """Write a private file under another name; it gets its own once it is whole and on the disk."""
+    part = _part(file)
+    try:
+        with open(part, "x", encoding="utf-8", newline="", opener=_private) as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync(file.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _part(file: Path) -> Path:
+    return file.with_name(f".{_generation(file.name)}-{uuid4()}.part")
+
+
+def _generation(name: str) -> int:
+    return int(name.partition("-")[0])
+
+
+def _named(home: Path) -> str | None:
+    """Return the file name that `current.csv` holds, whether that file is there or not."""
+    current = home / CURRENT
+    return current.readlink().name if current.is_symlink() else None
+
+
+def _intact(file: Path) -> Manifest | None:
+    """Return the manifest of ``file`` if both are there and agree."""
+    manifest_file = file.with_suffix(".json")
+    if not (file.is_file() and manifest_file.is_file()):
+        return None
+    try:
+        manifest = msgspec.json.decode(manifest_file.read_bytes(), type=Manifest)
+    except msgspec.DecodeError:
+        return None
+    whole = manifest.size == file.stat().st_size and manifest.checksum == _checksum(file)
+    return manifest if whole else None
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, or raise at once: whoever holds it flips the pointer this very moment, or is stopped."""
+    with open(folder / ".lock", "a", encoding="utf-8", opener=_private) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in ``folder`` last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

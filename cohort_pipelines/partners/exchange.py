@@ -1,0 +1,105 @@
+"""One request to a partner, within its time, and what its status means: the same for every destination."""
+
+import re
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import (
+    DestinationInvalid,
+    PartnerError,
+    PartnerKeyRefused,
+    PartnerOutcomeUnknown,
+    PartnerRequestRefused,
+    PartnerUnreachable,
+)
+from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_after, send
+
+REQUEST_SECONDS = 30.0  # in total; far below the ten minutes after which delivery takes a request to have settled
+ATTEMPTS = 5
+
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # the second is an IPv6 address
+_KEY_REFUSED = frozenset({401, 403})
+_MAY_PASS = frozenset({408, 425, 429})
+_SERVER_ERROR = 500
+
+
+async def exchange(
+    http: AsyncClient, partner: str, url: URL, *, body: bytes = b"", method: str = "POST", deadline: datetime
+) -> Response:
+    """Send one request and return its whole answer, whatever its status.
+
+    Raises:
+        PartnerUnreachable: no connection was made.
+        PartnerOutcomeUnknown: no complete answer came before ``deadline`` or within :data:`REQUEST_SECONDS`.
+    """
+    seconds = min(REQUEST_SECONDS, (deadline - clock.now()).total_seconds())
+    if seconds <= 0:
+        raise PartnerOutcomeUnknown(partner, "no time was left to ask")
+    try:
+        return await send(http, http.build_request(method, url, content=body), seconds=seconds)
+    except NoAnswer as gone:
+        lost = PartnerOutcomeUnknown if gone.sent else PartnerUnreachable
+        raise lost(partner, gone.cause) from None
+
+
+def failure(partner: str, status: int, wait: float | None = None) -> PartnerError:
+    """Return the error that a status other than 2xx stands for; ``wait`` is its Retry-After in seconds.
+
+    A redirect counts as refused: none is followed, since a credential must not travel to another host.
+    """
+    if status in _KEY_REFUSED:
+        return PartnerKeyRefused(partner, status)
+    if status in _MAY_PASS or status >= _SERVER_ERROR:
+        return PartnerOutcomeUnknown(partner, f"HTTP {status}", wait)
+    return PartnerRequestRefused(partner, status)
+
+
+def require_success(partner: str, response: Response) -> None:
+    """Refuse every status but 2xx.
+
+    Raises:
+        PartnerKeyRefused, PartnerRequestRefused, PartnerOutcomeUnknown: as :func:`failure` tells them apart.
+    """
+    if not response.is_success:
+        raise failure(partner, response.status_code, retry_after(response))
+
+
+def checked_url(partner: str, url: str) -> URL:
+    """Return ``url``, read once; no client will have to quote it in an error of its own.
+
+    Raises:
+        DestinationInvalid: ``url`` is no plain http or https URL, or carries a credential before its host.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # reading the port checks it
+    except ValueError:
+        raise DestinationInvalid(partner, "the URL cannot be read") from None
+    if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(host):
+        raise DestinationInvalid(partner, "the URL must start with https:// or http:// and name a host")
+    if "@" in parts.netloc:
+        raise DestinationInvalid(partner, "the URL must not carry a user name or password; there are settings for them")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise DestinationInvalid(partner, "the URL holds characters that have to be percent-encoded")
+    return URL(url)
+
+
+def host_of(url: URL) -> str:
+    """Return host and port of ``url``, which may hold a key anywhere else."""
+    return url.netloc.decode("ascii")
+
+
+def checked_header(partner: str, name: str, value: str) -> dict[str, str]:
+    """Return one header, checked so that no client has to quote the value in an error of its own.
+
+    Raises:
+        DestinationInvalid: name or value is empty or holds what a header cannot carry.
+    """
+    if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+        raise DestinationInvalid(partner, "the header's name may hold letters, digits, - and _ only")
+    if not value or not value.isascii() or not value.isprintable():
+        raise DestinationInvalid(
+            partner, f"the value of the header {name} is empty or holds characters it cannot carry"
+        )
+    return {name: value}

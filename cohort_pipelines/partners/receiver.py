@@ -1,0 +1,164 @@
+"""A receiver of Mixpanel's cohort messages: what Apptimize's `http` delivery and the webhook have in common.
+
+Mixpanel tells receivers to replace what they hold on `members`, but those that could be read (Flagsmith, Usertour)
+only add. So an overwrite goes out as `add_members` and `remove_members`; `members` is sent once and empty, to make
+the target exist.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from uuid import uuid4
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import PartnerOutcomeUnknown, PartnerRequestRefused, PartnerUnreachable
+from cohort_pipelines.http import URL, AsyncClient, client, with_retries
+from cohort_pipelines.partners.exchange import ATTEMPTS, REQUEST_SECONDS, checked_url, exchange, failure, host_of
+from cohort_pipelines.partners.messages import MEMBER_ID_KEY, PAGE_ROWS, Action, Cohort, encode, require_accepted
+from cohort_pipelines.partners.wire import Answer, Operation, Session
+
+
+class CohortMessages:
+    """A receiver of cohort messages; the target's name is the cohort's name in each of them.
+
+    Args:
+        partner: what errors call it.
+        url: where messages are posted; any part of it but the host may be secret and is never shown.
+        headers: the credential's header, if any; never shown.
+        project_id: Mixpanel's project, named in each message.
+        cohort_id: Mixpanel's cohort, named in each message.
+        account: tells apart receivers behind one host.
+        id_key: the member's key that holds the partner user id.
+
+    Raises:
+        DestinationInvalid: the URL cannot be used.
+    """
+
+    wire: str = "cohort_messages"
+    chunk_rows: int = PAGE_ROWS
+    workers: int = 2
+
+    def __init__(
+        self,
+        *,
+        partner: str,
+        url: str,
+        headers: Mapping[str, str],
+        project_id: int,
+        cohort_id: int,
+        account: str = "",
+        id_key: str = MEMBER_ID_KEY,
+    ) -> None:
+        self._url = checked_url(partner, url)
+        self.host = host_of(self._url)
+        self.account = account
+        self._partner = partner
+        self._headers = {"content-type": "application/json", **headers}
+        self._project_id = str(project_id)
+        self._cohort_id = str(cohort_id)
+        self._id_key = id_key
+
+    @asynccontextmanager
+    async def open(self, target: str) -> AsyncIterator[Session]:
+        """Open a session whose messages carry one `mixpanel_session_id`."""
+        async with client(connections=self.workers, headers=self._headers) as http:
+            yield self._session(http, target)
+
+    def _session(self, http: AsyncClient, target: str) -> "_Messages":
+        cohort = Cohort(
+            mixpanel_project_id=self._project_id,
+            mixpanel_cohort_id=self._cohort_id,
+            mixpanel_cohort_name=target,
+            mixpanel_session_id=str(uuid4()),
+        )
+        return _Messages(http, self._partner, self._url, self._id_key, cohort)
+
+    async def check(self, target: str | None) -> str:
+        """Send the target an empty `add_members`, as Mixpanel does when nobody joined; without a target only knock.
+
+        404 is what Flagsmith answers for a group that it has not been told of yet, so it counts as connected.
+
+        Raises:
+            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+        """
+        deadline = clock.now() + timedelta(seconds=REQUEST_SECONDS)
+        async with client(connections=1, headers=self._headers) as http:
+            if target is None:
+                return await self._knock(http, deadline)
+            try:
+                await self._session(http, target).page("add_members", [], deadline).post()
+            except PartnerRequestRefused as refusal:
+                if refusal.status != HTTPStatus.NOT_FOUND:
+                    raise
+                return "Connected; the target does not exist there yet (404)"
+        return "Connected"
+
+    async def _knock(self, http: AsyncClient, deadline: datetime) -> str:
+        response = await exchange(http, self._partner, self._url, method="HEAD", deadline=deadline)
+        if response.is_server_error:
+            raise failure(self._partner, response.status_code)
+        return "Reachable; the credential is tried once there is a target"
+
+
+@dataclass(slots=True)
+class _Page:
+    """One message on its way, and how often it was posted."""
+
+    http: AsyncClient
+    partner: str
+    url: URL
+    action: Action
+    body: bytes
+    deadline: datetime
+    requests: int = 0
+
+    async def post(self) -> None:
+        """Post once."""
+        self.requests += 1
+        response = await exchange(self.http, self.partner, self.url, body=self.body, deadline=self.deadline)
+        require_accepted(self.partner, self.action, response)
+
+    async def deliver(self) -> None:
+        """Post until there is an answer that counts."""
+        await with_retries(self.post, attempts=ATTEMPTS, deadline=self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Messages:
+    """One export's messages for one target."""
+
+    http: AsyncClient
+    partner: str
+    url: URL
+    id_key: str
+    cohort: Cohort
+
+    def page(self, action: Action, ids: Sequence[str], deadline: datetime, number: int = 1, of: int = 1) -> _Page:
+        """Return the message with page ``number`` ``of`` so many."""
+        members = [{self.id_key: user_id} for user_id in ids]
+        body = encode(self.cohort, action, members, page=number, pages=of)
+        return _Page(self.http, self.partner, self.url, action, body, deadline)
+
+    async def establish(self, deadline: datetime) -> int:
+        """Send one empty `members` page, which receivers take for "create it"."""
+        page = self.page("members", [], deadline)
+        await page.deliver()
+        return page.requests
+
+    async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
+        """Send ``ids`` as one page; its rows share one fate.
+
+        Raises:
+            PartnerKeyRefused: the key is refused.
+            PartnerRequestRefused: the page was refused, by its status or by a failure in the body of a 200.
+        """
+        action: Action = "add_members" if operation is Operation.ADD else "remove_members"
+        message = self.page(action, ids, deadline, page, pages)
+        try:
+            await message.deliver()
+        except (PartnerOutcomeUnknown, PartnerUnreachable) as lost:
+            unknown = dict.fromkeys(range(len(ids)), str(lost))
+            return Answer(unknown=unknown, requests=message.requests, retry_after=lost.retry_after)
+        return Answer(requests=message.requests)

@@ -1,0 +1,212 @@
+"""Taplytics: a cohort is a custom-data field, true for those who are in and false for those who left.
+
+`POST {url}/v2/users/` takes one user a request and merges `custom_data` into what the user has, so a leaver must be
+told `false`. Sources: docs.taplytics.com/reference/create-or-update-a-user-1, .../reference/introduction. No bulk call
+and no rate limit is documented, so the pace is a bounded number of requests in flight.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import (
+    DestinationInvalid,
+    PartnerKeyRefused,
+    PartnerOutcomeUnknown,
+    PartnerRequestRefused,
+    PartnerUnreachable,
+)
+from cohort_pipelines.http import URL, AsyncClient, Response, client, with_retries
+from cohort_pipelines.partners.exchange import (
+    ATTEMPTS,
+    REQUEST_SECONDS,
+    checked_header,
+    checked_url,
+    exchange,
+    host_of,
+    require_success,
+)
+from cohort_pipelines.partners.wire import Answer, Operation, Session
+
+TAPLYTICS_URL = "https://api.taplytics.com"
+TAPLYTICS_HEADER = "x-access-token"
+
+_NAME = "Taplytics"
+_CHUNK_ROWS = 100
+_NOT_SENT = "not sent, since the time was over or Taplytics failed for others of the same chunk"
+
+
+class Taplytics:
+    """A Taplytics project; the target's name is the custom-data field that its segment filters on.
+
+    Args:
+        key: the project's REST API key; never shown.
+        url: the API's base URL.
+        header: the header that carries the key.
+        concurrency: requests in flight at once, over all chunks.
+        account: tells apart projects behind one host.
+
+    Raises:
+        DestinationInvalid: a setting cannot be sent as it is.
+    """
+
+    wire: str = "taplytics"
+    workers: int = 2  # the next chunk fills the places that the stragglers of the last one leave
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        url: str = TAPLYTICS_URL,
+        header: str = TAPLYTICS_HEADER,
+        concurrency: int = 32,
+        account: str = "",
+    ) -> None:
+        if concurrency < 1:
+            raise DestinationInvalid(_NAME, "concurrency must be at least 1")
+        self._url = checked_url(_NAME, f"{url.rstrip('/')}/v2/users/")
+        self.host = host_of(self._url)
+        self.account = account
+        self.chunk_rows = max(_CHUNK_ROWS, concurrency)
+        self._concurrency = concurrency
+        self._headers = {"content-type": "application/json", **checked_header(_NAME, header, key)}
+
+    @asynccontextmanager
+    async def open(self, target: str) -> AsyncIterator[Session]:
+        """Open a session that sets the custom-data field called ``target``."""
+        async with client(connections=self._concurrency, headers=self._headers) as http:
+            yield _Flags(http, self._url, target, asyncio.Semaphore(self._concurrency))
+
+    async def check(self, target: str | None) -> str:  # noqa: ARG002  a field exists once a user has it
+        """Ask with a user that names nobody: 400 (a parameter is missing) means that the key was accepted.
+
+        That Taplytics looks at the key (401) before the parameters is its documented list of statuses read in the
+        usual order; it was not verified against the live service.
+
+        Raises:
+            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+        """
+        deadline = clock.now() + timedelta(seconds=REQUEST_SECONDS)
+        async with client(connections=1, headers=self._headers) as http:
+            response = await exchange(http, _NAME, self._url, body=b"{}", deadline=deadline)
+        if response.status_code != HTTPStatus.BAD_REQUEST:
+            require_success(_NAME, response)
+        return "Connected"
+
+
+class _Custom(msgspec.Struct):
+    """What is read of the user object that Taplytics answers with."""
+
+    custom_data: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Custom)
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """What is known of a chunk so far."""
+
+    refused: dict[int, PartnerRequestRefused] = field(default_factory=dict)
+    unknown: dict[int, str] = field(default_factory=dict)
+    not_sent: int = 0
+    requests: int = 0
+    retry_after: float | None = None
+    over: bool = False
+
+
+class _Flags:
+    """A session that sets one field, user by user."""
+
+    def __init__(self, http: AsyncClient, url: URL, name: str, slots: asyncio.Semaphore) -> None:
+        self._http = http
+        self._url = url
+        self._field = name
+        self._slots = slots
+
+    async def establish(self, deadline: datetime) -> int:  # noqa: ARG002  nothing has to exist beforehand
+        """Make no request: a field exists once a user has it."""
+        return 0
+
+    async def send(
+        self,
+        operation: Operation,
+        ids: Sequence[str],
+        page: int,  # noqa: ARG002  users are told apart by themselves
+        pages: int,  # noqa: ARG002
+        deadline: datetime,
+    ) -> Answer:
+        """Set the field for each of ``ids``; every row is judged alone.
+
+        Once a row stays unknown after its retries, or the plan refuses (402), the rows not yet started are left out
+        and reported as unknown, which is safe and spares a partner that is down.
+
+        Raises:
+            PartnerKeyRefused: at once. What this chunk had in flight is cut off, and which of its rows were
+                acknowledged before is not told: all of them count as unknown.
+            PartnerRequestRefused: every row that was sent was refused with the same status, so none took effect.
+        """
+        chunk = _Chunk()
+        key_refused: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as rows:
+                for row, user_id in enumerate(ids):
+                    rows.create_task(self._set(chunk, row, user_id, operation is Operation.ADD, deadline))
+        except* PartnerKeyRefused as group:
+            key_refused = group.exceptions[0]
+        if key_refused:
+            raise key_refused
+        statuses = {refusal.status for refusal in chunk.refused.values()}
+        if len(statuses) == 1 and len(chunk.refused) + chunk.not_sent == len(ids):
+            raise next(iter(chunk.refused.values()))
+        refused = {row: f"HTTP {refusal.status}" for row, refusal in chunk.refused.items()}
+        return Answer(refused, chunk.unknown, chunk.requests, chunk.retry_after)
+
+    async def _set(self, chunk: _Chunk, row: int, user_id: str, member: bool, deadline: datetime) -> None:
+        flag = {self._field: member}
+        body = msgspec.json.encode({"user_id": user_id, "custom_data": flag})
+
+        async def attempt() -> None:
+            chunk.requests += 1
+            response = await exchange(self._http, _NAME, self._url, body=body, deadline=deadline)
+            require_success(_NAME, response)
+            _require_user(response, flag)
+
+        async with self._slots:
+            if chunk.over or clock.now() >= deadline:
+                chunk.not_sent += 1
+                chunk.unknown[row] = _NOT_SENT
+                return
+            try:
+                await with_retries(attempt, attempts=ATTEMPTS, deadline=deadline)
+            except PartnerRequestRefused as refusal:
+                chunk.refused[row] = refusal
+                chunk.over |= refusal.status == HTTPStatus.PAYMENT_REQUIRED
+            except (PartnerOutcomeUnknown, PartnerUnreachable) as lost:
+                chunk.unknown[row] = str(lost)
+                chunk.over = True
+                chunk.retry_after = max(filter(None, (chunk.retry_after, lost.retry_after)), default=None)
+
+
+def _require_user(response: Response, flag: Mapping[str, bool]) -> None:
+    """Refuse a success whose body is no user object, or one that holds the opposite of ``flag``.
+
+    Raises:
+        PartnerOutcomeUnknown: something other than Taplytics answered, or the flag was not stored.
+    """
+    if not response.content:
+        return
+    try:
+        stored = _decoder.decode(response.content).custom_data
+    except msgspec.DecodeError:
+        raise PartnerOutcomeUnknown(_NAME, f"HTTP {response.status_code} with no user object") from None
+    for name, member in flag.items():
+        if isinstance(stored, dict) and stored.get(name) is (not member):
+            raise PartnerOutcomeUnknown(_NAME, "it answered with the opposite of what was sent")

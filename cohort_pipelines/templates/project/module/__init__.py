@@ -1,0 +1,1 @@
+"""Cohort syncs of our own, declared under defs/."""

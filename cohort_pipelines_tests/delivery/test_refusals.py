@@ -1,0 +1,123 @@
+from collections.abc import Sequence
+
+import pytest
+
+from cohort_pipelines.delivery import AttemptState
+from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerKeyRefused, PartnerRequestRefused
+from cohort_pipelines.history import Stage
+from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines_tests.delivery.world import SYNC, Fault, MemoryPartner, Sent, World, lost, users
+
+
+def refusing(operation: Operation, *numbers: int) -> Fault:
+    """Refuse the rows of some users, and take the others."""
+
+    def fault(partner: MemoryPartner, asked: Operation, ids: Sequence[str]) -> Answer:
+        bad = users(*numbers) if asked is operation else set()
+        partner.apply(Sent(asked, tuple(each for each in ids if each not in bad)))
+        return Answer(refused={row: "422" for row, each in enumerate(ids) if each in bad}, requests=1)
+
+    return fault
+
+
+def refused_whole(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
+    raise PartnerRequestRefused("memory", 422)
+
+
+def key_refused(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
+    raise PartnerKeyRefused("memory", 401)
+
+
+def test_a_refused_addition_is_red_after_the_rest_was_sent_and_is_tried_again(world: World) -> None:
+    world.partner.always = refusing(Operation.ADD, 4)
+    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.overwrite(users(*range(10)))
+    assert world.partner.members == users(*range(10)) - users(4)
+
+    before = len(world.partner.requests)
+    world.next_window()
+    world.partner.always = None
+    receipt = world.overwrite(users(*range(10)))
+    assert [set(sent.ids) for sent in world.partner.requests[before:]] == [users(4)]
+    assert (receipt.state, receipt.unsettled) == (AttemptState.DELIVERED, 0)
+
+
+def test_a_refused_removal_is_red(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    world.partner.always = refusing(Operation.REMOVE, 2)
+    with pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+        world.overwrite(users(*range(5, 10)))
+    assert world.partner.members == users(2, *range(5, 10))
+
+    window = world.window
+    (file,) = world.history.versions(SYNC, Stage.RECEIPT, window.key)
+    (row,) = next(world.history.batches(file)).to_pylist()
+    assert (row["state"], row["refused"]) == ("refused", 1)
+    assert row["refused_rows"] == [{"operation": "remove", "id": "user-0002", "reason": "422"}]
+    assert world.ledger.newest_delivered(SYNC) != window.key
+
+
+def test_who_was_refused_and_leaves_is_removed_since_nobody_knows(world: World) -> None:
+    world.partner.always = refusing(Operation.ADD, 1)
+    with pytest.raises(DeliveryRefused):
+        world.overwrite(users(1, 2))
+    world.partner.always = None
+    world.next_window()
+    world.overwrite(users(2))
+    assert world.partner.sent_ids(Operation.REMOVE) == {"user-0001": 1}
+
+
+@pytest.mark.parametrize("fault", [refused_whole, key_refused])
+def test_a_permanent_refusal_from_the_first_request_on_stops_at_once(world: World, fault: Fault) -> None:
+    world.partner.always = fault
+    with pytest.raises(DeliveryStopped, match="what it held"):
+        world.overwrite(users(*range(100)))
+    assert 1 <= len(world.partner.requests) <= world.partner.workers
+    assert world.ledger.newest_delivered(SYNC) is None
+
+
+def test_a_key_revoked_on_the_way_stops_at_once(world: World) -> None:
+    world.partner.faults = dict.fromkeys(range(5, 50), key_refused)
+    with pytest.raises(DeliveryStopped, match="refused the key"):
+        world.overwrite(users(*range(100)))
+    assert len(world.partner.requests) <= 4 + world.partner.workers
+
+    world.partner.faults = {}
+    world.next_window()
+    world.overwrite(users(*range(100)))
+    assert world.partner.members == users(*range(100))
+
+
+def test_a_request_refused_later_on_concerns_its_chunk_only(world: World) -> None:
+    world.partner.faults[3] = refused_whole
+    with pytest.raises(DeliveryRefused, match="3 additions"):
+        world.overwrite(users(*range(30)))
+    assert len(world.partner.members) == 27
+
+    world.next_window()  # none of its rows took effect, so who leaves meanwhile need not be removed
+    receipt = world.overwrite(world.partner.members)
+    assert receipt.planned == 0
+
+
+def test_a_first_chunk_refused_among_good_ones_does_not_stop_the_others(world: World) -> None:
+    world.partner.faults[1] = refused_whole
+    with pytest.raises(DeliveryRefused, match="3 additions"):
+        world.overwrite(users(*range(30)))
+    assert len(world.partner.members) == 27
+
+
+def test_an_adapter_that_breaks_leaves_belief_exact(world: World) -> None:
+    def breaks(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+        lost(partner, operation, ids)
+        raise ZeroDivisionError
+
+    world.partner.faults[3] = breaks
+    with pytest.raises(ZeroDivisionError):
+        world.overwrite(users(*range(30)))
+    assert world.ledger.windows(SYNC)[0].state == "failed"
+    assert not world.ledger.is_delivering(SYNC)
+
+    world.next_window()
+    world.overwrite(users(*range(10, 20)))
+    assert world.partner.members == users(*range(10, 20))

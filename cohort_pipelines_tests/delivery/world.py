@@ -1,0 +1,249 @@
+"""A partner that keeps state, a ledger and a history that can die: what the tests of delivery share."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from sqlalchemy import Connection
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Gates, Ledger, Receipt, Target, deliver
+from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.history.writer import StageWriter
+from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation, Session
+from cohort_pipelines.windows import Cadence, Window
+
+ANY_SIZE = Gates(min_users=0, max_shrink=1.0)
+SYNC = "beta_users"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: after it nothing of the process is written or sent any more."""
+
+
+class Fate:
+    """Counts the points at which a process can die, and lets it die at one of them."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.points = 0
+        self._dies_at = dies_at
+        self.dead = False
+
+    def point(self) -> None:
+        self.points += 1
+        self.dead = self.dead or self.points == self._dies_at
+        if self.dead:
+            raise Killed
+
+
+class MortalLedger(Ledger):
+    """A ledger whose process can die before and after every commit."""
+
+    def __init__(self, url: str, fate: Fate) -> None:
+        self._fate = fate
+        super().__init__(url)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with super().write() as connection:
+            yield connection
+            self._fate.point()
+        self._fate.point()
+
+
+class MortalHistory(History):
+    """A history whose process can die before and after every file."""
+
+    def __init__(self, root: Path, fate: Fate) -> None:
+        self._fate = fate
+        super().__init__(root)
+
+    @contextmanager
+    def writer(self, sync: str, stage: Stage, window: str, schema: pa.Schema) -> Iterator[StageWriter]:
+        with super().writer(sync, stage, window, schema) as writer:
+            yield writer
+            self._fate.point()
+        self._fate.point()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that reached the partner."""
+
+    operation: Operation
+    ids: tuple[str, ...]
+
+
+Fault = Callable[["MemoryPartner", Operation, Sequence[str]], Answer]
+
+
+@dataclass
+class MemoryPartner:
+    """A partner that takes additions and removals, and holds what they come to."""
+
+    chunk_rows: int = 3
+    workers: int = 2
+    wire: str = "memory"
+    host: str = "localhost"
+    account: str = ""
+    members: set[str] = field(default_factory=set)
+    requests: list[Sent] = field(default_factory=list)
+    established: int = 0
+    faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the request, from 1
+    always: Fault | None = None
+    late: list[Sent] = field(default_factory=list)
+    fate: Fate = field(default_factory=Fate)
+    on_request: Callable[[int], None] | None = None
+
+    @asynccontextmanager
+    async def open(self, target: str) -> AsyncIterator[Session]:
+        assert target
+        yield _MemorySession(self)
+
+    def apply(self, sent: Sent) -> None:
+        if sent.operation is Operation.ADD:
+            self.members.update(sent.ids)
+        else:
+            self.members.difference_update(sent.ids)
+
+    def land_late_requests(self) -> None:
+        while self.late:
+            self.apply(self.late.pop(0))
+
+    def repeated(self, since: int) -> int:
+        """Return how many requests from number ``since`` on hold a row that was sent before, with no other between."""
+        newest: dict[str, Operation] = {}
+        repeats = 0
+        for number, sent in enumerate(self.requests):
+            repeats += number >= since and any(newest.get(each) is sent.operation for each in sent.ids)
+            newest |= dict.fromkeys(sent.ids, sent.operation)
+        return repeats
+
+    def sent_ids(self, operation: Operation) -> Counter[str]:
+        return Counter(each for sent in self.requests if sent.operation is operation for each in sent.ids)
+
+
+class _MemorySession:
+    def __init__(self, partner: MemoryPartner) -> None:
+        self._partner = partner
+
+    async def establish(self, deadline: datetime) -> int:
+        assert deadline > clock.now()
+        self._partner.fate.point()
+        self._partner.established += 1
+        self._partner.fate.point()
+        return 1
+
+    async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
+        partner = self._partner
+        assert deadline > clock.now()
+        assert 1 <= page <= pages
+        assert 0 < len(ids) <= partner.chunk_rows
+        partner.fate.point()
+        sent = Sent(operation, tuple(ids))
+        partner.requests.append(sent)
+        number = len(partner.requests)
+        if partner.on_request is not None:
+            partner.on_request(number)
+        await asyncio.sleep(0)
+        fault = partner.faults.get(number) or partner.always
+        if fault is None:
+            partner.apply(sent)
+            answer = Answer(requests=1)
+        else:
+            answer = fault(partner, operation, ids)
+        partner.fate.point()
+        return answer
+
+
+class World:
+    """One sync with its partner, history and ledger, and a clock that can be moved."""
+
+    def __init__(self, folder: Path, partner: MemoryPartner | None = None) -> None:
+        self.folder = folder
+        self.partner = partner or MemoryPartner()
+        self.history = History(folder / "history")
+        self.ledger = Ledger(self.url)
+        self.window = Cadence.QUARTER_HOUR.window_at(clock.now())
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder}/ledger.sqlite"
+
+    def next_window(self) -> Window:
+        assert self.window.closes is not None
+        self.window = Cadence.QUARTER_HOUR.window_at(self.window.closes)
+        return self.window
+
+    def seal(self, ids: Iterable[str]) -> tuple[StoredFile, int]:
+        """Seal a payload of ``ids`` and record the snapshot that it stands for."""
+        table = pa.table({"partner_user_id": pa.array(sorted(ids), pa.string())})
+        payload = self.history.write(SYNC, Stage.PARTNER_PAYLOAD, self.window.key, table)
+        seq = self.ledger.record_snapshot(
+            SYNC, self.window.key, payload, clock.now(), payload.rows, payload.rows, project=1, cohort_id=2
+        )
+        return payload, seq
+
+    def overwrite(self, ids: Iterable[str], **options: object) -> Receipt:
+        """Deliver a fresh snapshot of ``ids``."""
+        payload, seq = self.seal(ids)
+        return self.deliver(payload, seq, **options)  # type: ignore[arg-type]
+
+    def deliver(
+        self,
+        payload: StoredFile,
+        seq: int,
+        *,
+        fate: Fate | None = None,
+        gates: Gates = ANY_SIZE,
+        sync: str = SYNC,
+        partner: ChangeWire | FileWire | None = None,
+        deadline: datetime | None = None,
+        lease_seconds: float = 60.0,
+        run_id: str = "run",
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Receipt:
+        partner = partner or self.partner
+        if isinstance(partner, MemoryPartner):
+            partner.fate = fate or Fate()
+        return deliver(
+            ledger=MortalLedger(self.url, fate) if fate else self.ledger,
+            history=MortalHistory(self.folder / "history", fate) if fate else self.history,
+            partner=partner,
+            target=Target(partner.wire, partner.host, partner.account, "Beta"),
+            sync=sync,
+            window=self.window,
+            payload=payload,
+            snapshot_seq=seq,
+            gates=gates,
+            run_id=run_id,
+            deadline=deadline or clock.now() + timedelta(hours=1),
+            on_progress=on_progress,
+            lease_seconds=lease_seconds,
+        )
+
+
+def users(*numbers: int) -> set[str]:
+    return {f"user-{number:04}" for number in numbers}
+
+
+def lost(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+    """Take effect, and lose the answer."""
+    partner.apply(Sent(operation, tuple(ids)))
+    return Answer(unknown=dict.fromkeys(range(len(ids)), "connection reset"), requests=1)
+
+
+def dropped(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001  a Fault
+    """Never take effect, and say nothing."""
+    return Answer(unknown=dict.fromkeys(range(len(ids)), "time-out"), requests=1)
+
+
+def late(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+    """Say nothing now, and take effect later."""
+    partner.late.append(Sent(operation, tuple(ids)))
+    return Answer(unknown=dict.fromkeys(range(len(ids)), "time-out"), requests=1)

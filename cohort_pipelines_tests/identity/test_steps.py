@@ -1,0 +1,255 @@
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cohort_pipelines import steps
+from cohort_pipelines.engine import engine
+from cohort_pipelines.errors import CountsDoNotAddUp, HistoryFileDamaged, HistoryNotWritable, PropertyNotInSnapshot
+from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.identity import Equality, IdRule, Reason
+
+WINDOW = "2026-11-22T1215Z"
+APPTIMIZE = "$apptimize_user_id"
+ORIGINAL = IdRule(source=APPTIMIZE, prefixes=("i_", "a_"))
+SCHEMA = pa.schema(
+    [
+        pa.field("distinct_id", pa.string(), nullable=False),
+        pa.field("has_profile", pa.bool_(), nullable=False),
+        pa.field("page", pa.int32(), nullable=False),
+        pa.field(APPTIMIZE, pa.string()),
+    ]
+)
+Member = tuple[str, bool, str | None]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    return History(tmp_path / "history")
+
+
+def large_snapshot(history: History, rows: int) -> StoredFile:
+    """Seal a snapshot in which every three members share a partner id."""
+    columns = [
+        [f"{number:09}" for number in range(rows)],
+        [True] * rows,
+        pa.array([0] * rows, pa.int32()),
+        [f"i_{number // 3}" for number in range(rows)],
+    ]
+    return history.write("beta_users", Stage.COHORT_SNAPSHOT, WINDOW, pa.table(columns, schema=SCHEMA))
+
+
+def snapshot_of(history: History, *members: Member) -> StoredFile:
+    rows = [
+        {"distinct_id": distinct_id, "has_profile": has_profile, "page": 0, APPTIMIZE: apptimize_id}
+        for distinct_id, has_profile, apptimize_id in members
+    ]
+    return history.write("beta_users", Stage.COHORT_SNAPSHOT, WINDOW, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def rows_of(history: History, stored: StoredFile) -> list[dict[str, Any]]:
+    return [row for batch in history.batches(stored) for row in batch.to_pylist()]
+
+
+def built(history: History, rule: IdRule, *members: Member) -> tuple[steps.Payload, list[str], list[tuple[Any, ...]]]:
+    """Return the payload, its ids and its rejects."""
+    snapshot = snapshot_of(history, *members)
+    payload = steps.build_payload(history, snapshot, steps.filter_identified(history, snapshot).file, rule)
+    ids = [str(row["partner_user_id"]) for row in rows_of(history, payload.file)]
+    return payload, ids, [tuple(row.values()) for row in rows_of(history, payload.rejects)]
+
+
+def test_identified_users_are_those_with_a_profile(history: History) -> None:
+    snapshot = snapshot_of(history, ("a", True, "i_a"), ("b", False, None), ("c", True, None))
+
+    found = steps.filter_identified(history, snapshot)
+
+    assert (found.members, found.identified, found.file.rows) == (3, 2, 2)
+    assert found.seconds >= 0
+    assert rows_of(history, found.file) == [
+        {"distinct_id": "a", "page": 0, APPTIMIZE: "i_a"},
+        {"distinct_id": "c", "page": 0, APPTIMIZE: None},
+    ]
+
+
+def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -> None:
+    payload, ids, rejects = built(
+        history,
+        ORIGINAL,
+        ("m6", True, "i_2"),
+        ("m1", True, "i_2"),
+        ("m2", True, "a_1"),
+        ("m3", False, None),
+        ("m4", True, None),
+        ("m5", True, "nope"),
+        ("m7", True, "i_\n"),
+    )
+
+    assert ids == ["a_1", "i_2"]
+    assert rejects == [
+        ("m3", None, "anonymous"),
+        ("m6", "i_2", "duplicate_partner_id"),
+        ("m7", "i_\n", "invalid_text"),
+        ("m5", "nope", "malformed_partner_id"),
+        ("m4", None, "no_partner_id"),
+    ]
+    assert payload.rejected == {
+        "anonymous": 1,
+        "no_partner_id": 1,
+        "malformed_partner_id": 1,
+        "device_id": 0,
+        "duplicate_partner_id": 1,
+        "invalid_text": 1,
+    }
+    assert (payload.users, payload.identified, payload.anonymous) == (2, 6, 1)
+
+
+def test_simplified_id_merge_counts_differing_ids(history: History) -> None:
+    rule = IdRule(reject_device_ids=True, compare_with=APPTIMIZE)
+
+    payload, ids, rejects = built(
+        history, rule, ("u1", True, "u1"), ("u2", True, "i_u2"), ("u3", True, None), ("$device:1", True, None)
+    )
+
+    assert ids == ["u1", "u2", "u3"]
+    assert rejects == [("$device:1", "$device:1", "device_id")]
+    assert payload.differing_partner_ids == 1
+
+
+@pytest.mark.parametrize(
+    ("equality", "expected"),
+    [
+        ("exact", ["Straße", "STRASSE", "e\u0301", "strasse", "é"]),
+        ("casefold", ["STRASSE", "e\u0301", "é"]),
+        ("nfc", ["STRASSE", "Straße", "e\u0301", "strasse"]),
+    ],
+)
+def test_what_the_partner_takes_for_one_id_is_one(history: History, equality: Equality, expected: list[str]) -> None:
+    names = ("strasse", "Straße", "STRASSE", "e\u0301", "é")
+    _, ids, _ = built(history, IdRule(equality=equality), *((name, True, None) for name in names))
+
+    assert ids == sorted(expected, key=str.encode)
+
+
+def test_an_empty_cohort_is_an_empty_payload(history: History) -> None:
+    payload, ids, rejects = built(history, ORIGINAL)
+
+    assert (payload.users, ids, rejects) == (0, [], [])
+    assert payload.file.rows == 0
+
+
+text = st.text(max_size=6) | st.sampled_from(
+    ["", "i_", "i_a", "a_a", "I_A", "i_é", "i_e\u0301", "$device:1", "x\0", "=1"]
+)
+members = st.lists(st.tuples(text, st.booleans(), st.none() | text), max_size=25)
+rules = st.builds(
+    IdRule,
+    source=st.sampled_from(["distinct_id", APPTIMIZE]),
+    prefixes=st.sampled_from([(), ("i_", "a_")]),
+    strip_prefix=st.sampled_from([None, "i_"]),
+    reject_device_ids=st.booleans(),
+    compare_with=st.sampled_from([None, APPTIMIZE]),
+    equality=st.sampled_from(["exact", "casefold", "nfc"]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cohort=members, rule=rules)
+def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        payload, ids, rejects = built(History(folder), rule, *cohort)
+
+        assert ids == sorted(set(ids), key=str.encode)
+        assert steps.duplicate_ids(History(folder), payload.file) == 0
+        assert len(ids) + len(rejects) == len(cohort) == payload.users + sum(payload.rejected.values())
+        assert rejects == sorted(rejects, key=lambda row: (row[2], row[0].encode(), (row[1] or "").encode()))
+        assert {reason: count for reason, count in payload.rejected.items() if count} == {
+            reason: sum(row[2] == reason for row in rejects) for reason in {row[2] for row in rejects}
+        }
+        assert sum(not has_profile for _, has_profile, _ in cohort) == payload.rejected[Reason.ANONYMOUS]
+        left = [distinct_id for distinct_id, *_ in cohort]
+        for distinct_id, *_ in rejects:
+            left.remove(distinct_id)  # each reject is a member, and is there once
+        assert len(left) == len(ids)
+        if rule == IdRule():
+            assert sorted(left) == sorted(ids)
+
+
+@settings(deadline=None, max_examples=25)
+@given(cohort=members, rule=rules)
+def test_the_files_do_not_depend_on_the_order_of_the_members(cohort: list[Member], rule: IdRule) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        first, *_ = built(History(folder), rule, *cohort)
+        second, *_ = built(History(folder), rule, *reversed(cohort))
+
+    assert (first.file, first.rejects) == (second.file, second.rejects)
+
+
+def test_a_property_that_was_not_kept_is_named(history: History) -> None:
+    snapshot = snapshot_of(history, ("a", True, "i_a"))
+    identified = steps.filter_identified(history, snapshot).file
+
+    with pytest.raises(PropertyNotInSnapshot, match=r"'\$email'"):
+        steps.build_payload(history, snapshot, identified, IdRule(source="$email"))
+    assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []
+
+
+def test_identified_users_of_another_snapshot_are_refused(history: History) -> None:
+    small, large = snapshot_of(history, ("a", True, None)), snapshot_of(history, ("a", True, None), ("b", True, None))
+
+    with pytest.raises(CountsDoNotAddUp, match="has 2 members"):
+        steps.build_payload(history, large, steps.filter_identified(history, small).file, IdRule())
+    assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []
+    assert history.versions("beta_users", Stage.REJECTS, WINDOW) == []
+
+
+def test_a_damaged_snapshot_is_never_used(history: History) -> None:
+    snapshot = snapshot_of(history, ("a", True, None))
+    identified = steps.filter_identified(history, snapshot).file
+    (Path(history.root) / snapshot.path).write_bytes(b"rot")
+
+    with pytest.raises(HistoryFileDamaged, match="cohort_snapshot"):
+        steps.filter_identified(history, snapshot)
+    with pytest.raises(HistoryFileDamaged, match="cohort_snapshot"):
+        steps.build_payload(history, snapshot, identified, IdRule())
+
+
+@pytest.mark.parametrize(
+    ("ids", "count"), [([], 0), (["a", "b"], 0), (["a", "a", "b", "b", "b"], 3), (["b", "a"], 1), (["a", "\u00e9"], 0)]
+)
+def test_duplicate_ids_are_counted(history: History, ids: list[str], count: int) -> None:
+    table = pa.table({"partner_user_id": pa.array(ids, pa.string())})
+
+    assert steps.duplicate_ids(history, history.write("s", Stage.PARTNER_PAYLOAD, WINDOW, table)) == count
+
+
+def test_duplicate_ids_are_found_across_batches(history: History) -> None:
+    ids = [f"{number // 2:09}" for number in range(200_001)]
+    table = pa.table({"partner_user_id": ids})
+
+    assert steps.duplicate_ids(history, history.write("s", Stage.PARTNER_PAYLOAD, WINDOW, table)) == 100_000
+
+
+def test_duplicates_across_batches_are_found(history: History) -> None:
+    snapshot = large_snapshot(history, 140_001)
+
+    payload = steps.build_payload(history, snapshot, steps.filter_identified(history, snapshot).file, ORIGINAL)
+
+    assert payload.users == 46_667
+    assert payload.rejected[Reason.DUPLICATE_PARTNER_ID] == 140_001 - 46_667
+    assert steps.duplicate_ids(history, payload.file) == 0
+
+
+def test_a_disk_that_takes_no_spill_is_named(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = large_snapshot(history, 140_001)
+    identified = steps.filter_identified(history, snapshot).file
+    no_folder = Path(history.root) / identified.path
+    monkeypatch.setattr(steps, "engine", lambda _: engine(no_folder, "8MB"))
+
+    with pytest.raises(HistoryNotWritable, match=f"{history.root}/.scratch/.*sorting could not spill"):
+        steps.build_payload(history, snapshot, identified, ORIGINAL)
+    assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []

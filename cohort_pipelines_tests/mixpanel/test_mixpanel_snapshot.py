@@ -1,0 +1,160 @@
+import tracemalloc
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import WindowClosed, WindowNotOpenYet
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines.mixpanel import AnonymousMembers, Project, Snapshot, take_snapshot
+from cohort_pipelines.standins.faults import Fault
+from cohort_pipelines.standins.population import IdMerge, Population
+from cohort_pipelines.standins.server import InThread, in_thread, running
+from cohort_pipelines.standins.settings import Addresses, Settings
+from cohort_pipelines.windows import Window, one_time_window
+
+ID = "$apptimize_user_id"
+EXPORT = one_time_window("by hand")
+
+
+ProjectAt = Callable[[Addresses], Project]
+
+
+def take(project: Project, history: History, window: Window = EXPORT, **options: Any) -> Snapshot:  # noqa: ANN401
+    options = {"properties": (ID,)} | options
+    return take_snapshot(project, 1_478_097, history, sync="beta_users", window=window, **options)
+
+
+def rows(history: History, snapshot: Snapshot) -> list[dict[str, Any]]:
+    return [row for batch in history.batches(snapshot.file) for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize("id_merge", ["original", "simplified"])
+def test_every_member_is_filed_as_mixpanel_gave_it(
+    project_at: ProjectAt, history: History, window: Window, id_merge: IdMerge
+) -> None:
+    people = Population(2500, id_merge)
+    with in_thread(Settings(members=2500, id_merge=id_merge)) as standins:
+        snapshot = take(project_at(standins), history, window)
+    assert [(row["distinct_id"], row["has_profile"]) for row in rows(history, snapshot)] == [
+        (people.distinct_id(number), bool(people.profile(number))) for number in range(2500)
+    ]
+    expected = [people.profile(number).get(ID) for number in range(2500)]
+    assert [row[ID] for row in rows(history, snapshot)] == [None if one is None else str(one) for one in expected]
+
+
+def test_a_snapshot_says_what_it_is(standins: InThread, project: Project, history: History, window: Window) -> None:
+    before = clock.now()
+    snapshot = take(project, history, window)
+    assert (snapshot.total, snapshot.rows, snapshot.file.rows) == (2500, 2500, 2500)
+    assert snapshot.anonymous == sum(not row["has_profile"] for row in rows(history, snapshot)) == 200
+    assert (snapshot.pages, snapshot.requests, snapshot.queries) == (3, 3, 1)
+    assert standins.standins.mixpanel.budget.used() == 1
+    assert before <= snapshot.taken_at <= clock.now()
+    assert not snapshot.reread
+    assert history.versions("beta_users", Stage.COHORT_SNAPSHOT, window.key) == [snapshot.file]
+
+
+def test_fetch_and_skip_agree_on_the_identified(project: Project, history: History) -> None:
+    everybody = rows(history, take(project, history))
+    identified = rows(history, take(project, history, anonymous_members="skip"))
+    fetched = [(row["distinct_id"], row[ID]) for row in everybody if row["has_profile"]]
+    assert [(row["distinct_id"], row[ID]) for row in identified] == fetched
+    assert all(row["has_profile"] for row in identified)
+
+
+def test_skip_works_without_any_property(project: Project, history: History) -> None:
+    snapshot = take(project, history, anonymous_members="skip", properties=())
+    assert snapshot.rows == 2300
+    assert rows(history, snapshot)[0].keys() == {"distinct_id", "has_profile", "page"}
+
+
+@pytest.mark.parametrize(("members", "pages"), [(0, 1), (1, 1), (99, 1), (100, 2), (101, 2), (700, 8)])
+def test_the_last_page_is_the_one_that_is_not_full(
+    project_at: ProjectAt, history: History, members: int, pages: int
+) -> None:
+    with in_thread(Settings(members=members, page_size=100)) as standins:
+        snapshot = take(project_at(standins), history)
+    assert (snapshot.rows, snapshot.pages, snapshot.queries) == (members, pages, 1)
+
+
+def test_the_same_cohort_is_the_same_file(project: Project, history: History) -> None:
+    assert take(project, history).file == take(project, history).file
+
+
+def test_progress_counts_up_to_the_total(project: Project, history: History) -> None:
+    seen: list[tuple[int, int]] = []
+    take(project, history, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1000, 2500), (2000, 2500), (2500, 2500)]
+
+
+def test_no_more_pages_are_asked_for_at_once_than_allowed(project_at: ProjectAt, history: History) -> None:
+    with in_thread(Settings(members=3000, page_size=50, concurrency=5)) as standins:
+        snapshot = take(project_at(standins), history)
+        answers = standins.standins.mixpanel_faults.requests
+    assert snapshot.requests == 61
+    assert answers == {("/api/query/engage", 200): 61}
+
+
+def test_no_object_for_a_member_outlives_its_page(project: Project, project_at: ProjectAt, history: History) -> None:
+    take(project, history)  # what is built once is built now
+    with running(Settings(members=40_000, page_size=250)) as addresses:
+        tracemalloc.start()
+        try:
+            snapshot = take(project_at(addresses), history)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert snapshot.rows == 40_000
+    assert peak < 2_500_000  # the ids alone would take 3.4 MB
+
+
+def test_a_window_that_is_over_gets_no_snapshot(standins: InThread, project: Project, history: History) -> None:
+    over = Window("2026-11-22T1200Z", clock.now() - timedelta(minutes=15), clock.now())
+    with pytest.raises(WindowClosed):
+        take(project, history, over)
+    assert not standins.standins.mixpanel_faults.requests
+
+
+def test_a_window_to_come_gets_no_snapshot(standins: InThread, project: Project, history: History) -> None:
+    opens = clock.now() + timedelta(minutes=1)
+    with pytest.raises(WindowNotOpenYet):
+        take(project, history, Window("2026-11-22T1230Z", opens, opens + timedelta(minutes=15)))
+    assert not standins.standins.mixpanel_faults.requests
+
+
+def test_a_window_that_closes_before_page_0_has_answered_gets_no_snapshot(
+    standins: InThread, project: Project, history: History
+) -> None:
+    now = clock.now()
+    standins.standins.mixpanel_faults.add(Fault(kind="delay", seconds=0.4))
+    with pytest.raises(WindowClosed):
+        take(project, history, Window("2026-11-22T1200Z", now, now + timedelta(seconds=0.2)))
+    assert history.windows("beta_users", Stage.COHORT_SNAPSHOT) == []
+
+
+def test_a_window_may_close_while_the_other_pages_are_read(
+    standins: InThread, project: Project, history: History
+) -> None:
+    closes = clock.now() + timedelta(seconds=0.5)
+    standins.standins.mixpanel_faults.add(Fault(kind="delay", contains="page=2", seconds=0.7))
+    snapshot = take(project, history, Window("2026-11-22T1200Z", clock.now(), closes))
+    assert snapshot.taken_at < closes < clock.now()
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"),
+    [
+        ("fetch", "filter_by_cohort=%7B%22id%22%3A1478097%7D&include_all_users=true&page=0"),
+        ("skip", "include_all_users=false&output_properties=%5B%22%24apptimize_user_id%22%5D&page=0"),
+    ],
+)
+def test_what_is_asked_is_what_is_documented(
+    standins: InThread, project: Project, history: History, mode: AnonymousMembers, sent: str
+) -> None:
+    seen = Fault(kind="delay", seconds=0, contains=sent, times=9)
+    standins.standins.mixpanel_faults.add(seen)
+    take(project, history, anonymous_members=mode)
+    assert seen.times == 8

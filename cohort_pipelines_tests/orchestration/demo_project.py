@@ -1,0 +1,78 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+import cohort_pipelines
+from cohort_pipelines import clock, settings
+from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.history import History
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.standins.server import InThread
+
+PACKAGE = Path(cohort_pipelines.__file__).parent
+TAPLYTICS = "beta_users_taplytics"
+APPTIMIZE = "beta_users_apptimize"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The demo's own project against stand-ins in this process, with data of its own."""
+
+    standins: InThread
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    syncs: dict[str, ResolvedSync]
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(settings.ledger_url())
+
+    @property
+    def history(self) -> History:
+        return History(settings.history_root())
+
+    def window(self, name: str, back: int = 0) -> str:
+        cadence = self.syncs[name].cadence
+        assert cadence is not None
+        return cadence.window_at(clock.now() - back * cadence.value).key
+
+    def run(
+        self,
+        name: str,
+        partition_key: str | None = None,
+        stages: tuple[str, ...] = (),
+        run_config: dict[str, object] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        sync = self.syncs[name]
+        return self.definitions.resolve_job_def(sync.job).execute_in_process(
+            instance=self.instance,
+            asset_selection=[sync.key(stage) for stage in stages] or sync.keys,
+            partition_key=partition_key or self.window(name),
+            run_config=run_config,
+            raise_on_error=False,
+        )
+
+    def payload(self, name: str, window: str) -> set[str]:
+        stored = self.ledger.payload(self.ledger.snapshot(name, window).seq)
+        batches = self.history.batches(stored)
+        return {user for batch in batches for user in batch.column("partner_user_id").to_pylist()}
+
+    @property
+    def segment(self) -> set[str]:
+        return set(self.standins.standins.taplytics.members("Beta Users"))
+
+    @property
+    def group(self) -> set[str]:
+        groups = self.standins.standins.apptimize.groups
+        return set(groups["Mixpanel: Beta Users"].ids) if "Mixpanel: Beta Users" in groups else set()
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """Return the sentence of the one step that failed."""
+    failures = [
+        event.step_failure_data.user_failure_data for event in result.filter_events(lambda e: e.is_step_failure)
+    ]
+    assert len(failures) == 1
+    assert failures[0] is not None
+    return failures[0].description or ""

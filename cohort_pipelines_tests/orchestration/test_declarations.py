@@ -1,0 +1,144 @@
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import dagster as dg
+import pytest
+
+from cohort_pipelines.errors import ConfigurationError
+from cohort_pipelines.orchestration import project_definitions
+
+PROJECT = """
+    type: cohort_pipelines.orchestration.MixpanelProject
+    attributes:
+      {project_id: 7, id_merge: original, service_account: "{{ env.UNSET_ACCOUNT }}", secret: "{{ env.UNSET_SECRET }}"}
+"""
+TAPLYTICS = """
+    type: cohort_pipelines.orchestration.TaplyticsDestination
+    attributes: {api_key: "{{ env.UNSET_KEY }}"}
+"""
+APPTIMIZE = """
+    type: cohort_pipelines.orchestration.ApptimizeDestination
+    attributes: {region: na, delivery: http, url: "{{ env.UNSET_URL }}", token: "{{ env.UNSET_TOKEN }}"}
+"""
+DYNAMIC = """
+    type: cohort_pipelines.orchestration.CohortSync
+    attributes:
+      {source: main, cohort_id: 1, destination: taplytics, target: Beta, type: dynamic, since: 2026-11-01}
+"""
+RECURRING = """
+    type: cohort_pipelines.orchestration.CohortSync
+    attributes:
+      {source: main, cohort_id: 1, destination: apptimize, target: Beta, type: recurring, since: 2026-11-01}
+"""
+SOUND = {"main": PROJECT, "taplytics": TAPLYTICS, "apptimize": APPTIMIZE, "first": DYNAMIC, "second": RECURRING}
+
+Load = Callable[[dict[str, str]], dg.Definitions]
+
+
+@pytest.fixture
+def load(tmp_path: Path, request: pytest.FixtureRequest) -> Load:
+    def load(documents: dict[str, str]) -> dg.Definitions:
+        name = "declared_" + "".join(letter if letter.isalnum() else "_" for letter in request.node.name)
+        package = tmp_path / f"{name}_{len(list(tmp_path.iterdir()))}"
+        for folder, text in documents.items():
+            (package / "defs" / folder).mkdir(parents=True)
+            (package / "defs" / folder / "defs.yaml").write_text(dedent(text), encoding="utf-8")
+        (package / "__init__.py").touch()
+        (package / "defs" / "__init__.py").touch()
+        return project_definitions(package)
+
+    return load
+
+
+def refusal(load: Load, documents: dict[str, str]) -> str:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  Dagster wraps ours; the cause is what is asserted
+        load(documents)
+    chain = [caught.value]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return next((str(error) for error in chain if isinstance(error, ConfigurationError)), str(chain))
+
+
+def test_sound_declarations_load_without_a_single_environment_variable(load: Load) -> None:
+    defs = load(SOUND)
+
+    keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    stages = ("cohort_snapshot", "identified_users", "partner_payload", "destination_upload")
+    assert keys == {f"{sync}/{stage}" for sync in ("first", "second") for stage in stages}
+
+
+@pytest.mark.parametrize("sibling", ["first", "second"])
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("source: main", "source: nowhere", "names the source 'nowhere'"),
+        ("destination: ", "destination: no_", "names the destination"),
+        (", since: 2026-11-01", "", "has no `since`"),
+    ],
+)
+def test_a_broken_sibling_is_named(load: Load, sibling: str, old: str, new: str, says: str) -> None:
+    message = refusal(load, {**SOUND, sibling: SOUND[sibling].replace(old, new)})
+
+    assert says in message
+    assert f"defs/{sibling}/defs.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("sibling", "wrong", "right"), [("first", "dynamic", "recurring"), ("second", "recurring", "dynamic")]
+)
+def test_a_type_that_the_partner_does_not_have(load: Load, sibling: str, wrong: str, right: str) -> None:
+    message = refusal(load, {**SOUND, sibling: SOUND[sibling].replace(wrong, right)})
+
+    assert f"is {right}, which" in message
+    assert f"defs/{sibling}/defs.yaml" in message
+
+
+@pytest.mark.parametrize("sibling", ["first", "second"])
+def test_an_unknown_key_names_the_file(load: Load, sibling: str) -> None:
+    message = refusal(load, {**SOUND, sibling: SOUND[sibling].replace("cohort_id: 1", "cohort_id: 1, cohrt: 2")})
+
+    assert "cohrt" in message
+    assert f"{sibling}/defs.yaml" in message
+
+
+def test_two_syncs_for_one_target_names_both_files(load: Load) -> None:
+    message = refusal(load, {**SOUND, "third": RECURRING.replace("cohort_id: 1", "cohort_id: 2")})
+
+    assert "second and third both deliver to 'Beta' of apptimize" in message
+    assert "defs/second/defs.yaml" in message
+    assert "defs/third/defs.yaml" in message
+
+
+def test_a_budget_that_cannot_carry_the_cadences(load: Load) -> None:
+    thirteen = {f"sync_{n}": RECURRING.replace("Beta", f"Beta {n}") for n in range(13)}
+
+    message = refusal(load, {"main": PROJECT, "apptimize": APPTIMIZE, **thirteen})
+
+    assert "need 52 Mixpanel queries an hour, and 48 of its 60" in message
+    assert "defs/main/defs.yaml" in message
+    assert "defs/sync_12/defs.yaml" in message
+
+
+def test_twelve_recurring_syncs_fit_the_budget(load: Load) -> None:
+    twelve = {f"sync_{n}": RECURRING.replace("Beta", f"Beta {n}") for n in range(12)}
+
+    assert len(load({"main": PROJECT, "apptimize": APPTIMIZE, **twelve}).resolve_all_asset_specs()) == 48
+
+
+def test_a_secret_written_into_the_file_is_refused_without_repeating_it(load: Load) -> None:
+    message = refusal(load, {**SOUND, "taplytics": TAPLYTICS.replace("{{ env.UNSET_KEY }}", "s3cr3t-k3y")})
+
+    assert "must be a reference to an environment variable" in message
+
+
+def test_apptimize_by_file_needs_folder_and_prefix(load: Load) -> None:
+    by_file = APPTIMIZE.replace("delivery: http", "delivery: file")
+
+    assert "lacks folder and prefix" in refusal(load, {**SOUND, "apptimize": by_file})
+
+
+def test_a_folder_name_that_no_group_can_have(load: Load) -> None:
+    documents = {("Second-Sync" if name == "second" else name): text for name, text in SOUND.items()}
+
+    assert "'Second-Sync' cannot be used" in refusal(load, documents)

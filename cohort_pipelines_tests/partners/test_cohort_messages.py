@@ -1,0 +1,254 @@
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any, TypeVar
+
+import pytest
+
+from cohort_pipelines.errors import (
+    PartnerError,
+    PartnerKeyRefused,
+    PartnerOutcomeUnknown,
+    PartnerRequestRefused,
+    PartnerUnreachable,
+)
+from cohort_pipelines.partners import CohortMessages, apptimize_http
+from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
+from cohort_pipelines.standins.faults import Fault
+from cohort_pipelines.standins.server import InThread
+from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, within
+
+T = TypeVar("T")
+
+TOO_SHORT_FOR_A_RETRY = 0.4
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(scenario)
+
+
+def stand_in(standins: InThread, token: str | None = None) -> CohortMessages:
+    return apptimize_http(
+        url=standins.apptimize_url, token=token or standins.credentials.apptimize_token, region="eu", cohort_id=7
+    )
+
+
+def receiver(url: str) -> CohortMessages:
+    return CohortMessages(partner="P", url=url, headers={"x-key": "k"}, project_id=12, cohort_id=34)
+
+
+def answered(
+    reply: Reply, what: Callable[[Session, datetime], Coroutine[Any, Any, T]], seconds: float = TOO_SHORT_FOR_A_RETRY
+) -> tuple[T, list[Asked]]:
+    async def scenario() -> tuple[T, list[Asked]]:
+        async with odd_server(reply) as server, receiver(server.url).open("Beta") as session:
+            return await what(session, within(seconds)), server.asked
+
+    return run(scenario())
+
+
+async def add_two(session: Session, deadline: datetime) -> Answer:
+    return await session.send(Operation.ADD, ["a", "b"], 2, 5, deadline)
+
+
+def ids_of(standins: InThread, group: str) -> set[str]:
+    return standins.standins.apptimize.groups[group].ids
+
+
+def test_a_group_is_made_filled_and_emptied(standins: InThread) -> None:
+    async def scenario() -> tuple[int, Answer, Answer]:
+        async with stand_in(standins).open("Mixpanel: Beta") as session:
+            made = await session.establish(within())
+            added = await session.send(Operation.ADD, ["i_1", "i_2", "i_3"], 1, 1, within())
+            return made, added, await session.send(Operation.REMOVE, ["i_2", "i_unknown"], 1, 1, within())
+
+    assert run(scenario()) == (1, Answer(requests=1), Answer(requests=1))
+    assert ids_of(standins, "Mixpanel: Beta") == {"i_1", "i_3"}
+    assert isinstance(stand_in(standins), ChangeWire)
+
+
+def test_ids_arrive_byte_for_byte_and_a_page_may_be_full(standins: InThread) -> None:
+    partner = stand_in(standins)
+    ids = ['i_Zoë 🦊"\n\x00', "=1+1", *(f"i_{n}" for n in range(partner.chunk_rows - 2))]
+
+    async def scenario() -> Answer:
+        async with partner.open("Mixpanel: Full") as session:
+            await session.establish(within())
+            return await session.send(Operation.ADD, ids, 1, 1, within())
+
+    assert run(scenario()) == Answer(requests=1)
+    assert ids_of(standins, "Mixpanel: Full") == set(ids)
+    assert partner.chunk_rows == 1_000
+
+
+def test_messages_are_the_published_ones() -> None:
+    async def whole_export(session: Session, deadline: datetime) -> None:
+        await session.establish(deadline)
+        await session.send(Operation.ADD, ["a", "b"], 2, 5, deadline)
+        await session.send(Operation.REMOVE, ["c"], 5, 5, deadline)
+
+    _, asked = answered(in_turn(raw(204)), whole_export)
+    empty, added, removed = (json.loads(one.body) for one in asked)
+
+    session_id = empty["parameters"]["mixpanel_session_id"]
+    assert added == {
+        "action": "add_members",
+        "parameters": {
+            "mixpanel_project_id": "12",
+            "mixpanel_cohort_id": "34",
+            "mixpanel_cohort_name": "Beta",
+            "mixpanel_cohort_description": "",
+            "mixpanel_session_id": session_id,
+            "page_info": {"total_pages": 5, "page_count": 2},
+            "members": [{"mixpanel_distinct_id": "a"}, {"mixpanel_distinct_id": "b"}],
+        },
+    }
+    assert (empty["action"], empty["parameters"]["members"]) == ("members", [])
+    assert empty["parameters"]["page_info"] == {"total_pages": 1, "page_count": 1}
+    assert (removed["action"], removed["parameters"]["mixpanel_session_id"]) == ("remove_members", session_id)
+    assert "content-type: application/json" in asked[0].head.lower()
+
+
+def test_each_export_has_a_session_of_its_own() -> None:
+    async def scenario() -> set[str]:
+        async with odd_server(in_turn(raw())) as server:
+            for _ in range(2):
+                async with receiver(server.url).open("Beta") as session:
+                    await session.establish(within())
+            return {json.loads(one.body)["parameters"]["mixpanel_session_id"] for one in server.asked}
+
+    assert len(run(scenario())) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b'{"action": "add_members", "status": "success"}',
+        b'{"status": "success", "more": [1]}',
+        b"{}",
+        b'{"message": "ok"}',
+    ],
+)
+def test_a_success_is_acknowledged(body: bytes) -> None:
+    assert answered(in_turn(raw(200, body)), add_two)[0] == Answer(requests=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(raw(500), id="500"),
+        pytest.param(raw(429), id="429"),
+        pytest.param(raw(200, b"<!doctype html>Just a moment"), id="html"),
+        pytest.param(raw(200, b"ok"), id="text"),
+        pytest.param(raw(200, b'"success"'), id="not an object"),
+        pytest.param(raw(200, b'{"status": "success", "action": "members"}'), id="of another message"),
+        pytest.param(raw(200, b'{"status": "queued"}'), id="another status"),
+        pytest.param(raw(200, b'{"error": {"message": "no"}}'), id="error without status"),
+        pytest.param(raw(200, b'{"status": "failure", "error": {"message": "b", "code": 503}}'), id="failure 503"),
+        pytest.param(raw(200, b'{"status": "failure", "error": {"code": "429"}}'), id="failure 429 as text"),
+        pytest.param(raw(200, b'{"status"', length=99), id="half a body"),
+        pytest.param(Raw(b"", hang_up=True), id="cut"),
+        pytest.param(Raw(raw(200, b"{}").content, trickle=0.05), id="slow-loris"),
+    ],
+)
+def test_an_answer_that_confirms_nothing_leaves_every_row_unknown(answer: Raw) -> None:
+    got, asked = answered(in_turn(answer), add_two)
+
+    assert set(got.unknown) == {0, 1}
+    assert not got.refused
+    assert got.requests == len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (raw(401, b"k"), PartnerKeyRefused),
+        (raw(403), PartnerKeyRefused),
+        (raw(400, b'{"error": "user a"}'), PartnerRequestRefused),
+        (raw(404), PartnerRequestRefused),
+        (raw(413), PartnerRequestRefused),
+        (raw(200, b'{"status": "failure", "error": {"message": "user a", "provider": "x"}}'), PartnerRequestRefused),
+        (raw(200, b'{"status": "failure"}'), PartnerRequestRefused),
+        (raw(200, b'{"status": "failure", "error": "user a"}'), PartnerRequestRefused),
+        (raw(200, b'{"status": "failure", "error": {"code": 404}}'), PartnerRequestRefused),
+        (raw(200, b'{"status": "failure", "error": {"code": 401}}'), PartnerKeyRefused),
+    ],
+)
+def test_a_refused_page_is_refused_as_a_whole_in_words_of_ours(answer: Raw, error: type[PartnerError]) -> None:
+    with pytest.raises(error) as refusal:
+        answered(in_turn(answer), add_two)
+
+    assert "user a" not in str(refusal.value)
+
+
+def test_a_wait_that_fits_is_waited_for_and_one_that_does_not_is_told() -> None:
+    brief = answered(in_turn(raw(429, headers={"Retry-After": "1"}), raw()), add_two, seconds=10)[0]
+    absurd = answered(in_turn(raw(503, headers={"Retry-After": "86400"})), add_two, seconds=10)[0]
+
+    assert brief == Answer(requests=2)
+    assert (set(absurd.unknown), absurd.requests, absurd.retry_after) == ({0, 1}, 1, 86_400.0)
+
+
+def test_establishing_is_tried_again_and_then_says_why_not(standins: InThread) -> None:
+    standins.standins.apptimize_faults.add(Fault("cut", times=1))
+
+    async def scenario(seconds: float) -> int:
+        async with stand_in(standins).open("Mixpanel: Late") as session:
+            return await session.establish(within(seconds))
+
+    assert run(scenario(20)) == 2
+    standins.standins.apptimize_faults.add(Fault("status", times=None))
+    with pytest.raises(PartnerOutcomeUnknown, match="HTTP 503"):
+        run(scenario(TOO_SHORT_FOR_A_RETRY))
+
+
+def test_a_lost_answer_is_unknown_although_the_members_were_added(standins: InThread) -> None:
+    standins.standins.apptimize_faults.add(Fault("lost_response", contains="add_members"))
+
+    async def scenario() -> tuple[Answer, Answer]:
+        async with stand_in(standins).open("Mixpanel: Lost") as session:
+            await session.establish(within())
+            lost = await session.send(Operation.ADD, ["i_1"], 1, 1, within(TOO_SHORT_FOR_A_RETRY))
+            return lost, await session.send(Operation.ADD, ["i_1"], 1, 1, within())
+
+    lost, again = run(scenario())
+
+    assert (list(lost.unknown), again) == ([0], Answer(requests=1))
+    assert ids_of(standins, "Mixpanel: Lost") == {"i_1"}
+
+
+def test_check_adds_nobody_and_tells_what_is_there(standins: InThread) -> None:
+    partner = stand_in(standins)
+    groups = dict(standins.standins.apptimize.groups)
+
+    assert run(partner.check("Mixpanel: Nowhere")) == "Connected; the target does not exist there yet (404)"
+    assert run(partner.check(None)).startswith("Reachable")
+    assert standins.standins.apptimize.groups == groups
+
+    async def make() -> None:
+        async with partner.open("Mixpanel: There") as session:
+            await session.establish(within())
+
+    run(make())
+    assert run(partner.check("Mixpanel: There")) == "Connected"
+    assert ids_of(standins, "Mixpanel: There") == set()
+    with pytest.raises(PartnerKeyRefused):
+        run(stand_in(standins, token="wrong").check("Mixpanel: There"))
+
+
+@pytest.mark.parametrize("target", [None, "Beta"])
+def test_check_tells_a_closed_port(target: str | None, unused_port: int) -> None:
+    with pytest.raises(PartnerUnreachable):
+        run(receiver(f"http://127.0.0.1:{unused_port}").check(target))
+
+
+@pytest.mark.parametrize("target", [None, "Beta"])
+def test_check_tells_a_server_that_fails(target: str | None) -> None:
+    async def scenario() -> str:
+        async with odd_server(in_turn(raw(502))) as server:
+            return await receiver(server.url).check(target)
+
+    with pytest.raises(PartnerOutcomeUnknown, match="502"):
+        run(scenario())

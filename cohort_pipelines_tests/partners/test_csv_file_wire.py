@@ -1,0 +1,241 @@
+import asyncio
+import csv
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines.errors import NewerFilePublished, PartnerFolderNotWritable, PartnerOutcomeUnknown
+from cohort_pipelines.partners import CsvFile, apptimize_file
+from cohort_pipelines.partners.wire import FileWire, Published
+from cohort_pipelines.standins.server import InThread
+
+TARGET = "Mixpanel: Beta/Users"
+HOME = "Mixpanel%3A%20Beta%2FUsers"
+
+
+@pytest.fixture
+def partner(tmp_path: Path) -> CsvFile:
+    return apptimize_file(folder=tmp_path / "imports", region="eu")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "imports" / HOME
+
+
+@contextmanager
+def at_most_in_a_file(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def read(file: Path) -> list[list[str]]:
+    with file.open(encoding="utf-8", newline="") as text:
+        return list(csv.reader(text, strict=True))
+
+
+def test_a_file_a_manifest_and_a_pointer_are_published(partner: CsvFile, home: Path) -> None:
+    published = partner.publish(TARGET, [["a", "b"], [], ["c"]], 7, "f00d")
+
+    content = b"user_id\r\na\r\nb\r\nc\r\n"
+    assert published == Published(path=str(home / "7-f00d.csv"), size=len(content), rows=3)
+    assert (home / "current.csv").readlink() == Path("7-f00d.csv")
+    assert (home / "current.csv").read_bytes() == content
+    manifest = json.loads((home / "7-f00d.json").read_bytes())
+    assert manifest.pop("written_at")
+    assert manifest == {
+        "partner": "Apptimize (EU)",
+        "target": TARGET,
+        "file": "7-f00d.csv",
+        "generation": 7,
+        "payload": "f00d",
+        "checksum": hashlib.sha256(content).hexdigest(),
+        "rows": 3,
+        "size": len(content),
+    }
+    assert isinstance(partner, FileWire)
+    assert (partner.wire, partner.host, partner.account) == ("csv_file", "file", str(home.parent))
+
+
+def test_ids_come_back_byte_for_byte(partner: CsvFile, home: Path, standins: InThread) -> None:
+    ids = [
+        "Zoë 🦊",
+        "=1+1",
+        "+1",
+        "@x",
+        'say "hi"',
+        "a,b",
+        "two\nlines",
+        "two\r\nlines",
+        "\r",
+        " padded ",
+        "x" * 10_000,
+    ]
+    partner.publish(TARGET, [ids], 1, "c")
+
+    assert read(home / "current.csv") == [["user_id"], *([one] for one in ids)]
+    text = (home / "current.csv").read_bytes().decode()
+    assert standins.standins.apptimize.import_csv("from a file", text) == len(ids)
+    assert standins.standins.apptimize.groups["from a file"].ids == set(ids)
+
+
+def test_an_empty_audience_is_a_header(partner: CsvFile, home: Path) -> None:
+    assert partner.publish(TARGET, [], 1, "c").rows == 0
+    assert (home / "current.csv").read_bytes() == b"user_id\r\n"
+
+
+def test_everything_is_private_and_no_part_is_left(partner: CsvFile, home: Path) -> None:
+    partner.publish(TARGET, [["a"]], 1, "c")
+
+    assert {path.name for path in home.iterdir()} == {"1-c.csv", "1-c.json", "current.csv", ".lock"}
+    assert [path.stat().st_mode & 0o777 for path in (home.parent, home)] == [0o700, 0o700]
+    assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {0o600}
+
+
+def test_published_again_the_file_is_not_written_again(partner: CsvFile, home: Path) -> None:
+    first = partner.publish(TARGET, [["a"]], 1, "c")
+    written = (home / "1-c.csv").stat()
+
+    audience = iter([["a"]])
+
+    assert partner.publish(TARGET, audience, 1, "c") == first
+    assert next(audience) == ["a"]
+    assert (home / "1-c.csv").stat().st_ino == written.st_ino
+
+
+@pytest.mark.parametrize("damaged", ["1-c.csv", "1-c.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_seen_and_healed_by_publishing_again(partner: CsvFile, home: Path, damaged: str, damage: str) -> None:
+    partner.publish(TARGET, [["a", "b"]], 1, "c")
+    whole = partner.verify(TARGET)
+    assert whole is not None
+    assert (whole.generation, whole.payload, whole.rows) == (1, "c", 2)
+    content = (home / damaged).read_bytes()
+    if damage == "remove":
+        (home / damaged).unlink()
+    else:
+        (home / damaged).write_bytes(content[:-3] if damage == "truncate" else b"U" + content[1:])
+
+    assert partner.verify(TARGET) is None
+    partner.publish(TARGET, [["a", "b"]], 1, "c")
+    assert partner.verify(TARGET) is not None
+    assert read(home / "current.csv") == [["user_id"], ["a"], ["b"]]
+
+
+def test_a_pointer_that_somebody_removed_or_replaced_is_seen_and_healed(partner: CsvFile, home: Path) -> None:
+    assert partner.verify(TARGET) is None
+    partner.publish(TARGET, [["a"]], 1, "c")
+    (home / "current.csv").unlink()
+    assert partner.verify(TARGET) is None
+    (home / "current.csv").write_text("user_id\nsomebody\n", encoding="utf-8")
+    assert partner.verify(TARGET) is None
+
+    partner.publish(TARGET, [["a"]], 1, "c")
+
+    assert partner.verify(TARGET) is not None
+
+
+def test_the_pointer_never_goes_back(partner: CsvFile, home: Path) -> None:
+    partner.publish(TARGET, [["new"]], 10, "c")
+
+    with pytest.raises(NewerFilePublished, match="10"):
+        partner.publish(TARGET, [["old"]], 9, "b")
+
+    assert read(home / "current.csv") == [["user_id"], ["new"]]
+
+
+def test_a_reader_never_finds_the_pointer_missing_or_half_written(partner: CsvFile, home: Path) -> None:
+    partner.publish(TARGET, [["0"] * 500], 0, "c")
+    stop = threading.Event()
+    seen: set[tuple[int, str]] = set()
+    failures: list[Exception] = []
+
+    def keep_reading() -> None:
+        while not stop.is_set():
+            try:
+                rows = read(home / "current.csv")
+                seen.add((len(rows), rows[-1][0]))
+            except Exception as error:  # noqa: BLE001  whatever a reader might meet
+                failures.append(error)
+
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    for generation in range(1, 30):
+        partner.publish(TARGET, [[str(generation)] * 500], generation, "c")
+    stop.set()
+    reader.join()
+
+    assert failures == []
+    assert {count for count, _ in seen} == {501}
+
+
+def test_a_batch_that_cannot_be_had_leaves_the_pointer_and_no_part(partner: CsvFile, home: Path) -> None:
+    partner.publish(TARGET, [["a"]], 1, "c")
+
+    def torn() -> Iterator[Sequence[str]]:
+        yield ["b"]
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        partner.publish(TARGET, torn(), 2, "d")
+
+    assert read(home / "current.csv") == [["user_id"], ["a"]]
+    assert not list(home.glob("*2-d*")) + list(home.glob(".*.part"))
+
+
+def test_parts_of_writers_that_died_are_removed_once_they_can_no_longer_publish(partner: CsvFile, home: Path) -> None:
+    partner.publish(TARGET, [["a"]], 1, "c")
+    (home / ".1-dead.part").touch()
+    (home / ".3-later.part").touch()
+
+    partner.publish(TARGET, [["a"]], 2, "d")
+
+    assert [path.name for path in home.glob(".*.part")] == [".3-later.part"]
+
+
+def test_a_writer_that_is_stopped_in_the_flip_does_not_stop_the_next_one_for_ever(partner: CsvFile, home: Path) -> None:
+    partner.publish(TARGET, [["a"]], 1, "c")
+    with (home / ".lock").open("a", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(PartnerFolderNotWritable, match=os.strerror(errno.EAGAIN)):
+            partner.publish(TARGET, [["b"]], 2, "d")
+
+    assert partner.publish(TARGET, [["b"]], 2, "d").rows == 1
+
+
+def test_a_folder_that_refuses_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    partner = apptimize_file(folder=tmp_path / "file" / "imports", region="na")
+
+    with pytest.raises(PartnerFolderNotWritable, match=str(tmp_path)):
+        partner.publish(TARGET, [["a"]], 1, "c")
+    with pytest.raises(PartnerOutcomeUnknown, match="permissions"):
+        asyncio.run(partner.check(None))
+
+
+def test_a_disk_that_takes_no_more_leaves_the_pointer(home: Path, partner: CsvFile) -> None:
+    partner.publish(TARGET, [["a"]], 1, "c")
+
+    with at_most_in_a_file(65_536), pytest.raises(PartnerFolderNotWritable, match=os.strerror(errno.EFBIG)):
+        partner.publish(TARGET, [["b" * 1_000] * 100], 2, "d")
+
+    assert read(home / "current.csv") == [["user_id"], ["a"]]
+    assert not list(home.glob(".*.part"))
+
+
+def test_check_leaves_nothing_behind(partner: CsvFile, home: Path) -> None:
+    assert asyncio.run(partner.check(TARGET)).startswith("Connected")
+    assert list(home.parent.iterdir()) == []

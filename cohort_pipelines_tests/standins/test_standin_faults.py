@@ -1,0 +1,126 @@
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from cohort_pipelines.standins.faults import Fault, Kind
+from cohort_pipelines.standins.project import BETA_USERS
+from cohort_pipelines.standins.services import StandIns
+
+USERS = "/v2/users/"
+ENGAGE = "/api/query/engage"
+COHORT = {"filter_by_cohort": json.dumps({"id": BETA_USERS})}
+
+
+def write(client: httpx.Client, user: str) -> httpx.Response:
+    return client.post(USERS, json={"user_id": user, "custom_data": {"beta": True}})
+
+
+def test_a_fault_acts_on_the_requests_that_it_names(taplytics: httpx.Client) -> None:
+    fault = {"kind": "status", "status": 429, "headers": {"Retry-After": "7"}, "body": "slow down", "match": USERS}
+    taplytics.post("/standin/faults", json=fault | {"after": 1, "times": 2, "contains": "hit"})
+    assert [write(taplytics, user).status_code for user in ("hit 1", "x", "hit 2", "hit 3", "hit 4")] == [
+        200,
+        200,
+        429,
+        429,
+        200,
+    ]
+
+
+def test_a_status_fault_answers_as_told(taplytics: httpx.Client, standins: StandIns) -> None:
+    standins.taplytics_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "7"}, body="slow down"))
+    answer = write(taplytics, "u")
+    assert (answer.status_code, answer.headers["retry-after"], answer.text) == (429, "7", "slow down")
+    assert standins.taplytics.users == {}
+
+
+def test_a_page_of_html_can_come_instead(taplytics: httpx.Client, standins: StandIns) -> None:
+    standins.taplytics_faults.add(Fault(kind="html"))
+    answer = write(taplytics, "u")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html")
+    assert standins.taplytics.users == {}
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("cut", False), ("lost_response", True), ("half_body", True)])
+def test_a_connection_can_break(taplytics: httpx.Client, standins: StandIns, kind: Kind, stored: bool) -> None:
+    standins.taplytics_faults.add(Fault(kind=kind))
+    with pytest.raises(httpx.RemoteProtocolError):
+        write(taplytics, "u")
+    assert ("u" in standins.taplytics.users) is stored
+    assert write(taplytics, "v").status_code == 200
+
+
+def test_an_answer_can_be_late(taplytics: httpx.Client, standins: StandIns) -> None:
+    standins.taplytics_faults.add(Fault(kind="delay", seconds=0.2))
+    assert write(taplytics, "u").elapsed.total_seconds() >= 0.2
+
+
+def test_faults_can_be_switched_off(taplytics: httpx.Client) -> None:
+    taplytics.post("/standin/faults", json={"kind": "status", "times": None})
+    assert write(taplytics, "u").status_code == 503
+    taplytics.delete("/standin/faults")
+    assert write(taplytics, "u").status_code == 200
+
+
+def test_the_stand_ins_own_routes_never_fail(taplytics: httpx.Client, standins: StandIns) -> None:
+    standins.taplytics_faults.add(Fault(kind="cut"))
+    assert taplytics.get("/standin/state").status_code == 200
+    assert taplytics.get("/standin/requests").json() == {"requests": []}
+    with pytest.raises(httpx.RemoteProtocolError):
+        write(taplytics, "u")
+
+
+@pytest.mark.parametrize("fault", [{"kind": "unheard of"}, {"kind": "cut", "extra": 1}, {}, "cut"])
+def test_a_fault_that_makes_no_sense_is_refused(taplytics: httpx.Client, fault: Any) -> None:  # noqa: ANN401
+    assert taplytics.post("/standin/faults", json=fault).status_code == 400
+
+
+def test_requests_are_counted_by_path_and_status(taplytics: httpx.Client, standins: StandIns) -> None:
+    write(taplytics, "u")
+    write(taplytics, "v")
+    taplytics.post(USERS, json={})
+    standins.taplytics_faults.add(Fault(kind="cut"))
+    with pytest.raises(httpx.RemoteProtocolError):
+        write(taplytics, "w")
+    assert taplytics.get("/standin/requests").json()["requests"] == [
+        {"path": USERS, "status": 0, "count": 1},
+        {"path": USERS, "status": 200, "count": 2},
+        {"path": USERS, "status": 400, "count": 1},
+    ]
+    assert taplytics.delete("/standin/requests").json() == {"requests": []}
+
+
+def second_page(client: httpx.Client, standins: StandIns, kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
+    right = client.post(ENGAGE, data=COHORT).json()
+    standins.mixpanel_faults.add(Fault(kind=kind, match=ENGAGE, contains="page=1"))
+    asked = COHORT | {"session_id": right["session_id"], "page": "1"}
+    wrong, healed = (client.post(ENGAGE, data=asked).json() for _ in range(2))
+    assert healed["total"] == right["total"]
+    assert (healed["session_id"], len(healed["results"])) == (right["session_id"], 1000)
+    return right, wrong
+
+
+def test_a_page_can_be_repeated(mixpanel: httpx.Client, standins: StandIns) -> None:
+    right, wrong = second_page(mixpanel, standins, "repeat_page")
+    assert wrong["results"] == right["results"]
+
+
+def test_a_page_can_be_skipped(mixpanel: httpx.Client, standins: StandIns) -> None:
+    right, wrong = second_page(mixpanel, standins, "skip_page")
+    third = mixpanel.post(ENGAGE, data=COHORT | {"session_id": right["session_id"], "page": "2"}).json()
+    assert wrong["results"] == third["results"]
+
+
+def test_a_page_can_be_short(mixpanel: httpx.Client, standins: StandIns) -> None:
+    assert len(second_page(mixpanel, standins, "short_page")[1]["results"]) == 500
+
+
+def test_the_total_can_change(mixpanel: httpx.Client, standins: StandIns) -> None:
+    assert second_page(mixpanel, standins, "total_changes")[1]["total"] == 2501
+
+
+def test_the_session_can_change(mixpanel: httpx.Client, standins: StandIns) -> None:
+    right, wrong = second_page(mixpanel, standins, "session_changes")
+    assert wrong["session_id"] != right["session_id"]
