@@ -58,7 +58,7 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
         os.environ.update(addresses.environment())
         with launch.opened(Path()) as project:
             held = _two_windows(project, [only] if only else list(project.syncs), addresses, console)
-    _say_where(folder, console)
+    _say_where(folder, addresses, console)
     return held
 
 
@@ -183,33 +183,43 @@ def _progress_bars(console: Console) -> Iterator[None]:
 
 
 def _print_table(delivered: list[Delivered], console: Console) -> None:
-    table = Table("sync", "window", title_justify="left")
-    for heading in ("members", "identified", "rejected", "delivered", "joiners", "leavers", "requests", "seconds"):
-        table.add_column(heading, justify="right")
-    table.add_column("partner = payload")
-    for done in delivered:
-        table.add_row(*_cells(done))
+    table = Table("", *(done.sync for done in delivered))
+    for name in ("window", "members", "identified"):
+        table.add_row(name, *(_cell(done, name) for done in delivered))
+    for reason in sorted({reason for done in delivered for reason in done.rejected}):
+        table.add_row(f"rejected: {reason}", *(f"{done.rejected.get(reason, 0):,}" for done in delivered))
+    for name in ("delivered", "joiners", "leavers", "requests", "seconds"):
+        table.add_row(name, *(_cell(done, name) for done in delivered))
+    table.add_row(
+        "the partner holds the payload",
+        *("[green]yes, exactly[/]" if done.agrees else "[bold red]NO[/]" for done in delivered),
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
     console.print(table)
 
 
-def _cells(done: Delivered) -> Iterator[str]:
-    yield from (done.sync, done.window)
+def _cell(done: Delivered, name: str) -> str:
+    if name == "window":
+        return done.window
     if done.error:
-        yield from ("",) * 8
-    else:
-        yield f"{done.members:,}"
-        yield f"{done.members - done.rejected.get('anonymous', 0):,}"
-        yield "\n".join(f"{reason} {count:,}" for reason, count in sorted(done.rejected.items()))
-        for column in ("users", "joiners", "leavers", "requests"):
-            yield f"{int(done.receipt[column]):,}"
-        yield f"{done.receipt['seconds']:.1f}"
-    yield "[green]equal[/]" if done.agrees else "[red]DIFFERENT[/]"
+        return ""
+    if name == "members":
+        return f"{done.members:,}"
+    if name == "identified":
+        return f"{done.members - done.rejected.get('anonymous', 0):,}"
+    value = done.receipt["users" if name == "delivered" else name]
+    return f"{value:.1f}" if name == "seconds" else f"{int(value):,}"
 
 
-def _say_where(folder: Path, console: Console) -> None:
+def _say_where(folder: Path, addresses: Addresses, console: Console) -> None:
     where = "" if folder == Path() else f" --project {folder}"
     console.print(
-        "\nTo look at it in Dagster, with the partners' pages as this run left them:\n"
-        f"  cohort-pipelines dev --standins{where}",
+        "\nTo look at it in Dagster (http://127.0.0.1:3000), with the partners as this run left them:\n"
+        f"  cohort-pipelines dev --standins{where}\n"
+        "and, while that runs:\n"
+        f"  Taplytics, Segment editor   {addresses.taplytics_url}/segments/Beta%20Users\n"
+        f"  Apptimize, Groups           {addresses.groups_url}",
         highlight=False,
+        soft_wrap=True,
     )

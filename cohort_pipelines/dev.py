@@ -19,7 +19,9 @@ import typer
 
 from cohort_pipelines.errors import PortTaken, ProjectFolderInvalid, ServiceEnded
 from cohort_pipelines.processes import HOST, Child, answers, only_one, start_guarded, stop_all, told_to_stop, watch
-from cohort_pipelines.standins.settings import Addresses, Settings
+from cohort_pipelines.settings import data_root
+from cohort_pipelines.standins.kept import keep, kept_settings
+from cohort_pipelines.standins.settings import Addresses
 
 _DAGSTER = "dagster"
 _STANDINS = "stand-ins"
@@ -29,7 +31,7 @@ _DEAD_RUNS = "cohort_pipelines.orchestration.dead_runs"
 def run_dev(project: Path, *, standins: bool, port: int) -> None:
     """Serve ``project``, a folder with dagster.yaml and workspace.yaml, at ``port`` until told to stop.
 
-    With ``standins`` the three services listen at the ports after that, and the declarations' variables name them.
+    With ``standins`` the three services run too, as the demo left them, and the declarations' variables name them.
 
     Raises:
         ProjectFolderInvalid: the folder is no project, or is being served already.
@@ -39,9 +41,7 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
     project = project.resolve()
     if not (project / "workspace.yaml").is_file() or not (project / "dagster.yaml").is_file():
         raise ProjectFolderInvalid(project, "has no dagster.yaml and workspace.yaml", "Make one: cohort-pipelines init")
-    for needed in range(port, port + (4 if standins else 1)):
-        if answers(needed):
-            raise PortTaken(needed)
+    _require_free(port)
     environment = {**os.environ, "DAGSTER_HOME": str(project)}
     with ExitStack() as stack:
         lock = stack.enter_context(only_one(project))
@@ -49,8 +49,7 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
         children: dict[str, Child] = {}
         stack.callback(stop_all, children)  # Dagster first: its runs may be talking to the stand-ins
         if standins:
-            children[_STANDINS] = _start_standins(project, port + 1)
-            environment |= _addresses(children[_STANDINS]).environment()
+            environment |= _start_standins(project / data_root(), children).environment()
         _end_dead_runs(project, environment)
         typer.echo("Starting Dagster")
         children[_DAGSTER] = start_guarded(_dagster(port), folder=project, environment=environment, keep_open=lock)
@@ -67,31 +66,29 @@ def _dagster(port: int) -> list[str]:
     return [*command, "--log-level", "warning", "--host", HOST, "--port", str(port)]
 
 
-def _start_standins(project: Path, port: int) -> Child:
-    """Start the stand-ins as the demo's declarations want them; they need no guard."""
-    settings = Settings(
-        id_merge="simplified",
-        apptimize_region="na",
-        mixpanel_port=port,
-        taplytics_port=port + 1,
-        apptimize_port=port + 2,
-        state_file=str(project / "data" / "standins.msgpack"),
-    )
-    return subprocess.Popen(  # noqa: S603  our own module
+def _start_standins(data: Path, children: dict[str, Child]) -> Addresses:
+    settings = kept_settings(data)
+    for port in (settings.mixpanel_port, settings.taplytics_port, settings.apptimize_port):
+        _require_free(port)
+    standins = children[_STANDINS] = subprocess.Popen(  # noqa: S603  our own module; it ends with its standard input
         [sys.executable, "-m", "cohort_pipelines.standins", json.dumps(asdict(settings))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-
-
-def _addresses(standins: Child) -> Addresses:
     assert standins.stdout is not None  # noqa: S101  a pipe was asked for
     with standins.stdout as lines:
         line = lines.readline()
     if not line:
         raise ServiceEnded(_STANDINS, standins.wait())
-    return msgspec.json.decode(line, type=Addresses)
+    addresses = msgspec.json.decode(line, type=Addresses)
+    keep(data, settings, addresses)
+    return addresses
+
+
+def _require_free(port: int) -> None:
+    if answers(port):
+        raise PortTaken(port)
 
 
 def _end_dead_runs(project: Path, environment: Mapping[str, str]) -> None:

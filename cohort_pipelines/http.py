@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+import aiohttp
 import httpx
 import tenacity
 from httpx_aiohttp import AiohttpTransport
@@ -23,6 +24,8 @@ Response = httpx.Response
 URL = httpx.URL
 
 T = TypeVar("T")
+
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL, httpx.UnsupportedProtocol, httpx.InvalidURL)
 
 
 class NoAnswer(Exception):
@@ -58,10 +61,10 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float) -> 
             return await http.send(request)
     except TimeoutError:
         raise NoAnswer(TimeoutError.__name__, sent=True) from None
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise NoAnswer(type(error).__name__, sent=False) from None
-    except httpx.HTTPError as error:
-        raise NoAnswer(type(error).__name__, sent=True) from None
+    except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError) as error:
+        # the transport calls every broken connection a ConnectTimeout, even one that broke after the request had left
+        cause = error.__cause__ or error
+        raise NoAnswer(type(cause).__name__, sent=not isinstance(cause, _NEVER_SENT)) from None
 
 
 def retry_after(response: Response) -> float | None:
@@ -106,4 +109,8 @@ async def with_retries(
         stop=stop,
         reraise=True,
     )
-    return await retrying(call)
+
+    async def attempt() -> T:  # tenacity awaits only what it sees to be a coroutine function
+        return await call()
+
+    return await retrying(attempt)

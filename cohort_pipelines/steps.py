@@ -11,12 +11,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cohort_pipelines import clock, identity
 from cohort_pipelines.engine import engine
 from cohort_pipelines.errors import CountsDoNotAddUp, HistoryNotWritable, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.history.writer import StageWriter
 from cohort_pipelines.identity import IdRule, Reason
 
@@ -67,7 +67,7 @@ def filter_identified(history: History, snapshot: StoredFile) -> Identified:
         HistoryNotWritable: the disk refused.
     """
     began = clock.now()
-    with history.local_file(snapshot) as path, pq.ParquetFile(path, pre_buffer=False) as members:
+    with history.local_file(snapshot) as path, open_parquet(path) as members:
         schema = members.schema_arrow.remove(members.schema_arrow.get_field_index(HAS_PROFILE))
         with history.writer(snapshot.sync, Stage.IDENTIFIED_USERS, snapshot.window, schema) as writer:
             for batch in members.iter_batches(_BATCH):
@@ -148,7 +148,7 @@ def _map_users(users: Path, rule: IdRule, window: str, candidates: Path, rejects
     """Write each user to ``candidates`` or ``rejects``; return how many have another id in ``compare_with``."""
     differing = 0
     schema = identity.candidates_schema(rule.equality)
-    with pq.ParquetFile(users) as file, StageWriter(candidates, schema, str(candidates)) as sound:
+    with open_parquet(users) as file, StageWriter(candidates, schema, str(candidates)) as sound:
         for name in rule.properties:
             if name not in file.schema_arrow.names:
                 raise PropertyNotInSnapshot(name, window)

@@ -81,15 +81,10 @@ def wait_until_gone(process: int, seconds: float) -> None:
     assert gone, f"process {process} lives on"
 
 
-def free_ports(count: int) -> int:
-    for first in range(21_000, 30_000, count):
-        try:
-            for port in range(first, first + count):
-                socket.create_server((HOST, port)).close()
-        except OSError:
-            continue
-        return first
-    pytest.fail("no free ports")
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 @pytest.fixture
@@ -106,7 +101,7 @@ def start(project: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def started(*, standins: bool = False, before: str = "") -> Dev:
-            port = free_ports(4)
+            port = free_port()
             code = f"{before}{RUN}run_dev(Path({str(project)!r}), standins={standins}, port={port})"
             process = stack.enter_context(
                 subprocess.Popen(
@@ -146,7 +141,7 @@ def test_an_interrupt_stops_everything(project: Path, start: Start, *, standins:
     assert dev.process.wait(timeout=30) == 0
     assert dev.rest_of_output() == "Stopping\n"
     assert dev.processes() == []
-    assert (project / "data" / "standins.msgpack").exists() == standins
+    assert (project / "data" / "standins" / "state").exists() == standins
     assert {path.name for path in project.iterdir() if path.is_file()} == {"dagster.yaml", "workspace.yaml"}
     assert not list(project.glob(".tmp_dagster_home*"))
     assert not (project / "storage").exists()

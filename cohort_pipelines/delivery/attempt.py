@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 from sqlalchemy import Connection, insert, select, update
@@ -19,6 +19,10 @@ from cohort_pipelines.delivery.receipt import Receipt
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptState, WindowState
 from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable
 from cohort_pipelines.history import History, Stage, StoredFile
+
+
+GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +203,7 @@ class Attempt:
             note_window(connection, self.asked.sync, self.asked.window, window, receipt.error)
             if self.token:
                 self._believe(connection, belief)
-                connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=now))
+                connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
 
     def _believe(self, connection: Connection, belief: Belief | None) -> None:
         if belief is None or belief.file is None:
@@ -230,7 +234,7 @@ class Attempt:
 
     def _release(self) -> None:
         with self._fenced() as connection:
-            connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=clock.now()))
+            connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
 
     @contextmanager
     def _fenced(self) -> Iterator[Connection]:

@@ -122,7 +122,7 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
         return _conclude(overwrite, sending)
     except (HistoryError, LedgerUnusable) as error:
         cause = str(error).replace(f" {NOTHING_SENT}", "")  # something may well have been
-        raise DeliveryStopped(cause, sending.done, overwrite.counts.operations) from error
+        raise DeliveryStopped(cause, sending.acknowledged, overwrite.counts.operations) from error
 
 
 def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire, on_progress: Progress | None) -> None:
@@ -147,7 +147,7 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
 def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
     planned, overwrite.requests = overwrite.counts.operations, sending.requests
     if sending.stopped:
-        stopped = DeliveryStopped(sending.stopped, sending.done, planned)
+        stopped = DeliveryStopped(sending.stopped, sending.acknowledged, planned)
         overwrite.end(AttemptState.STOPPED, str(stopped))
         raise stopped
     if sending.yielded:

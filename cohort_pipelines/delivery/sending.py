@@ -35,7 +35,7 @@ class Sending:
 
     Attributes:
         requests: requests made so far.
-        done: rows of the plan that got a clear answer so far.
+        done: rows of the plan that got a clear answer so far, ``acknowledged`` of them a good one.
         stopped: why it ended before its plan was done, in words; empty when it was done, or only short of time.
         yielded: whether it ended for want of time, or was cancelled.
     """
@@ -43,11 +43,11 @@ class Sending:
     def __init__(self, attempt: Attempt) -> None:
         self.requests = 0
         self.done = 0
+        self.acknowledged = 0
         self.stopped = ""
         self.yielded = False
         self._attempt = attempt
         self._deadline = attempt.asked.deadline
-        self._acknowledged = False  # anything, in this attempt
         self._refused_at_first = ""
         self._recording = asyncio.Lock()
 
@@ -82,7 +82,7 @@ class Sending:
                 if self._must_end():
                     return
                 await self._send_phase(session, phase, wire.workers)
-                if self._refused_at_first and not self._acknowledged:
+                if self._refused_at_first and not self.acknowledged:
                     self.stopped = self._refused_at_first
 
     async def _establish(self, session: Session) -> None:
@@ -107,7 +107,7 @@ class Sending:
         while (chunk := self._next(chunks)) is not None:
             intent_at = await self._record(ended, chunk)
             ended = await self._send(session, chunk, intent_at)
-            if ended[0].state is ChunkState.REFUSED_WHOLE and not self._acknowledged:
+            if ended[0].state is ChunkState.REFUSED_WHOLE and not self.acknowledged:
                 break  # the others go on only if something of theirs is acknowledged
         if ended:
             await self._record(ended, None)
@@ -137,7 +137,7 @@ class Sending:
         except PartnerRequestRefused as error:
             self.requests += 1
             self.done += chunk.hi - chunk.lo
-            if not self._acknowledged:
+            if not self.acknowledged:
                 self._refused_at_first = str(error)
             return [chunk.ended(ChunkState.REFUSED_WHOLE, f"refused ({error.status})", intent_at)]
         except PartnerError as error:
@@ -150,7 +150,7 @@ class Sending:
         rows = chunk.hi - chunk.lo
         self.requests += answer.requests
         self.done += rows - len(answer.unknown)
-        self._acknowledged |= rows > len(answer.unknown) + len(answer.refused)
+        self.acknowledged += rows - len(answer.unknown) - len(answer.refused)
         if answer.unknown:
             reason = next(iter(answer.unknown.values()))
             self._stop(f"{len(answer.unknown):,} changes got no clear answer ({reason})", for_good=False)

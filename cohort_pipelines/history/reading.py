@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cohort_pipelines import settings
 from cohort_pipelines.errors import NotInHistory
 from cohort_pipelines.history.layout import Stage, StoredFile
-from cohort_pipelines.history.store import History
+from cohort_pipelines.history.store import History, open_parquet
 from cohort_pipelines.windows import KEY_FORMAT
 
 if TYPE_CHECKING:  # pandas takes long to import, and runs of the daemon do without
@@ -124,5 +123,5 @@ def _delivered(history: History, sync: str, stage: Stage, window: str) -> str | 
 
 
 def _table(history: History, stored: StoredFile) -> pa.Table:
-    with history.local_file(stored) as path, pq.ParquetFile(path) as file:
+    with history.local_file(stored) as path, open_parquet(path) as file:
         return file.read()

@@ -83,7 +83,7 @@ class History:
             HistoryFileMissing: the file is gone.
             HistoryFileDamaged: its bytes are not those that were sealed.
         """
-        with self.local_file(stored) as path, pq.ParquetFile(path) as file:
+        with self.local_file(stored) as path, open_parquet(path) as file:
             yield from file.iter_batches(batch_size, columns=list(columns) if columns is not None else None)
 
     @contextmanager
@@ -247,6 +247,11 @@ class History:
     def _opened_root(self) -> tuple[Any, str]:
         files, path = url_to_fs(self.root, use_listings_cache=False)  # other processes write here too
         return files, path.rstrip("/")
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a local Parquet file to be read in batches; pyarrow's default keeps all bytes read until it is closed."""
+    return pq.ParquetFile(path, pre_buffer=False)
 
 
 def _digest(path: Path) -> str:

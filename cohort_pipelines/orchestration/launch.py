@@ -77,9 +77,11 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         SyncUnknown: the project declares no such sync.
     """
     sync = project.sync(name)
-    result = project.definitions.resolve_job_def(sync.job).execute_in_process(
+    job = project.definitions.resolve_job_def(sync.job).get_subset(
+        asset_selection=set(sync.keys), asset_check_selection=set(sync.inline_checks)
+    )
+    result = job.execute_in_process(
         instance=project.instance,
-        asset_selection=sync.keys,
         partition_key=partition_key,
         run_config=_QUIET,
         tags=runtime_tags(sync.cadence),

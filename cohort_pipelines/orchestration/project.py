@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -33,8 +34,11 @@ def project_definitions(package: Path) -> dg.Definitions:
         DeclarationInvalid: inside Dagster's own loading error, when declarations contradict each other.
     """
     tree = component_tree(package)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own: it adds code references to every component
+        declared = tree.build_defs()
     return dg.Definitions.merge(
-        tree.build_defs(),
+        declared,
         build_jobs_and_schedules(resolved_syncs(tree)),
         dg.Definitions(resources={"records": Records()}, executor=dg.in_process_executor),
     )

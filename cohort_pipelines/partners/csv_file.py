@@ -208,7 +208,7 @@ def _checksum(file: Path) -> str:
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, or raise at once: whoever holds it flips the pointer this very moment, or is stopped."""
     with open(folder / ".lock", "a", encoding="utf-8", opener=_private) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

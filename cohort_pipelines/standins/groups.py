@@ -21,7 +21,7 @@ Action: TypeAlias = Literal["members", "add_members", "remove_members"]
 MembersMode: TypeAlias = Literal["add", "replace"]
 MAX_MEMBERS = 1000
 MAX_ID_BYTES = 1024
-MESSAGES_KEPT = 100_000
+MESSAGES_KEPT = 10_000
 
 
 class PageInfo(msgspec.Struct):

@@ -31,12 +31,13 @@ class JournaledPartner(MemoryPartner):
                 super().apply(self.requests[-1])
 
     def apply(self, sent: Sent) -> None:
-        if self.dies_at == len(self.requests) and self.dies_before:
+        dies = self.dies_at is not None and len(self.requests) >= self.dies_at
+        if dies and self.dies_before:
             os.kill(os.getpid(), signal.SIGKILL)
         super().apply(sent)
         with self.journal.open("a", encoding="utf-8") as journal:
             journal.write(json.dumps([sent.operation, *sent.ids]) + "\n")
-        if self.dies_at == len(self.requests):
+        if dies:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

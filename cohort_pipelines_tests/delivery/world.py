@@ -96,7 +96,7 @@ class MemoryPartner:
     established: int = 0
     faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the request, from 1
     always: Fault | None = None
-    late: list[Sent] = field(default_factory=list)
+    late: list[tuple[datetime, Sent]] = field(default_factory=list)
     fate: Fate = field(default_factory=Fate)
     on_request: Callable[[int], None] | None = None
 
@@ -111,9 +111,12 @@ class MemoryPartner:
         else:
             self.members.difference_update(sent.ids)
 
-    def land_late_requests(self) -> None:
-        while self.late:
-            self.apply(self.late.pop(0))
+    def land_late_requests(self, sent_before: datetime | None = None) -> None:
+        """Let requests that got no answer take effect: all, or those that are older."""
+        due = [sent for at, sent in self.late if sent_before is None or at < sent_before]
+        self.late = [(at, sent) for at, sent in self.late if sent_before is not None and at >= sent_before]
+        for sent in due:
+            self.apply(sent)
 
     def repeated(self, since: int) -> int:
         """Return how many requests from number ``since`` on hold a row that was sent before, with no other between."""
@@ -245,5 +248,5 @@ def dropped(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) ->
 
 def late(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
     """Say nothing now, and take effect later."""
-    partner.late.append(Sent(operation, tuple(ids)))
+    partner.late.append((clock.now(), Sent(operation, tuple(ids))))
     return Answer(unknown=dict.fromkeys(range(len(ids)), "time-out"), requests=1)

@@ -1,4 +1,5 @@
 import os
+import random
 import resource
 import signal
 import stat
@@ -133,6 +134,16 @@ def test_small_pages_become_large_row_groups(history: History) -> None:
     assert writer.rows == 140_000
 
 
+def test_reading_holds_a_batch_and_not_the_file(history: History) -> None:
+    digits = random.Random(1).randbytes(300_000 * 16).hex()  # noqa: S311  what does not compress
+    stored = history.write(SYNC, Stage.PLAN, WINDOW, table(*(digits[n * 32 : n * 32 + 32] for n in range(300_000))))
+    before = pa.total_allocated_bytes()
+
+    held = [pa.total_allocated_bytes() - before for _ in history.batches(stored, batch_size=1_000)]
+
+    assert max(held) < stored.size
+
+
 def test_a_null_where_none_may_be_is_refused(history: History) -> None:
     schema = pa.schema([pa.field("partner_user_id", pa.string(), nullable=False)])
 
@@ -250,6 +261,16 @@ def test_a_truncated_file_is_found(any_history: History, size: int) -> None:
         any_history.stored(SYNC, Stage.PARTNER_PAYLOAD, WINDOW, stored.checksum)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that answers EIO")
+def test_a_disk_that_cannot_read_is_a_damaged_file(history: History) -> None:
+    stored = history.write(SYNC, Stage.PARTNER_PAYLOAD, WINDOW, table("a"))
+    file_of(history, stored).unlink()
+    file_of(history, stored).symlink_to("/proc/self/mem")  # reading its first page is a real EIO
+
+    with pytest.raises(HistoryFileDamaged, match=stored.path):
+        rows_of(history, stored)
+
+
 def test_a_file_that_is_gone_is_named(any_history: History) -> None:
     stored = any_history.write(SYNC, Stage.PARTNER_PAYLOAD, WINDOW, table("a"))
     any_history._files.rm_file(any_history._full(stored.path))
@@ -319,7 +340,8 @@ def test_any_name_of_an_export_is_one_folder_below_its_stage(name: str) -> None:
         assert history.windows(SYNC, Stage.PARTNER_PAYLOAD) == [name]
         assert rows_of(history, stored) == ["a"]
         stage = Path(folder) / "sync=beta_users" / "stage=partner_payload"
-        assert [path.relative_to(stage).parts[0] for path in stage.rglob("*.parquet")] == [f"window={window.path_name}"]
+        files = [path for path in stage.rglob("*") if path.is_file()]
+        assert [path.relative_to(stage).parent.as_posix() for path in files] == [f"window={window.path_name}"]
 
 
 @pytest.mark.parametrize("window", [WINDOW, "spring sale / 2026?", ".."])

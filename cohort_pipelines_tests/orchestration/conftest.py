@@ -14,7 +14,7 @@ from cohort_pipelines_tests.orchestration.demo_project import PACKAGE, Project
 
 
 @pytest.fixture
-def opening() -> Iterator[None]:
+def _opening() -> Iterator[None]:
     """Set the clock to the start of the two-hour window that is open, so that no test meets a window's end."""
     now = datetime.now().astimezone()
     since = timedelta(hours=now.hour % 2, minutes=now.minute, seconds=now.second, microseconds=now.microsecond)
@@ -23,10 +23,10 @@ def opening() -> Iterator[None]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: None) -> Iterator[Project]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _opening: None) -> Iterator[Project]:
     monkeypatch.setenv("COHORT_PIPELINES_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("COHORT_PIPELINES_LEDGER", raising=False)
-    with in_thread(Settings(members=400, page_size=100)) as standins, dg.instance_for_test() as instance:
+    with in_thread(Settings(members=400, page_size=100)) as standins, dg.DagsterInstance.ephemeral() as instance:
         for name, value in standins.environment().items():
             monkeypatch.setenv(name, value)
         tree = component_tree(PACKAGE)

@@ -1,0 +1,103 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Receipt
+from cohort_pipelines.errors import DeliverySuperseded, LeaseLost, TargetBusy
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
+
+
+class Held:
+    """Holds the event loop of a delivery at one of its requests until it is let go."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, number: int) -> None:
+        if number == self._at:
+            self.reached.set()
+            assert self.released.wait(30)
+
+
+def test_two_runs_at_once_take_turns(world: World) -> None:
+    held = Held(at=2)
+    world.partner.on_request = held
+    other = MemoryPartner(members=world.partner.members)
+    payload, seq = world.seal(users(*range(9)))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(world.deliver, payload, seq, run_id="first")
+        assert held.reached.wait(30)
+        assert world.ledger.is_delivering(SYNC)
+        second = threads.submit(world.deliver, payload, seq, run_id="second", partner=other)
+        with pytest.raises(TimeoutError):
+            second.result(0.5)
+        held.released.set()
+        receipts: list[Receipt] = [first.result(30), second.result(30)]
+
+    assert [receipt.requests for receipt in receipts] == [4, 0]
+    assert other.requests == []
+    assert not world.ledger.is_delivering(SYNC)
+
+
+def test_a_lease_that_is_kept_alive_is_not_taken(world: World) -> None:
+    held = Held(at=2)
+    world.partner.on_request = held
+    payload, seq = world.seal(users(*range(9)))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(world.deliver, payload, seq, lease_seconds=0.6)
+        assert held.reached.wait(30)
+        with pytest.raises(TargetBusy, match="Another run is writing"):
+            world.deliver(payload, seq, lease_seconds=0.6)
+        held.released.set()
+        assert first.result(30).requests == 4
+
+
+def test_an_older_snapshot_does_not_wait_for_the_lease(world: World) -> None:
+    older, older_seq = world.seal(users(1))
+    payload, seq = world.seal(users(2))
+    held = Held(at=1)
+    world.partner.on_request = held
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(world.deliver, payload, seq)
+        assert held.reached.wait(30)
+        with pytest.raises(DeliverySuperseded):
+            world.deliver(older, older_seq)
+        held.released.set()
+        first.result(30)
+
+
+def test_a_paused_writer_that_wakes_after_a_takeover_starts_no_further_chunk(world: World) -> None:
+    held = Held(at=2)
+    slow = MemoryPartner(members=world.partner.members, on_request=held)
+    payload, seq = world.seal(users(*range(30)))
+    with ThreadPoolExecutor(1) as threads:
+        paused = threads.submit(world.deliver, payload, seq, partner=slow)
+        assert held.reached.wait(30)
+        world.next_window()
+        with clock.shifted(timedelta(minutes=2)):
+            taken_over = world.overwrite(users(*range(20, 40)))
+        held.released.set()
+        with pytest.raises(LeaseLost):
+            paused.result(30)
+
+    assert len(slow.requests) == 2  # what it had under way, and nothing more
+    assert taken_over.unsettled == 6
+    with clock.shifted(timedelta(minutes=20)):
+        world.next_window()
+        receipt = world.overwrite(users(*range(20, 40)))
+    assert world.partner.members == users(*range(20, 40))
+    assert receipt.unsettled == 0
+
+
+def test_the_lease_of_a_dead_writer_runs_out(world: World) -> None:
+    payload, seq = world.seal(users(1, 2))
+    with pytest.raises(Killed):
+        world.deliver(payload, seq, fate=Fate(dies_at=8), lease_seconds=1.0)
+    assert world.ledger.is_delivering(SYNC)
+    world.deliver(payload, seq, lease_seconds=1.0)  # waits for it
+    assert world.partner.members == users(1, 2)

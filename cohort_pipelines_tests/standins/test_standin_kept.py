@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from cohort_pipelines.standins.kept import keep, kept_settings
+from cohort_pipelines.standins.server import running
+
+
+def test_stand_ins_come_back_at_the_same_ports_with_as_many_members(tmp_path: Path) -> None:
+    new = kept_settings(tmp_path, members=20)
+    with running(new) as first:
+        keep(tmp_path, new, first)
+
+    known = kept_settings(tmp_path, members=30)
+    with running(known) as second:
+        assert second == first
+
+    assert known.members == 20
+    assert known.state_file == str(tmp_path / "standins" / "state")
+    assert (tmp_path / "standins" / "state").is_file()
+
+
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    kept_settings(tmp_path / "data")
+    assert (tmp_path / "data" / "standins").stat().st_mode & 0o077 == 0
