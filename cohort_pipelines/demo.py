@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -25,11 +25,11 @@ from cohort_pipelines.history import History, Stage
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.scaffold import write_instance_files
+from cohort_pipelines.standins.kept import FOLDER, keep, kept_settings
 from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses, Settings
+from cohort_pipelines.standins.settings import Addresses
 
 CHURN = 0.01
-MARKER = "standins"  # data/standins: only a demo has it, and only a demo's data may be replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,10 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     """
     _prepare(folder)
     os.chdir(folder)
-    with standins_of(Path(settings.data_root()), members=members) as addresses:
+    data = Path(settings.data_root())
+    wanted = kept_settings(data, members=members)
+    with running(wanted) as addresses:
+        keep(data, wanted, addresses)
         os.environ.update(addresses.environment())
         with launch.opened(Path()) as project:
             held = _two_windows(project, [only] if only else list(project.syncs), addresses, console)
@@ -62,33 +65,11 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     return held
 
 
-@contextmanager
-def standins_of(data: Path, *, members: int = 10_000) -> Iterator[Addresses]:
-    """Run the stand-ins that belong to a data folder: as they were left there, at the same ports, or new ones."""
-    home = data / MARKER
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = home / "settings.json"
-    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"members": members}
-    chosen = Settings(**{**known, "state_file": str((home / "state").resolve())})
-    with running(chosen) as addresses:
-        ports = {f"{name}_port": _port(url) for name, url in _urls(addresses).items()}
-        kept.write_text(json.dumps(asdict(chosen) | ports), encoding="utf-8")
-        yield addresses
-
-
-def _urls(addresses: Addresses) -> dict[str, str]:
-    return {name: getattr(addresses, f"{name}_url") for name in ("mixpanel", "taplytics", "apptimize")}
-
-
-def _port(url: str) -> int:
-    return http.URL(url).port or 0
-
-
 def _prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / settings.data_root()
     if data.exists():
-        if not (data / MARKER).is_dir():
+        if not (data / FOLDER).is_dir():
             raise ProjectFolderInvalid(data, "holds data that no demo wrote", "Choose another --folder for the demo.")
         shutil.rmtree(data)
     write_instance_files(folder)

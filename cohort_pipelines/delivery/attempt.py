@@ -20,7 +20,6 @@ from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptState, WindowSt
 from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable
 from cohort_pipelines.history import History, Stage, StoredFile
 
-
 GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
 """When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
 

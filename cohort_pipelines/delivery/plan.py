@@ -104,7 +104,7 @@ def seal_plan(
 
 
 def _rows(batch: pa.RecordBatch, condition: pc.Expression) -> int:
-    return batch.filter(condition).num_rows
+    return int(batch.filter(condition).num_rows)
 
 
 # one full outer join: EXCEPT or two anti joins take twice the time (measured on 10 M ids)

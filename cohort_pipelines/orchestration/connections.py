@@ -167,6 +167,7 @@ class WebhookDestination(Destination):
     parameter: str = ""
     id_key: str = partners.MEMBER_ID_KEY
     match_on: str = "distinct_id"
+    account: str = ""
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the message wire with the chosen authentication."""
@@ -176,6 +177,7 @@ class WebhookDestination(Destination):
             secret=self.value("secret"),
             username=self.value("username"),
             name=self.parameter,
+            account=self.account,
             id_key=self.id_key,
             project_id=project_id,
             cohort_id=cohort_id,

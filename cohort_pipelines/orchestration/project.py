@@ -35,7 +35,8 @@ def project_definitions(package: Path) -> dg.Definitions:
     """
     tree = component_tree(package)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own: it adds code references to every component
+        for category in (dg.BetaWarning, dg.PreviewWarning):  # of what Dagster itself calls to load declarations
+            warnings.simplefilter("ignore", category)
         declared = tree.build_defs()
     return dg.Definitions.merge(
         declared,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urljoin
 
 from cohort_pipelines.standins.population import IdMerge
 from cohort_pipelines.standins.project import BETA_USERS
@@ -50,6 +51,11 @@ class Addresses:
     apptimize_url: str
     credentials: Credentials = field(default_factory=Credentials)
 
+    @property
+    def groups_url(self) -> str:
+        """The Groups page beside the receiver."""
+        return urljoin(self.apptimize_url, "/groups")
+
     def environment(self) -> dict[str, str]:
         """Return the environment variables that the demo's declarations refer to."""
         return {
@@ -60,4 +66,5 @@ class Addresses:
             "TAPLYTICS_API_KEY": self.credentials.taplytics_key,
             "APPTIMIZE_URL": self.apptimize_url,
             "APPTIMIZE_TOKEN": self.credentials.apptimize_token,
+            "APPTIMIZE_GROUPS_URL": self.groups_url,
         }

@@ -59,6 +59,7 @@ def try_to_deliver(world: World, step: Step) -> Receipt | None:
         return None
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(steps, min_size=1, max_size=5))
 def test_green_and_settled_is_always_exact(folders: Path, history: list[Step]) -> None:

@@ -21,11 +21,11 @@ def refusing(operation: Operation, *numbers: int) -> Fault:
 
 
 def refused_whole(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
-    raise PartnerRequestRefused("memory", 422)
+    raise PartnerRequestRefused(partner.wire, 422)
 
 
 def key_refused(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
-    raise PartnerKeyRefused("memory", 401)
+    raise PartnerKeyRefused(partner.wire, 401)
 
 
 def test_a_refused_addition_is_red_after_the_rest_was_sent_and_is_tried_again(world: World) -> None:
@@ -55,7 +55,9 @@ def test_a_refused_removal_is_red(world: World) -> None:
     (row,) = next(world.history.batches(file)).to_pylist()
     assert (row["state"], row["refused"]) == ("refused", 1)
     assert row["refused_rows"] == [{"operation": "remove", "id": "user-0002", "reason": "422"}]
-    assert world.ledger.newest_delivered(SYNC) != window.key
+    newest = world.ledger.newest_delivered(SYNC)
+    assert newest is not None
+    assert newest.window != window.key
 
 
 def test_who_was_refused_and_leaves_is_removed_since_nobody_knows(world: World) -> None:

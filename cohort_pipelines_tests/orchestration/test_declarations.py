@@ -54,7 +54,7 @@ def load(tmp_path: Path, request: pytest.FixtureRequest) -> Load:
 def refusal(load: Load, documents: dict[str, str]) -> str:
     with pytest.raises(Exception) as caught:  # noqa: PT011  Dagster wraps ours; the cause is what is asserted
         load(documents)
-    chain = [caught.value]
+    chain: list[BaseException] = [caught.value]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     return next((str(error) for error in chain if isinstance(error, ConfigurationError)), str(chain))

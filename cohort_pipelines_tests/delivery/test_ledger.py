@@ -1,0 +1,173 @@
+import sqlite3
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Ledger, SealedSnapshot, Target, schema
+from cohort_pipelines.errors import LedgerUnusable, NotSealedYet
+from cohort_pipelines.history import Stage, StoredFile
+from cohort_pipelines.windows import Cadence
+from cohort_pipelines_tests.delivery.world import SYNC, World, users
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def stored(stage: Stage, checksum: str = "c" * 64, window: str = "2026-11-22T1200Z") -> StoredFile:
+    return StoredFile(SYNC, stage, window, checksum, rows=3, size=99)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path}/data/ledger.sqlite")
+
+
+def record(ledger: Ledger, checksum: str = "c" * 64, seq: int | None = None) -> int:
+    file = stored(Stage.COHORT_SNAPSHOT, checksum)
+    return ledger.record_snapshot(SYNC, file.window, file, NOON, 3, 3, project=1, cohort_id=2, seq=seq)
+
+
+def test_the_file_is_private_and_kept(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "ledger.sqlite"
+    assert [stat.S_IMODE(each.stat().st_mode) for each in sorted(path.parent.iterdir())] == [0o600] * 3
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert Ledger(f"sqlite:///{path}").ledger_id == ledger.ledger_id
+
+
+def test_many_can_open_it_for_the_first_time_at_once(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def open_it(_: int) -> str:
+        start.wait()
+        return Ledger(f"sqlite:///{tmp_path}/ledger.sqlite").ledger_id
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(open_it, range(8)))) == 1
+
+
+def test_what_was_committed_survives_a_power_cut(ledger: Ledger) -> None:
+    with ledger.read() as connection:
+        modes = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    assert modes == ["wal", 2]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("sqlite:///{}/file/ledger.sqlite", "File exists|Not a directory"),
+        ("sqlite:///{}/file", "not a database"),
+        ("sqlite://", "SQLite file"),
+        ("postgresql://user:hunter2@host/ledger", "SQLite file"),
+    ],
+)
+def test_an_unusable_ledger_is_refused_by_name(tmp_path: Path, url: str, problem: str) -> None:
+    (tmp_path / "file").write_text("this is no ledger, and longer than the header of one", encoding="utf-8")
+    with pytest.raises(LedgerUnusable, match=problem) as refused:
+        Ledger(url.format(tmp_path))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        connection.execute(update(schema.meta).values(schema_version=schema.SCHEMA_VERSION + 1))
+    with pytest.raises(LedgerUnusable, match="upgrade"):
+        Ledger(f"sqlite:///{ledger.where}")
+
+
+def test_a_ledger_that_goes_bad_says_where_it_lies(ledger: Ledger) -> None:
+    with sqlite3.connect(ledger.where) as connection:
+        connection.execute("DROP TABLE snapshot")
+    connection.close()
+    with pytest.raises(LedgerUnusable, match=ledger.where):
+        record(ledger)
+
+
+def test_the_newest_snapshot_of_a_window_is_found(ledger: Ledger) -> None:
+    assert ledger.find_snapshot(SYNC, "2026-11-22T1200Z") is None
+    with pytest.raises(NotSealedYet, match="cohort_snapshot"):
+        ledger.snapshot(SYNC, "2026-11-22T1200Z")
+    first, second = record(ledger, "a" * 64), record(ledger, "b" * 64)
+
+    assert second > first
+    assert ledger.snapshot(SYNC, "2026-11-22T1200Z") == SealedSnapshot(
+        second, stored(Stage.COHORT_SNAPSHOT, "b" * 64), NOON, 3, 3, project=1, cohort_id=2, options={}
+    )
+
+
+def test_a_number_taken_early_keeps_its_place(ledger: Ledger) -> None:
+    early = ledger.begin_snapshot()
+    later = record(ledger, "a" * 64)
+    assert record(ledger, "b" * 64, seq=early) == early
+    assert early < later
+    assert ledger.snapshot(SYNC, "2026-11-22T1200Z").seq == later
+
+
+def test_the_newest_derived_file_counts(ledger: Ledger) -> None:
+    seq = record(ledger)
+    with pytest.raises(NotSealedYet, match="partner_payload"):
+        ledger.payload(seq)
+    ledger.record_identified(seq, stored(Stage.IDENTIFIED_USERS))
+    for checksum in ("a" * 64, "b" * 64, "a" * 64):
+        payload = stored(Stage.PARTNER_PAYLOAD, checksum)
+        ledger.record_payload(seq, payload, stored(Stage.REJECTS), {"anonymous": 2})
+
+    assert ledger.identified(seq) == stored(Stage.IDENTIFIED_USERS)
+    assert ledger.payload(seq) == stored(Stage.PARTNER_PAYLOAD, "a" * 64)
+
+
+def test_a_window_that_was_delivered_stays_so(ledger: Ledger) -> None:
+    for state, reason in (("open", ""), ("failed", "no answer"), ("delivered", ""), ("skipped", "superseded")):
+        ledger.note_window(SYNC, "2026-11-22T1200Z", state, reason)  # type: ignore[arg-type]
+    assert [(each.key, each.state, each.reason) for each in ledger.windows(SYNC)] == [
+        ("2026-11-22T1200Z", "delivered", "")
+    ]
+
+
+def test_missed_windows_are_written_down_once(ledger: Ledger) -> None:
+    now = Cadence.QUARTER_HOUR.window_at(NOON)
+    assert ledger.record_missed(SYNC, now) == []
+    ledger.note_window(SYNC, "2026-11-22T1115Z", "delivered")
+    missed = ["2026-11-22T1130Z", "2026-11-22T1145Z"]
+    assert ledger.record_missed(SYNC, now) == missed
+    assert ledger.record_missed(SYNC, now) == []
+    assert [(each.key, each.state) for each in ledger.windows(SYNC, limit=2)] == [
+        (key, "missed") for key in reversed(missed)
+    ]
+
+
+def test_a_change_of_cadence_misses_whole_windows_only(ledger: Ledger) -> None:
+    ledger.note_window(SYNC, "2026-11-22T0715Z", "delivered")
+    assert ledger.record_missed(SYNC, Cadence.TWO_HOURS.window_at(NOON)) == ["2026-11-22T0800Z", "2026-11-22T1000Z"]
+
+
+def test_what_was_delivered_is_remembered(world: World) -> None:
+    assert (world.ledger.newest_delivered(SYNC), world.ledger.target_of(SYNC)) == (None, None)
+    assert world.ledger.delivery_seconds(SYNC) is None
+    world.overwrite(users(1, 2))
+    taken = clock.now()
+    with clock.shifted(timedelta(minutes=15)):
+        window = world.next_window()
+        receipt = world.overwrite(users(1, 2, 3))
+    newest = world.ledger.newest_delivered(SYNC)
+
+    assert newest is not None
+    assert (newest.window, newest.users, newest.seq) == (window.key, 3, receipt.snapshot_seq)
+    assert newest.taken_at > taken
+    assert world.ledger.target_of(SYNC) == Target("memory", "localhost", "", "Beta")
+    assert world.ledger.delivery_seconds(SYNC) == pytest.approx(receipt.seconds, abs=5)
+    assert [each.state for each in world.ledger.windows(SYNC)] == ["delivered", "delivered"]
+    assert not world.ledger.is_delivering(SYNC)
+
+
+def test_no_user_id_is_in_the_ledger(world: World) -> None:
+    world.overwrite({"needle-1", "needle-2"})
+    world.next_window()
+    world.overwrite({"needle-2"})
+    files = list(world.folder.glob("ledger.sqlite*"))
+    assert files
+    assert all(b"needle" not in file.read_bytes() for file in files)
