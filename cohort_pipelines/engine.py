@@ -6,20 +6,28 @@ from pathlib import Path
 
 import duckdb
 
+from cohort_pipelines.errors import HistoryNotWritable
+
 MEMORY_LIMIT = "192MB"
 
 
 @contextmanager
 def engine(spill: Path, memory_limit: str = MEMORY_LIMIT) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB that spills into ``spill``, a private folder; close it afterwards."""
-    with duckdb.connect(
-        config={
-            "memory_limit": memory_limit,
-            "temp_directory": str(spill),
-            "threads": 2,
-            "preserve_insertion_order": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-    ) as connection:
-        yield connection
+    """Open an in-memory DuckDB that spills into ``spill``, a private folder; close it afterwards.
+
+    Raises:
+        HistoryNotWritable: the work needs more memory than allowed, and the disk takes no spill.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": memory_limit,
+        "temp_directory": str(spill),
+        "threads": 2,
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    try:
+        with duckdb.connect(config=config) as connection:
+            yield connection
+    except duckdb.OperationalError as error:  # a disk that takes no spill is reported as memory that is used up
+        raise HistoryNotWritable(str(spill), f"set work could not spill ({type(error).__name__})") from error

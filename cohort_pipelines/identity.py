@@ -18,7 +18,7 @@ PARTNER_ID = "partner_user_id"
 EQUALITY_KEY = "equality_key"
 DEVICE_PREFIX = "$device:"
 MAX_ID_BYTES = 1024  # what receivers of Mixpanel's cohort webhook take (Flagsmith's serializer)
-_CONTROL_CHARACTERS = r"[\x00-\x1f\x7f]"
+_UNUSABLE = r"[\x00-\x1f\x7f\x{FFFD}]"  # control characters, and what stands for broken Unicode: two ids would be one
 
 PAYLOAD_SCHEMA = pa.schema([pa.field(PARTNER_ID, pa.string(), nullable=False)])
 REJECTS_SCHEMA = pa.schema(
@@ -155,7 +155,7 @@ def _reasons(read: pa.Array, ids: pa.Array, rule: IdRule) -> pa.Array:
         cases.append((pc.starts_with(read, DEVICE_PREFIX), Reason.DEVICE_ID))
     cases.append((pc.equal(ids, ""), Reason.NO_PARTNER_ID))
     too_long = pc.greater(pc.binary_length(ids), MAX_ID_BYTES)
-    cases.append((pc.or_(too_long, pc.match_substring_regex(ids, _CONTROL_CHARACTERS)), Reason.INVALID_TEXT))
+    cases.append((pc.or_(too_long, pc.match_substring_regex(ids, _UNUSABLE)), Reason.INVALID_TEXT))
     conditions = pc.make_struct(*(mask for mask, _ in cases), field_names=[str(n) for n in range(len(cases))])
     return pc.case_when(conditions, *(pa.scalar(reason.value) for _, reason in cases))
 

@@ -4,7 +4,6 @@ Rows pass through Arrow in batches, and through DuckDB where all of them have to
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 
 from cohort_pipelines import clock, identity
 from cohort_pipelines.engine import engine
-from cohort_pipelines.errors import CountsDoNotAddUp, HistoryNotWritable, PropertyNotInSnapshot
+from cohort_pipelines.errors import CountsDoNotAddUp, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.history.writer import StageWriter
@@ -97,7 +96,7 @@ def build_payload(history: History, snapshot: StoredFile, identified: StoredFile
         history.local_file(identified) as users,
         history.writer(sync, Stage.PARTNER_PAYLOAD, window, identity.PAYLOAD_SCHEMA) as payload,
         history.writer(sync, Stage.REJECTS, window, identity.REJECTS_SCHEMA) as rejects,
-        _engine(scratch) as db,
+        engine(scratch) as db,
     ):
         left_out = scratch / "left_out.parquet"
         with StageWriter(left_out, identity.REJECTS_SCHEMA, str(left_out)) as unsorted:
@@ -132,16 +131,6 @@ def duplicate_ids(history: History, payload: StoredFile) -> int:
         count += pc.sum(pc.less_equal(ids, previous)).as_py() or 0
         last = ids[-1].as_py()
     return count
-
-
-@contextmanager
-def _engine(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open DuckDB; it reports a disk that takes no spill as memory that is used up."""
-    try:
-        with engine(spill) as db:
-            yield db
-    except duckdb.OperationalError as error:
-        raise HistoryNotWritable(str(spill), f"sorting could not spill ({type(error).__name__})") from error
 
 
 def _map_users(users: Path, rule: IdRule, window: str, candidates: Path, rejects: StageWriter) -> int:

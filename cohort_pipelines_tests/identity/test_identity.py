@@ -59,6 +59,7 @@ def test_taplytics_takes_the_distinct_id_as_it_is(distinct_id: str) -> None:
         ("x\ni_1", ("x\ni_1", Reason.MALFORMED_PARTNER_ID)),
         ('["i_1"]', ('["i_1"]', Reason.MALFORMED_PARTNER_ID)),
         ("i_\n", ("i_\n", Reason.INVALID_TEXT)),
+        ("i_\ufffd", ("i_\ufffd", Reason.INVALID_TEXT)),
         ("i_" + "x" * 1023, ("i_" + "x" * 1023, Reason.INVALID_TEXT)),
     ],
 )
