@@ -111,10 +111,19 @@ class Ledger(Windows):
         query = select(schema.snapshot).filter_by(sync=sync, window=window).order_by(schema.snapshot.c.seq.desc())
         with self.read() as connection:
             row = connection.execute(query.limit(1)).first()
-        if row is None:
-            return None
-        file = StoredFile(sync, Stage.COHORT_SNAPSHOT, window, row.checksum, row.rows, row.size)
-        return SealedSnapshot(row.seq, file, row.taken_at, row.total, row.rows, row.project, row.cohort_id, row.options)
+        return None if row is None else _sealed(row)
+
+    def find_shared(self, project: int, cohort_id: int, options: Options, *, since: datetime) -> SealedSnapshot | None:
+        """Return the newest snapshot that any sync took of a cohort, in the same way, at ``since`` or later."""
+        table = schema.snapshot
+        query = (
+            select(table)
+            .where(table.c.project == project, table.c.cohort_id == cohort_id, table.c.taken_at >= since)
+            .order_by(table.c.seq.desc())
+        )
+        with self.read() as connection:
+            rows = connection.execute(query).all()
+        return next((_sealed(row) for row in rows if row.options == dict(options)), None)
 
     def snapshot(self, sync: str, window: str) -> SealedSnapshot:
         """Return the newest sealed snapshot of a window.
@@ -212,6 +221,11 @@ class Ledger(Windows):
         if row is None:
             raise NotSealedYet(stage, snapshot.sync, snapshot.window)
         return StoredFile(snapshot.sync, stage, snapshot.window, row.checksum, row.rows, row.size)
+
+
+def _sealed(row: Row[tuple[object, ...]]) -> SealedSnapshot:
+    file = StoredFile(row.sync, Stage.COHORT_SNAPSHOT, row.window, row.checksum, row.rows, row.size)
+    return SealedSnapshot(row.seq, file, row.taken_at, row.total, row.rows, row.project, row.cohort_id, row.options)
 
 
 def _next_seq(connection: Connection) -> int:

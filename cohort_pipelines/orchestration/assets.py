@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import delivery, mixpanel, progress, steps
-from cohort_pipelines.errors import CohortPipelinesError, DeliverySuperseded
+from cohort_pipelines import delivery, progress, steps
+from cohort_pipelines.errors import DeliverySuperseded
 from cohort_pipelines.orchestration import metadata
 from cohort_pipelines.orchestration.failures import as_dagster_failure
 from cohort_pipelines.orchestration.limits import deadline
 from cohort_pipelines.orchestration.partitions import window_of
 from cohort_pipelines.orchestration.resolved import COUNTS_ADD_UP, NO_DUPLICATES, ResolvedSync
+from cohort_pipelines.orchestration.sealing import seal_snapshot
 from cohort_pipelines.windows import Window
 
 if TYPE_CHECKING:
@@ -52,43 +53,9 @@ def _cohort_snapshot(sync: ResolvedSync) -> dg.AssetsDefinition:
     )
     def cohort_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> Materialized:
         with as_dagster_failure():
-            return _take_or_keep(sync, context, refresh=config.refresh)
+            return dg.MaterializeResult(metadata=seal_snapshot(sync, context, refresh=config.refresh))
 
     return cohort_snapshot
-
-
-def _take_or_keep(sync: ResolvedSync, context: dg.AssetExecutionContext, *, refresh: bool) -> Materialized:
-    history, ledger = context.resources.records.history(), context.resources.records.ledger()
-    window = window_of(sync.cadence, context.partition_key)
-    sealed = ledger.find_snapshot(sync.name, window.key)
-    if sealed is not None and not refresh:
-        return dg.MaterializeResult(metadata=metadata.of_kept_snapshot(sealed))
-    try:
-        snapshot = mixpanel.take_snapshot(
-            getattr(context.resources, sync.source).project(),
-            sync.cohort_id,
-            history,
-            sync=sync.name,
-            window=window,
-            properties=sync.rule.properties,
-            anonymous_members=sync.anonymous_members,
-            on_progress=partial(progress.report, sync.name, "cohort_snapshot"),
-        )
-    except CohortPipelinesError as error:
-        ledger.note_window(sync.name, window.key, "failed", str(error))
-        raise
-    ledger.record_snapshot(
-        sync.name,
-        window.key,
-        snapshot.file,
-        snapshot.taken_at,
-        snapshot.total,
-        snapshot.rows,
-        project=sync.project_id,
-        cohort_id=sync.cohort_id,
-        options={"anonymous_members": sync.anonymous_members, "properties": ",".join(sync.rule.properties)},
-    )
-    return dg.MaterializeResult(metadata=metadata.of_snapshot(snapshot))
 
 
 def _identified_users(sync: ResolvedSync) -> dg.AssetsDefinition:

@@ -52,6 +52,11 @@ class ResolvedSync:
         return [dg.AssetCheckKey(self.key("partner_payload"), name) for name in (COUNTS_ADD_UP, NO_DUPLICATES)]
 
     @property
+    def reading_options(self) -> dict[str, str]:
+        """How Mixpanel is read for this sync: two syncs that read a cohort alike can share a snapshot."""
+        return {"anonymous_members": self.anonymous_members, "properties": ",".join(self.rule.properties)}
+
+    @property
     def job(self) -> str:
         """The job that runs the sync: all of its cadence share one, a one-time export has its own."""
         return f"{self.name}_export" if self.cadence is None else f"{self.type}_syncs"

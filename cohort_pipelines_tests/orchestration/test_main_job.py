@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 
 import dagster as dg
@@ -5,6 +6,7 @@ import httpx
 import pytest
 
 from cohort_pipelines import clock, history
+from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
 
 NOTHING_SENT = "Nothing was sent; the audience is as it was."
@@ -234,3 +236,19 @@ def test_freshness_is_judged_by_the_ledger(project: Project) -> None:
     assert run_checks(project, APPTIMIZE, "fresh").passed
     with clock.shifted(timedelta(minutes=61)):
         assert not run_checks(project, APPTIMIZE, "fresh").passed
+
+
+def test_syncs_that_read_a_cohort_alike_share_a_snapshot_of_the_window(project: Project) -> None:
+    assert project.run(APPTIMIZE).success
+    twin = replace(project.syncs[APPTIMIZE], name="twin", target="Mixpanel: Twin")
+    assets, job = build_assets(twin), dg.define_asset_job("twin", selection=dg.AssetSelection.groups("twin"))
+    definitions = dg.Definitions.merge(project.definitions, dg.Definitions(assets=assets, jobs=[job]))
+
+    result = definitions.resolve_job_def("twin").execute_in_process(
+        instance=project.instance, partition_key=project.window(APPTIMIZE)
+    )
+
+    assert result.success
+    assert project.standins.standins.mixpanel.budget.used() == 1
+    assert set(project.standins.standins.apptimize.groups["Mixpanel: Twin"].ids) == project.group
+    assert history.windows("twin", "cohort_snapshot") == [project.window(APPTIMIZE)]
