@@ -26,6 +26,10 @@ from cohort_pipelines.standins.settings import Addresses
 _DAGSTER = "dagster"
 _STANDINS = "stand-ins"
 _DEAD_RUNS = "cohort_pipelines.orchestration.dead_runs"
+_WARNS_OF_ITSELF = (  # Dagster 1.13 of its own calls, and of `dg dev`, which comes in a package for developers
+    "ignore:Function `dev_command` is superseded,"
+    "ignore:Parameter `execution_type` of function `AssetsDefinition.__init__`"
+)
 
 
 def run_dev(project: Path, *, standins: bool, port: int) -> None:
@@ -42,7 +46,7 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
     if not (project / "workspace.yaml").is_file() or not (project / "dagster.yaml").is_file():
         raise ProjectFolderInvalid(project, "has no dagster.yaml and workspace.yaml", "Make one: cohort-pipelines init")
     _require_free(port)
-    environment = {**os.environ, "DAGSTER_HOME": str(project)}
+    environment = {"PYTHONWARNINGS": _WARNS_OF_ITSELF, **os.environ, "DAGSTER_HOME": str(project)}
     with ExitStack() as stack:
         lock = stack.enter_context(only_one(project))
         stopped = stack.enter_context(told_to_stop())
@@ -61,9 +65,8 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
 
 
 def _dagster(port: int) -> list[str]:
-    quiet = "ignore:Function `dev_command` is superseded:FutureWarning"  # `dg dev` is in a package for developers
-    command = [sys.executable, "-W", quiet, "-m", "dagster", "dev", "--workspace", "workspace.yaml"]
-    return [*command, "--log-level", "warning", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "dagster", "dev", "--workspace", "workspace.yaml", "--log-level", "warning"]
+    return [*command, "--host", HOST, "--port", str(port)]
 
 
 def _start_standins(data: Path, children: dict[str, Child]) -> Addresses:

@@ -16,6 +16,12 @@ from cohort_pipelines.identity import IdRule
 from cohort_pipelines.mixpanel import Project
 from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
 from cohort_pipelines.orchestration.invalid import SettingsMissing
+from cohort_pipelines.orchestration.scaffolders import (
+    ApptimizeScaffolder,
+    MixpanelProjectScaffolder,
+    TaplyticsScaffolder,
+    WebhookScaffolder,
+)
 from cohort_pipelines.partners import CohortMessages, CsvFile, Taplytics
 
 IdMerge = Literal["original", "simplified"]
@@ -39,6 +45,7 @@ class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  
         return environment.resolve(getattr(self, field), wanted_for=f"the {type(self).__name__}'s {field}")
 
 
+@dg.scaffold_with(MixpanelProjectScaffolder)
 class MixpanelProject(Connection):
     """A Mixpanel project to read cohorts from, with a service account that is a project admin."""
 
@@ -82,6 +89,7 @@ class Destination(Connection):
         """Say which id of a user this partner knows."""
 
 
+@dg.scaffold_with(TaplyticsScaffolder)
 class TaplyticsDestination(Destination):
     """A Taplytics project: a cohort becomes custom data, true for members, that a segment filters on."""
 
@@ -104,6 +112,7 @@ class TaplyticsDestination(Destination):
         return IdRule()
 
 
+@dg.scaffold_with(ApptimizeScaffolder)
 class ApptimizeDestination(Destination):
     """An Apptimize account: a cohort becomes a group, by cohort messages to a URL or by files for the import."""
 
@@ -154,6 +163,7 @@ class ApptimizeDestination(Destination):
         return IdRule(source="$apptimize_user_id", prefixes=("i_", "a_"), strip_prefix=strip)
 
 
+@dg.scaffold_with(WebhookScaffolder)
 class WebhookDestination(Destination):
     """Any receiver of Mixpanel's custom cohort webhook."""
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, PrivateAttr
 from cohort_pipelines.environment import is_reference
 from cohort_pipelines.orchestration.invalid import NameUnusable, SecretInFile
 
+USABLE_NAME = re.compile(r"[a-z0-9_]+")
+
 
 def _keep_secret(_context: dg.ResolutionContext, text: object) -> str:
     if not isinstance(text, str) or not is_reference(text):
@@ -43,7 +45,7 @@ class Declared(dg.Component, dg.Resolvable):
         """
         name = context.path.name
         file = str((context.path / "defs.yaml").relative_to(context.project_root))
-        if not re.fullmatch(r"[a-z0-9_]+", name):
+        if not USABLE_NAME.fullmatch(name):
             raise NameUnusable(name, file)
         declared = super().load(attributes, context)
         declared._name, declared._file = name, file  # noqa: SLF001  its own

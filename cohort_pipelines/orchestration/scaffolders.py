@@ -8,7 +8,7 @@ import click
 import dagster as dg
 from pydantic import BaseModel
 
-from cohort_pipelines.orchestration.invalid import NameUnusable, name_is_usable
+from cohort_pipelines.orchestration.declared import USABLE_NAME
 
 _TEMPLATES = files("cohort_pipelines") / "templates" / "declarations"
 
@@ -66,5 +66,10 @@ class WebhookScaffolder(DeclarationScaffolder[Any]):
 def _problem(request: dg.ScaffoldRequest[Any]) -> str:
     name = request.target_path.name
     if request.scaffold_format != "yaml":
-        return "Connections and syncs are declared in YAML only. Nothing was written. Leave out --format python."
-    return "" if name_is_usable(name) else str(NameUnusable(name, f"{name}/defs.yaml"))
+        return "Connections and syncs are declared in YAML. Nothing was written. Leave out --format python."
+    if not USABLE_NAME.fullmatch(name):
+        return (
+            f"The name {name!r} cannot be used. Nothing was written. A folder's name becomes the name of assets and "
+            "groups: use a-z, 0-9 and _ only."
+        )
+    return ""

@@ -94,9 +94,13 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     def due_syncs(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         ledger: Ledger = context.resources.records.ledger()
         window = cadence.window_at(context.scheduled_execution_time)
-        due = [sync for sync in syncs if _is_due(sync, window, ledger, context)]
+        judged = [(sync, _left_out(sync, window, ledger)) for sync in syncs]
+        for _, reason in judged:
+            if reason:
+                context.log.info(reason)
+        due = [sync for sync, reason in judged if not reason]
         if not due:
-            yield dg.SkipReason(f"No sync is due in {window.key}.")
+            yield dg.SkipReason(" ".join(reason for _, reason in judged))
         for run in _runs(due, cadence, ledger):
             yield dg.RunRequest(
                 run_key=f"{window.key}/{run[0].name}",
@@ -109,17 +113,17 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     return due_syncs
 
 
-def _is_due(sync: ResolvedSync, window: Window, ledger: Ledger, context: dg.ScheduleEvaluationContext) -> bool:
+def _left_out(sync: ResolvedSync, window: Window, ledger: Ledger) -> str:
+    """Return why ``sync`` is not run in ``window``; empty when it is due."""
     if sync.since and window.opens and window.opens.date() < sync.since:
-        return False
+        return f"{sync.name} begins with the first window of {sync.since}, {window.key} is before that."
     ledger.record_missed(sync.name, window)
     if ledger.is_delivering(sync.name):
         reason = "the delivery of an earlier window still goes on"
         ledger.note_window(sync.name, window.key, "skipped", reason)
-        context.log.info("%s is left out of %s: %s.", sync.name, window.key, reason)
-        return False
+        return f"{sync.name} is left out of {window.key}: {reason}."
     ledger.note_window(sync.name, window.key, "open", "")
-    return True
+    return ""
 
 
 def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger) -> Iterator[list[ResolvedSync]]:

@@ -13,6 +13,7 @@ from cohort_pipelines.orchestration.declared import Declared, Reference
 from cohort_pipelines.orchestration.partitions import CADENCES, export_partitions, scheduled_partitions
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.rules import require_sound
+from cohort_pipelines.orchestration.sync_scaffolder import SyncScaffolder
 
 
 def _a_date(_context: dg.ResolutionContext, value: object) -> date | None:
@@ -27,6 +28,7 @@ class GateSettings(dg.Resolvable, dg.Model):
     allow_empty: bool = Gates().allow_empty
 
 
+@dg.scaffold_with(SyncScaffolder)
 class CohortSync(Declared, dg.Model):
     """One Mixpanel cohort, to one target: four assets, their checks, a place in the cadence's schedule."""
 

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,7 +44,7 @@ class Project:
         name: str,
         partition_key: str | None = None,
         stages: tuple[str, ...] = (),
-        run_config: dict[str, object] | None = None,
+        run_config: Mapping[str, object] | None = None,
     ) -> dg.ExecuteInProcessResult:
         sync = self.syncs[name]
         job = self.definitions.resolve_job_def(sync.job).get_subset(

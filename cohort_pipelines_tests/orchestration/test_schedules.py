@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -7,30 +6,154 @@ import pytest
 
 from cohort_pipelines import progress
 from cohort_pipelines.orchestration.assets import build_assets
-from cohort_pipelines.orchestration.checks import build_checks
+from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project
 
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 JOBS = {TAPLYTICS: "dynamic_syncs", APPTIMIZE: "recurring_syncs"}
+
 each_sync = pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
 
 
-def tick(project: Project, job: str, at: datetime, definitions: dg.Definitions | None = None) -> dg.ScheduleExecutionData:
-    definitions = definitions or project.definitions
-    context = dg.build_schedule_context(
-        instance=project.instance, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
-    )
-    return definitions.resolve_schedule_def(job).evaluate_tick(context)
+def tick(definitions: dg.Definitions, job: str, at: datetime) -> tuple[list[dg.RunRequest], str]:
+    """Return the run requests of a tick, and why there is none."""
+    repository = definitions.get_repository_def()
+    with dg.build_schedule_context(
+        scheduled_execution_time=at, repository_def=repository, resources={"records": Records()}
+    ) as context:
+        data = definitions.resolve_schedule_def(job).evaluate_tick(context)
+    return list(data.run_requests or []), data.skip_message or ""
+
+
+def twins(project: Project) -> tuple[dg.Definitions, ResolvedSync, ResolvedSync]:
+    """Return definitions of two syncs in one cadence, of which the second begins eleven days later."""
+    first = replace(project.syncs[APPTIMIZE], name="first")
+    second = replace(first, name="second", target="Mixpanel: Second", since=date(2026, 11, 11))
+    assets = [asset for sync in (first, second) for asset in build_assets(sync)]
+    resources = dg.Definitions(assets=assets, resources=project.definitions.resources)
+    return dg.Definitions.merge(resources, build_jobs_and_schedules([first, second])), first, second
 
 
 @each_sync
-def test_a_tick_requests_one_run_of_the_window_that_opens(project: Project, name: str) -> None:
-    [run] = tick(project, JOBS[name], NOON).run_requests or []
+def test_a_tick_asks_for_one_run_of_the_window_that_opens(project: Project, name: str) -> None:
+    [run], _ = tick(project.definitions, JOBS[name], NOON)
 
     sync = project.syncs[name]
     assert run.partition_key == "2026-11-10T1200Z"
     assert run.asset_selection == sync.keys
-    assert run.asset_check_keys == sync.inline_checks
     assert run.tags[SYNCS_TAG] == name
+    assert run.tags["dagster/partition"] == "2026-11-10T1200Z"
+    assert run.tags["dagster/max_runtime"] == {TAPLYTICS: "7185", APPTIMIZE: "885"}[name]
+    assert [(row.key, row.state) for row in project.ledger.windows(name)] == [("2026-11-10T1200Z", "open")]
+
+
+@each_sync
+def test_a_run_yields_its_inline_checks_and_leaves_out_those_that_cost_a_query(project: Project, name: str) -> None:
+    [run], _ = tick(project.definitions, JOBS[name], NOON)
+
+    inline = set(project.syncs[name].inline_checks)
+    assert set(run.asset_check_keys or []) == inline
+    assert {check.name for check in inline} == {"counts_add_up", "no_duplicates"}
+    job = project.definitions.resolve_job_def(JOBS[name])
+    assert job.asset_layer.asset_graph.asset_check_keys == inline  # `connected` and `fresh` are not in it
+
+
+def test_a_tick_between_two_windows_belongs_to_the_one_that_is_open(project: Project) -> None:
+    [run], _ = tick(project.definitions, JOBS[TAPLYTICS], NOON + timedelta(minutes=119))
+
+    assert run.partition_key == "2026-11-10T1200Z"
+
+
+def test_due_syncs_share_a_run_and_one_that_has_not_begun_is_left_out(project: Project) -> None:
+    definitions, first, second = twins(project)
+
+    [run], _ = tick(definitions, "recurring_syncs", NOON)
+    assert run.asset_selection == first.keys
+    assert project.ledger.windows("second") == []
+
+    [run], _ = tick(definitions, "recurring_syncs", NOON + timedelta(hours=12))
+    assert run.asset_selection == first.keys + second.keys
+    assert run.asset_check_keys == first.inline_checks + second.inline_checks
+    assert run.tags[SYNCS_TAG] == "first,second"
+
+
+@each_sync
+def test_a_window_before_the_first_one_is_not_due(project: Project, name: str) -> None:
+    runs, reason = tick(project.definitions, JOBS[name], datetime(2026, 10, 31, 22, 0, tzinfo=UTC))
+
+    assert runs == []
+    assert reason == f"{name} begins with the first window of 2026-11-01, 2026-10-31T2200Z is before that."
+    assert project.ledger.windows(name) == []
+
+
+@each_sync
+def test_a_sync_whose_delivery_goes_on_is_left_out(project: Project, name: str) -> None:
+    ticks: list[tuple[list[dg.RunRequest], str]] = []
+
+    def tick_once(_sync: str, stage: str, _done: int, _total: int) -> None:
+        if stage == "destination_upload" and not ticks:
+            ticks.append(tick(project.definitions, JOBS[name], later))
+
+    cadence = project.syncs[name].cadence
+    assert cadence is not None
+    delivered = cadence.window_named(project.window(name))
+    assert delivered.closes is not None
+    later = delivered.closes
+    with progress.listening(tick_once):
+        assert project.run(name).success
+
+    key = cadence.window_at(later).key
+    reason = "the delivery of an earlier window still goes on"
+    assert ticks == [([], f"{name} is left out of {key}: {reason}.")]
+    assert [(row.key, row.state, row.reason) for row in project.ledger.windows(name)] == [
+        (key, "skipped", reason),
+        (delivered.key, "delivered", ""),
+    ]
+
+    [run], _ = tick(project.definitions, JOBS[name], later)
+    assert run.partition_key == key
+
+
+def test_the_windows_between_two_ticks_are_written_down_as_missed(project: Project) -> None:
+    tick(project.definitions, JOBS[APPTIMIZE], NOON)
+
+    [run], _ = tick(project.definitions, JOBS[APPTIMIZE], NOON + timedelta(minutes=45))
+
+    assert run.partition_key == "2026-11-10T1245Z"
+    assert [(row.key, row.state, row.reason) for row in project.ledger.windows(APPTIMIZE)] == [
+        ("2026-11-10T1245Z", "open", ""),
+        ("2026-11-10T1230Z", "missed", "no run was started in it"),
+        ("2026-11-10T1215Z", "missed", "no run was started in it"),
+        ("2026-11-10T1200Z", "open", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "opened", "next_one"),
+    [(TAPLYTICS, "2026-11-10T1200Z", "2026-11-10T1400Z"), (APPTIMIZE, "2026-11-10T1200Z", "2026-11-10T1215Z")],
+)
+def test_the_window_just_opened_is_a_partition_and_the_next_is_not(
+    project: Project, name: str, opened: str, next_one: str
+) -> None:
+    partitions = project.syncs[name].partitions_def
+
+    with dg.partition_loading_context(effective_dt=NOON):
+        assert partitions.get_last_partition_key() == opened
+        assert partitions.has_partition_key(opened)
+        assert not partitions.has_partition_key(next_one)
+    with dg.partition_loading_context(effective_dt=NOON - timedelta(seconds=1)):
+        assert not partitions.has_partition_key(opened)
+
+
+def test_the_schedules_run_by_themselves_and_in_utc(project: Project) -> None:
+    schedules = {name: project.definitions.resolve_schedule_def(name) for name in (*JOBS.values(), "freshness")}
+
+    assert {name: schedule.cron_schedule for name, schedule in schedules.items()} == {
+        "dynamic_syncs": "0 */2 * * *",
+        "recurring_syncs": "*/15 * * * *",
+        "freshness": "*/30 * * * *",
+    }
+    assert {schedule.execution_timezone for schedule in schedules.values()} == {"UTC"}
+    assert {schedule.default_status for schedule in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}

@@ -1,0 +1,66 @@
+"""Wrong declarations, environments and folders, and services that do not run."""
+
+from pathlib import PurePath
+
+from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError
+
+
+class ConfigurationError(CohortPipelinesError):
+    """The declarations or the environment are wrong; no service was asked anything."""
+
+
+class MissingVariable(ConfigurationError):
+    """An environment variable that a declaration refers to is not set."""
+
+    def __init__(self, name: str, wanted_for: str) -> None:
+        super().__init__(
+            f"The environment variable {name} is not set; {wanted_for} needs it. {NOTHING_SENT} "
+            f"Set {name} in the environment or in the project's .env file, then run again."
+        )
+        self.name = name
+
+
+class SyncUnknown(ConfigurationError):
+    """A command named a sync that the project does not declare."""
+
+    def __init__(self, name: str, known: tuple[str, ...], kind: str = "sync") -> None:
+        super().__init__(
+            f"This project declares no {kind} {name!r}. Nothing was run. Declared are: {', '.join(known) or 'none'}."
+        )
+
+
+class ProjectFolderInvalid(ConfigurationError):
+    """A command was pointed at a folder that it cannot or must not use."""
+
+    def __init__(self, folder: PurePath, problem: str, remedy: str) -> None:
+        super().__init__(f"{folder}: {problem}. Nothing was changed. {remedy}")
+
+
+class DestinationInvalid(ConfigurationError):
+    """A destination's setting cannot be sent as it is: its URL, a header, its key."""
+
+    def __init__(self, partner: str, problem: str) -> None:
+        super().__init__(f"{partner}: {problem}. {NOTHING_SENT} Correct this setting of the destination.")
+
+
+class ServingError(CohortPipelinesError):
+    """A project cannot be served, or no longer."""
+
+
+class PortTaken(ServingError):
+    """Another program listens at the port that was asked for."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"Another program listens at port {port}. Nothing was started. Stop it, or name another port: --port."
+        )
+
+
+class ServiceEnded(ServingError):
+    """One of the processes that serve a project ended by itself."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(
+            f"{name} ended by itself (exit code {code}); its own words stand above. Everything else was stopped. "
+            "No schedule runs until the project is served again; a delivery goes on from what was sent."
+        )

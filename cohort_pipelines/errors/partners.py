@@ -1,0 +1,63 @@
+"""What a partner refused or left open. Nothing is said of the audience: only delivery knows what was sent before."""
+
+from pathlib import PurePath
+
+from cohort_pipelines.errors.base import CohortPipelinesError, Transient
+
+
+class PartnerError(CohortPipelinesError):
+    """A partner refused, failed or answered something that its wire does not promise.
+
+    Messages say nothing about the audience: a partner adapter cannot know what was sent before; delivery does.
+    """
+
+
+class PartnerKeyRefused(PartnerError):
+    """The partner does not accept the key or token (401, 403)."""
+
+    def __init__(self, partner: str, status: int) -> None:
+        super().__init__(f"{partner} refused the key ({status}). Check the credential of this destination.")
+        self.status = status
+
+
+class PartnerRequestRefused(PartnerError):
+    """The partner refused a whole request for good (400, 402, 404, 413, 422)."""
+
+    def __init__(self, partner: str, status: int) -> None:
+        super().__init__(
+            f"{partner} refused the request ({status}). Check the destination's URL and settings, and that the target "
+            "exists where the partner asks for it."
+        )
+        self.status = status
+
+
+class PartnerUnreachable(Transient, PartnerError):
+    """No connection could be made, so nothing of the request arrived."""
+
+    def __init__(self, partner: str, cause: str) -> None:
+        super().__init__(f"{partner} could not be reached ({cause}). Check the destination's URL and the network.")
+
+
+class PartnerOutcomeUnknown(Transient, PartnerError):
+    """The request may or may not have taken effect: a server error, a cut connection, a time-out, a wrong body."""
+
+    def __init__(self, partner: str, answer: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{partner} did not confirm the request ({answer}).")
+        self.retry_after = retry_after
+
+
+class PartnerFolderNotWritable(PartnerOutcomeUnknown):
+    """The folder that a partner's files are imported from refuses to be written."""
+
+    def __init__(self, partner: str, folder: PurePath, cause: str) -> None:
+        super().__init__(partner, f"{folder}: {cause}; check free space and permissions of that folder")
+
+
+class NewerFilePublished(PartnerError):
+    """The target's pointer already names a file of a later generation, and stays there."""
+
+    def __init__(self, partner: str, published: int, generation: int) -> None:
+        super().__init__(
+            f"{partner} already has the file of generation {published}, which is newer than {generation}. The pointer "
+            "was left as it is."
+        )

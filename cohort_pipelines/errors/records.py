@@ -1,0 +1,73 @@
+"""Files of the history that cannot be written, found or trusted, and rows that do not add up."""
+
+from collections.abc import Iterable
+
+from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError
+
+
+class HistoryError(CohortPipelinesError):
+    """A file of the history cannot be written, found or trusted."""
+
+
+class HistoryNotWritable(HistoryError):
+    """The history's folder refuses to be written."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(
+            f"The history could not be written at {path}: {cause}. No partial file was left. {NOTHING_SENT} Check free "
+            "space and permissions of that folder."
+        )
+
+
+class HistoryFileMissing(HistoryError):
+    """A sealed file that is needed is not there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The sealed file {path} is gone from the history. {NOTHING_SENT} Restore it from a backup, or materialize "
+            "the step that makes it."
+        )
+
+
+class HistoryFileDamaged(HistoryError):
+    """A sealed file no longer has the bytes that its checksum names."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The sealed file {path} does not match its checksum. {NOTHING_SENT} Restore it from a backup, "
+            "or remove it "
+            "and materialize the step that makes it."
+        )
+
+
+class NotInHistory(HistoryError):
+    """What was asked for was never stored under that name."""
+
+    def __init__(self, name: str, kind: str, known: Iterable[str]) -> None:
+        there = ", ".join(known) or "none yet"
+        super().__init__(f"The history has no {kind} {name!r}. There is: {there}.")
+
+
+class IdentityError(CohortPipelinesError):
+    """Members cannot be mapped to partner ids."""
+
+
+class PropertyNotInSnapshot(IdentityError):
+    """The id rule reads a profile property that the snapshot did not keep."""
+
+    def __init__(self, name: str, window: str) -> None:
+        super().__init__(
+            f"The snapshot of {window} does not hold the profile property {name!r}, since no rule needed it when it "
+            f"was taken. {NOTHING_SENT} Only a new snapshot can have it: materialize the window that is open now."
+        )
+
+
+class CountsDoNotAddUp(IdentityError):
+    """A member is in neither the payload nor the rejects, or in both."""
+
+    def __init__(self, members: int, users: int, rejected: int) -> None:
+        super().__init__(
+            f"The snapshot has {members:,} members, but the payload ({users:,}) and the rejects ({rejected:,}) have "
+            f"{users + rejected:,}. {NOTHING_SENT} Materialize identified_users and partner_payload from this "
+            "snapshot again; if it stays, report it as a bug."
+        )

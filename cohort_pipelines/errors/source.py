@@ -1,0 +1,166 @@
+"""Windows that cannot have a snapshot, and what Mixpanel refused, failed or garbled."""
+
+from datetime import datetime
+
+from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError, Transient
+
+
+class WindowError(CohortPipelinesError):
+    """A snapshot was asked for in a window that cannot have one."""
+
+
+class WindowClosed(WindowError):
+    """The window is over and no snapshot of it was sealed."""
+
+    def __init__(self, key: str, closed_at: datetime) -> None:
+        super().__init__(
+            f"The window {key} closed at {closed_at:%Y-%m-%d %H:%M} UTC without a sealed snapshot, and "
+            "Mixpanel answers "
+            f"only for now: what the cohort was then can no longer be read. {NOTHING_SENT} "
+            "Materialize the newest window, or make a one-time export."
+        )
+
+
+class WindowNotOpenYet(WindowError):
+    """The window lies in the future."""
+
+    def __init__(self, key: str, opens_at: datetime) -> None:
+        super().__init__(
+            f"The window {key} opens at {opens_at:%Y-%m-%d %H:%M} UTC; a snapshot taken now does not belong to it. "
+            f"{NOTHING_SENT} Materialize the window that is open now."
+        )
+
+
+class ExportNameInvalid(WindowError):
+    """A one-time export's partition has a name that cannot be kept."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"A one-time export needs a name of 1 to {limit} characters that still fits a file name once encoded. "
+            f"{NOTHING_SENT} Add a partition with a shorter name, such as the date."
+        )
+
+
+class MixpanelError(CohortPipelinesError):
+    """Mixpanel refused, failed or answered something that cannot be trusted."""
+
+
+class MixpanelCredentialRefused(MixpanelError):
+    """The service account is unknown, expired, or its secret is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"Mixpanel refused the service account. {NOTHING_SENT} Check the user name and secret, and that the "
+            "account has not expired (Project settings > Service accounts)."
+        )
+
+
+class MixpanelPlanWithoutApi(MixpanelError):
+    """The project's plan does not include the Query API (status 402)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"This Mixpanel project's plan does not allow API calls (402). {NOTHING_SENT} The Query API comes with the "
+            "Growth and Enterprise plans."
+        )
+
+
+class MixpanelProjectUnknown(MixpanelError):
+    """The service account has no access to the project, or there is no such project."""
+
+    def __init__(self, project_id: int) -> None:
+        super().__init__(
+            f"The service account sees no Mixpanel project {project_id}. {NOTHING_SENT} Check project_id and region, "
+            "and add the service account to the project."
+        )
+
+
+class MixpanelCohortUnknown(MixpanelError):
+    """The project has no cohort of that id, or the account may not see it."""
+
+    def __init__(self, cohort_id: int, project_id: int) -> None:
+        super().__init__(
+            f"Mixpanel project {project_id} has no cohort {cohort_id} that this service account can see. "
+            f"{NOTHING_SENT} "
+            "Check cohort_id, and share the cohort with the account if it is private."
+        )
+
+
+class NotProjectAdmin(MixpanelError):
+    """The service account's role may not connect a cohort sync."""
+
+    def __init__(self, role: str, project_id: int) -> None:
+        super().__init__(
+            f"The service account is {role!r} in Mixpanel project {project_id}; connecting a sync takes a project "
+            f"admin. {NOTHING_SENT} Give the account the Admin role, or use one that has it."
+        )
+
+
+class MixpanelRequestRefused(MixpanelError):
+    """A permanent refusal that has no class of its own."""
+
+    def __init__(self, status: int, asked: str) -> None:
+        super().__init__(
+            f"Mixpanel answered {status} to {asked}. {NOTHING_SENT} The request will not succeed as it is; check the "
+            "project and cohort of the sync."
+        )
+        self.status = status
+
+
+class QueryBudgetExhausted(Transient, MixpanelError):
+    """The project's queries of this hour are used up."""
+
+    def __init__(self, limit: str, retry_after: float | None) -> None:
+        super().__init__(
+            f"The Mixpanel project has used up its queries ({limit}), and there was no time to wait for more. "
+            f"{NOTHING_SENT} The next window tries again; fewer syncs or a higher limit prevent it."
+        )
+        self.retry_after = retry_after
+
+
+class TooManyConcurrentQueries(Transient, MixpanelError):
+    """More queries of the project run at once than Mixpanel allows."""
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__(
+            f"Mixpanel is running as many queries of this project as it allows at once. {NOTHING_SENT} Others use the "
+            "project too; the next window tries again."
+        )
+        self.retry_after = retry_after
+
+
+class MixpanelOverloaded(Transient, MixpanelError):
+    """Mixpanel sheds load: a 429 without any rate-limit header."""
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__(f"Mixpanel is shedding load (429). {NOTHING_SENT} The next window tries again.")
+        self.retry_after = retry_after
+
+
+class MixpanelTimedOut(Transient, MixpanelError):
+    """The query took longer than Mixpanel or we allow."""
+
+    def __init__(self, asked: str) -> None:
+        super().__init__(
+            f"Mixpanel did not answer {asked} in time. {NOTHING_SENT} The next window tries again; for a very large "
+            "cohort set anonymous_members: skip."
+        )
+
+
+class MixpanelUnavailable(Transient, MixpanelError):
+    """Mixpanel could not be reached, broke off, or answered with a server error."""
+
+    def __init__(self, asked: str, answer: str, retry_after: float | None = None) -> None:
+        super().__init__(f"Mixpanel could not answer {asked}: {answer}. {NOTHING_SENT} The next window tries again.")
+        self.retry_after = retry_after
+
+
+class SnapshotTorn(MixpanelError):
+    """The pages that were read do not make up the cohort that page 0 promised."""
+
+    def __init__(self, defect: str) -> None:
+        super().__init__(
+            f"Mixpanel's pages do not make up one cohort, twice in a row: {defect}. The snapshot was dropped. "
+            f"{NOTHING_SENT} The next window reads afresh; if it stays, the cohort changes while it is read."
+        )
+        self.defect = defect

@@ -1,0 +1,255 @@
+"""Dagster's own daemon, webserver and code server over a project: schedules, backfills, launches, sudden death."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.windows import Cadence
+from cohort_pipelines_tests.live import Live, serving, until
+from cohort_pipelines_tests.live_project import (
+    APPTIMIZE,
+    LAUNCH_LIST,
+    MODULE,
+    TAPLYTICS,
+    LiveProject,
+    new_project,
+    roomy,
+)
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": MODULE}
+EVERY_MINUTE = REPOSITORY | {"scheduleName": "every_minute"}
+STAGES = ("cohort_snapshot", "identified_users", "partner_payload", "destination_upload")
+ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveProject]:
+    with new_project(tmp_path_factory.mktemp("live")) as project:
+        yield project
+
+
+@pytest.fixture(scope="module")
+def dagster(project: LiveProject) -> Iterator[Live]:
+    with serving(project.folder, project.environment) as dagster:
+        yield dagster
+
+
+def ended_run(dagster: Live, run_id: str) -> dict[str, Any]:
+    query = """query($run: ID!) { runOrError(runId: $run) { ... on Run {
+        runId status endTime tags { key value } assetMaterializations { assetKey { path } } } } }"""
+
+    def ended() -> dict[str, Any] | None:
+        run: dict[str, Any] = dagster.ask(query, run=run_id)
+        return run if run["status"] in ENDED else None
+
+    run = until(ended, f"the end of run {run_id}")
+    assert run is not None
+    return run
+
+
+def tag(run: dict[str, Any], key: str) -> str:
+    return next(str(each["value"]) for each in run["tags"] if each["key"] == key)
+
+
+def switch_on_every_minute(dagster: Live) -> None:
+    query = """mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+        ... on ScheduleStateResult { scheduleState { status } } } }"""
+    assert dagster.ask(query, selector=EVERY_MINUTE)["scheduleState"]["status"] == "RUNNING"
+
+
+def switch_off_every_minute(dagster: Live) -> None:
+    found = "query($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) { ... on Schedule { id } } }"
+    query = """mutation($id: String!) { stopRunningSchedule(id: $id) {
+        ... on ScheduleStateResult { scheduleState { status } } } }"""
+    schedule = dagster.ask(found, selector=EVERY_MINUTE)["id"]
+    assert dagster.ask(query, id=schedule)["scheduleState"]["status"] == "STOPPED"
+
+
+def newest_tick_with_a_run(dagster: Live, *, but: str = "") -> dict[str, Any] | None:
+    query = """query($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) { ... on Schedule {
+        scheduleState { ticks(limit: 5) { timestamp status runIds skipReason error { message } } } } } }"""
+    ticks: list[dict[str, Any]] = dagster.ask(query, selector=EVERY_MINUTE)["scheduleState"]["ticks"]
+    assert [each["error"] for each in ticks if each["error"]] == []
+    return next((each for each in ticks if each["runIds"] not in ([], [but])), None)
+
+
+def ended_backfill(dagster: Live, *, partitions: list[str], **what: object) -> dict[str, Any]:
+    launch = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+        __typename ... on LaunchBackfillSuccess { backfillId } } }"""
+    query = """query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+        status error { message } runs { status tags { key value } assetMaterializations { assetKey { path } } } } } }"""
+    launched = dagster.ask(launch, params={"partitionNames": partitions, "fromFailure": False, "tags": [], **what})
+    assert launched["__typename"] == "LaunchBackfillSuccess"
+
+    def ended() -> dict[str, Any] | None:
+        backfill: dict[str, Any] = dagster.ask(query, id=launched["backfillId"])
+        return backfill if backfill["status"].startswith(("COMPLETED", "FAILED")) else None
+
+    backfill = until(ended, "the end of the backfill")
+    assert backfill is not None
+    assert backfill["error"] is None
+    return backfill
+
+
+def materialize_as_the_ui_does(dagster: Live, sync: str, partition: str) -> dict[str, Any]:
+    """Launch the sync's four assets for one partition, in the steps of the UI's dialog `Launch 1 run`."""
+    keys = [{"path": [sync, stage]} for stage in STAGES]
+    nodes = dagster.ask(
+        """query($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { jobNames
+            assetChecksOrError { ... on AssetChecks { checks { name jobNames assetKey { path } } } } } }""",
+        keys=keys,
+    )
+    job = next(name for name in nodes[0]["jobNames"] if all(name in node["jobNames"] for node in nodes))
+    checks = [each for node in nodes for each in node["assetChecksOrError"]["checks"] if job in each["jobNames"]]
+    of_partition = dagster.ask(
+        """query($job: PipelineSelector!, $partition: String!, $keys: [AssetKeyInput!]!) {
+            pipelineOrError(params: $job) { ... on Pipeline {
+                partition(partitionName: $partition, selectedAssetKeys: $keys) {
+                    runConfigOrError { ... on PartitionRunConfig { yaml } }
+                    tagsOrError { ... on PartitionTags { results { key value } } } } } } }""",
+        job=REPOSITORY | {"pipelineName": job},
+        partition=partition,
+        keys=keys,
+    )["partition"]
+    launched = dagster.ask(
+        """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+            __typename ... on LaunchRunSuccess { run { runId } } } }""",
+        params={
+            "mode": "default",
+            "executionMetadata": {"tags": of_partition["tagsOrError"]["results"]},
+            "runConfigData": of_partition["runConfigOrError"]["yaml"] or "{}",
+            "selector": REPOSITORY
+            | {
+                "pipelineName": job,
+                "assetSelection": keys,
+                "assetCheckSelection": [{"name": each["name"], "assetKey": each["assetKey"]} for each in checks],
+            },
+        },
+    )
+    assert launched["__typename"] == "LaunchRunSuccess"
+    return ended_run(dagster, launched["run"]["runId"])
+
+
+def two_hours_before(key: str) -> str:
+    opens = Cadence.TWO_HOURS.window_named(key).opens
+    assert opens is not None
+    return Cadence.TWO_HOURS.window_at(opens - Cadence.TWO_HOURS.value).key
+
+
+def stages(run: dict[str, Any]) -> list[str]:
+    return [each["assetKey"]["path"][-1] for each in run["assetMaterializations"]]
+
+
+def test_a_run_that_the_scheduler_starts_delivers_within_a_minute(project: LiveProject, dagster: Live) -> None:
+    until(lambda: roomy(Cadence.QUARTER_HOUR), "a window with time left")
+    switch_on_every_minute(dagster)
+    try:
+        tick = until(lambda: newest_tick_with_a_run(dagster), "a tick that starts a run")
+    finally:
+        switch_off_every_minute(dagster)
+
+    assert tick is not None
+    [run_id] = tick["runIds"]
+    run = ended_run(dagster, run_id)
+
+    assert run["status"] == "SUCCESS"
+    assert sorted(stages(run)) == sorted(STAGES)
+    assert run["endTime"] - tick["timestamp"] < 60
+    window = tag(run, "dagster/partition")
+    assert project.group() == project.payload(APPTIMIZE, window)
+    assert len(project.group()) > 300
+    assert [(row.key, row.state) for row in project.ledger.windows(APPTIMIZE)][0] == (window, "delivered")
+
+
+def test_backfills_of_past_windows_neither_read_nor_send(project: LiveProject, dagster: Live) -> None:
+    sealed = project.seal_past_windows(TAPLYTICS, back=3, churn=0.05)
+    traffic, segment = project.traffic(), project.segment()
+    assert segment == project.payload(TAPLYTICS, sealed[-1])
+
+    rebuild = {"partitionSetName": "rebuild_dynamic_syncs_partition_set", "repositorySelector": REPOSITORY}
+    rebuilt = ended_backfill(dagster, partitions=sealed, selector=rebuild)
+
+    assert rebuilt["status"] == "COMPLETED_SUCCESS"
+    assert {tag(run, "dagster/partition"): stages(run) for run in rebuilt["runs"]} == dict.fromkeys(
+        sealed, ["identified_users", "partner_payload"]
+    )
+    assert project.traffic() == traffic
+
+    before = two_hours_before(sealed[0])
+    chain = [{"path": [TAPLYTICS, stage]} for stage in STAGES]
+    whole = ended_backfill(dagster, partitions=[before, *sealed], assetSelection=chain)
+
+    outcomes = {tag(run, "dagster/partition"): (run["status"], stages(run)[3:]) for run in whole["runs"]}
+    assert outcomes == {
+        before: ("FAILURE", []),  # what the cohort was then can no longer be read
+        sealed[0]: ("SUCCESS", []),  # superseded by the newer audiences
+        sealed[1]: ("SUCCESS", []),
+        sealed[2]: ("SUCCESS", ["destination_upload"]),  # the delivered one: nothing differs
+    }
+    assert project.traffic() == traffic
+    assert project.segment() == segment
+
+
+def test_the_ui_can_materialize_the_window_that_is_open(project: LiveProject, dagster: Live) -> None:
+    until(lambda: roomy(Cadence.TWO_HOURS), "a window with time left")
+    window = Cadence.TWO_HOURS.window_at(clock.now()).key
+
+    run = materialize_as_the_ui_does(dagster, TAPLYTICS, window)
+
+    assert run["status"] == "SUCCESS"
+    assert sorted(stages(run)) == sorted(STAGES)
+    assert project.segment() == project.payload(TAPLYTICS, window)
+
+
+def test_a_one_time_export_is_a_partition_added_by_hand(project: LiveProject, dagster: Live) -> None:
+    added = dagster.ask(
+        """mutation($repository: RepositorySelector!, $name: String!, $key: String!) {
+            addDynamicPartition(repositorySelector: $repository, partitionsDefName: $name, partitionKey: $key) {
+                __typename } }""",
+        repository=REPOSITORY,
+        name=f"{LAUNCH_LIST}_exports",
+        key="Launch day: everybody",
+    )
+    assert added["__typename"] == "AddDynamicPartitionSuccess"
+
+    run = materialize_as_the_ui_does(dagster, LAUNCH_LIST, "Launch day: everybody")
+
+    assert run["status"] == "SUCCESS"
+    delivered = project.group("Mixpanel: Launch List")
+    assert delivered == project.payload(LAUNCH_LIST, "Launch day: everybody")
+    assert len(delivered) > 300
+
+
+def test_after_a_machine_went_down_during_a_read_the_next_run_delivers(tmp_path: Path) -> None:
+    with new_project(tmp_path / "killed") as project:
+        slow = {"kind": "delay", "match": "/api/query/engage", "contains": "page=1", "seconds": 600}
+        httpx.post(f"{project.standins.mixpanel_url}/standin/faults", json=slow).raise_for_status()
+        pages = 4
+        with serving(project.folder, project.environment) as dagster:
+            until(lambda: roomy(Cadence.QUARTER_HOUR), "a window with time left")
+            switch_on_every_minute(dagster)
+            until(lambda: project.traffic()[project.standins.mixpanel_url] == pages - 1, "all pages but the slow one")
+            tick = newest_tick_with_a_run(dagster)
+            assert tick is not None
+            [dead] = tick["runIds"]
+            dagster.kill_everything()
+
+        assert project.ledger.find_snapshot(APPTIMIZE, project.ledger.windows(APPTIMIZE)[0].key) is None
+        assert project.group() == set()
+
+        with serving(project.folder, project.environment) as again:
+            assert ended_run(again, dead)["status"] == "FAILURE"
+            assert "Ended 1 runs that a dead process had left." in again.output
+            tick = until(lambda: newest_tick_with_a_run(again, but=dead), "a tick that starts a run")
+            assert tick is not None
+            run = ended_run(again, tick["runIds"][0])
+
+        assert run["status"] == "SUCCESS"
+        assert run["endTime"] - tick["timestamp"] < 60  # the dead run does not hold the pool
+        assert project.group() == project.payload(APPTIMIZE, tag(run, "dagster/partition"))
