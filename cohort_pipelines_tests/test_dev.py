@@ -138,7 +138,7 @@ def test_an_interrupt_stops_everything(project: Path, start: Start, *, standins:
 
     dev.process.send_signal(signal.SIGINT)
 
-    assert dev.process.wait(timeout=30) == 0
+    assert dev.process.wait(timeout=60) == 0
     assert dev.rest_of_output() == "Stopping\n"
     assert dev.processes() == []
     assert (project / "data" / "standins" / "state").exists() == standins
@@ -155,7 +155,7 @@ def test_a_sigterm_stops_what_a_shell_started_in_the_background(start: Start) ->
 
     dev.process.terminate()
 
-    assert dev.process.wait(timeout=30) == 0
+    assert dev.process.wait(timeout=60) == 0
     assert dev.processes() == []
 
 
@@ -168,7 +168,7 @@ def test_the_end_of_dagster_ends_everything(start: Start) -> None:
 
     os.kill(dagster, signal.SIGKILL)
 
-    assert dev.process.wait(timeout=30) == 1
+    assert dev.process.wait(timeout=60) == 1
     assert "dagster ended by itself (exit code 137)" in dev.rest_of_output()
     assert dev.processes() == []
 
@@ -184,7 +184,7 @@ def test_when_it_is_killed_everything_ends_even_a_run(project: Path, start: Star
     dev.process.kill()
 
     for process in before:
-        wait_until_gone(process, 30)
+        wait_until_gone(process, 60)
     assert dev.processes() == []
 
 

@@ -115,11 +115,14 @@ def _is_scheduled(key: str) -> bool:
 
 
 def _delivered(history: History, sync: str, stage: Stage, window: str) -> str | None:
-    """Return the checksum of the payload that the window's newest receipt names."""
+    """Return the checksum of the payload that the window's newest delivery sent."""
     if stage is not Stage.PARTNER_PAYLOAD:
         return None
-    found = history.versions(sync, Stage.RECEIPT, window)
-    return _table(history, found[-1])["payload_checksum"][-1].as_py() if found else None
+    for stored in reversed(history.versions(sync, Stage.RECEIPT, window)):
+        receipt = _table(history, stored).to_pylist()[-1]
+        if receipt["state"] == "delivered":
+            return str(receipt["payload_checksum"])
+    return None
 
 
 def _table(history: History, stored: StoredFile) -> pa.Table:

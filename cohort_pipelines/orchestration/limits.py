@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, delivery
 from cohort_pipelines.windows import Cadence, Window
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 _ONE_TIME = timedelta(days=1)
-_EARLY = timedelta(seconds=30)  # before the window's end: time to note what was done
+_EARLY = timedelta(minutes=1)  # before the monitor: time for the chunks under way, and to note what was done
 _SPARE = timedelta(seconds=15)  # before the next tick: a dead run must have been ended
 
 
@@ -29,10 +29,10 @@ def runtime_tags(cadence: Cadence | None) -> dict[str, str]:
 
 def deadline(context: dg.AssetExecutionContext, cadence: Cadence | None, window: Window) -> datetime:
     """Return the moment by which a delivery of ``window`` must yield, on this process's clock."""
-    now = clock.now()
-    by_monitor = now + _left_of_run(context, cadence) - _EARLY
-    closes = window.closes
-    return min(by_monitor, closes - _EARLY) if closes and closes > now else by_monitor
+    return min(
+        delivery.deadline(window, cadence),
+        clock.now() + _left_of_run(context, cadence) - _EARLY,
+    )
 
 
 def _left_of_run(context: dg.AssetExecutionContext, cadence: Cadence | None) -> timedelta:

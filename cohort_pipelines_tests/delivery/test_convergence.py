@@ -60,8 +60,8 @@ def try_to_deliver(world: World, step: Step) -> Receipt | None:
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(history=st.lists(steps, min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=st.lists(steps, min_size=1, max_size=4))
 def test_green_and_settled_is_always_exact(folders: Path, history: list[Step]) -> None:
     world = World(Path(tempfile.mkdtemp(dir=folders)), MemoryPartner(chunk_rows=2))
     last = Step(history[-1].audience, dies_at=None, faults={}, late_lands=False, minutes=11)

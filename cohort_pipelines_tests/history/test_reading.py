@@ -21,8 +21,8 @@ def payload(history: History, window: str, *ids: str, at: int | None = None) -> 
     return stored
 
 
-def receipt(history: History, window: str, checksum: str, ended: datetime) -> StoredFile:
-    row = {"window": window, "payload_checksum": checksum, "ended": ended}
+def receipt(history: History, window: str, checksum: str, ended: datetime, state: str = "delivered") -> StoredFile:
+    row = {"window": window, "payload_checksum": checksum, "ended": ended, "state": state}
     return history.write(SYNC, Stage.RECEIPT, window, pa.Table.from_pylist([row]))
 
 
@@ -122,3 +122,11 @@ def test_a_remote_root_reads_the_same(object_store: History) -> None:
     payload(object_store, EARLY, "a")
 
     assert ids(object_store) == ["a"]
+
+
+def test_an_attempt_that_did_not_deliver_says_nothing_about_which_version_counts(history: History) -> None:
+    first = payload(history, EARLY, "first", at=1_000)
+    payload(history, EARLY, "second", at=2_000)
+
+    receipt(history, EARLY, first.checksum, datetime(2026, 11, 22, 12, 16, tzinfo=UTC), state="held")
+    assert ids(history, EARLY) == ["second"]
