@@ -28,11 +28,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## a cohort synced to local stand-ins, from snapshot to receipt (MEMBERS=2000000)
+demo: setup  ## a cohort synced to local stand-ins, from snapshot to receipt (MEMBERS=1000000)
 	@$(BIN)/cohort-pipelines demo $(if $(MEMBERS),--members $(MEMBERS)) $(ARGS)
 
-dev: setup  ## the Dagster UI and daemon over the demo's syncs, with local stand-ins
-	@$(BIN)/cohort-pipelines dev $(ARGS)
+dev: setup  ## the Dagster UI and daemon over what the demo left, with the stand-ins
+	@$(BIN)/cohort-pipelines dev --standins $(ARGS)
 
 test: setup  ## the quick tests, less than three minutes
 	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)

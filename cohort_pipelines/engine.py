@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from cohort_pipelines.errors import HistoryNotWritable
 
-MEMORY_LIMIT = "192MB"
+MEMORY_LIMIT = "128MB"
 
 
 @contextmanager
@@ -26,6 +27,7 @@ def engine(spill: Path, memory_limit: str = MEMORY_LIMIT) -> Iterator[duckdb.Duc
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it has freed; two such caches would add up
     try:
         with duckdb.connect(config=config) as connection:
             yield connection

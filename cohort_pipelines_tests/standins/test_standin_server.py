@@ -79,7 +79,8 @@ def test_the_environment_names_everything_a_sync_needs() -> None:
     environment = addresses.environment()
     assert environment["MIXPANEL_API_URL"] == "http://m"
     assert environment["APPTIMIZE_URL"] == "http://a/cohorts"
-    assert len(set(environment.values())) == len(environment) == 7
+    assert environment["APPTIMIZE_GROUPS_URL"] == "http://a/groups"
+    assert len(set(environment.values())) == len(environment) == 8
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
