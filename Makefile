@@ -35,7 +35,7 @@ dev: setup  ## the Dagster UI and daemon over what the demo left, with the stand
 	@$(BIN)/cohort-pipelines dev --standins $(ARGS)
 
 test: setup  ## the quick tests, less than three minutes
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow' --numprocesses auto $(ARGS)
 
 test-slow: setup  ## sweeps, browsers and daemons
 	@$(BIN)/python -m pytest -m slow $(ARGS)

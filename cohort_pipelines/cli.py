@@ -89,12 +89,9 @@ def standins(
 
 @app.command()
 def check(project: ProjectFolder = Path()) -> None:
-    """Say for each connection and each sync: Connected, or why not. Each project and sync may cost a Mixpanel query."""
-    from dotenv import load_dotenv
-
+    """Say for each connection and each sync: Connected, or why not. Each Mixpanel project costs one query."""
     from cohort_pipelines.orchestration import launch
 
-    load_dotenv(project / ".env")
     console = Console(soft_wrap=True, highlight=False, markup=False)
     findings = []
     for finding in launch.check(project):

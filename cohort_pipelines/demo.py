@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urljoin
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -49,12 +50,10 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     """Run the main job in ``folder`` and print what happened; return whether all of it held.
 
     Raises:
-        ProjectFolderInvalid: the folder holds data that no demo wrote.
+        ProjectFolderInvalid: the folder is a project of its own, or holds data that no demo wrote.
         SyncUnknown: ``only`` is not one of the demo's syncs.
     """
-    _prepare(folder)
-    os.chdir(folder)
-    data = Path(settings.data_root())
+    data = _prepare(folder)
     wanted = kept_settings(data, members=members)
     with running(wanted) as addresses:
         keep(data, wanted, addresses)
@@ -65,14 +64,21 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     return held
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path) -> Path:
+    """Change into ``folder``, made ready for a new demo; return its data folder, whatever the environment names."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = folder / settings.data_root()
+    remedy = "Choose another --folder for the demo."
+    if (folder / "dagster.yaml").exists() and launch.package_of(folder) != launch.DEMO:
+        raise ProjectFolderInvalid(folder.resolve(), "is a project of its own", remedy)
+    data = folder.resolve() / "data"
     if data.exists():
         if not (data / FOLDER).is_dir():
-            raise ProjectFolderInvalid(data, "holds data that no demo wrote", "Choose another --folder for the demo.")
+            raise ProjectFolderInvalid(data, "holds data that no demo wrote", remedy)
         shutil.rmtree(data)
     write_instance_files(folder)
+    os.chdir(folder)
+    os.environ.update({settings.DATA: "data", settings.LEDGER: "", "DAGSTER_HOME": str(Path.cwd())})
+    return data
 
 
 def _two_windows(project: launch.OpenProject, names: list[str], addresses: Addresses, console: Console) -> bool:
@@ -98,7 +104,7 @@ def _deliver(
     with clock.shifted(window.opens - now), _progress_bars(console):
         outcome = launch.run_sync(project, sync.name, window.key)
     if outcome.error:
-        console.print(f"[red]{sync.name}[/]: {outcome.error}", markup=True)
+        console.print(f"[red]{sync.name}[/]: {escape(outcome.error)}")
         return Delivered(sync.name, window.key, {}, {}, 0, outcome.error, agrees=False)
     receipt = {str(name): value for name, value in history.receipts(sync.name).iloc[-1].items()}
     rejects = history.read(sync.name, Stage.REJECTS, window.key)

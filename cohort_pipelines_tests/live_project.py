@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,11 +101,11 @@ class LiveProject:
     def churn(self, fraction: float) -> None:
         httpx.post(f"{self.standins.mixpanel_url}/standin/churn", json={"fraction": fraction}).raise_for_status()
 
-    def traffic(self) -> dict[str, int]:
-        """Return how many requests each of the three services has answered since it started."""
+    def traffic(self) -> Counter[str]:
+        """Return how many requests the three services have answered since they started, by path."""
         urls = self.standins.mixpanel_url, self.standins.taplytics_url, _origin(self.standins.apptimize_url)
-        counts = {url: httpx.get(f"{url}/standin/requests").raise_for_status().json()["requests"] for url in urls}
-        return {url: sum(row["count"] for row in rows) for url, rows in counts.items()}
+        answers = [httpx.get(f"{url}/standin/requests").raise_for_status().json() for url in urls]
+        return Counter(row["path"] for answer in answers for row in answer["requests"] for _ in range(row["count"]))
 
     def seal_past_windows(self, sync: str, *, back: int, churn: float) -> list[str]:
         """Run ``sync`` in this process in each of the last ``back`` windows, by a clock set to each one's start."""

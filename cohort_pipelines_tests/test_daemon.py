@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": MODULE}
 EVERY_MINUTE = REPOSITORY | {"scheduleName": "every_minute"}
 STAGES = ("cohort_snapshot", "identified_users", "partner_payload", "destination_upload")
+ENGAGE = "/api/query/engage"
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
@@ -38,6 +39,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveProject]:
 def dagster(project: LiveProject) -> Iterator[Live]:
     with serving(project.folder, project.environment) as dagster:
         yield dagster
+
+
+@pytest.fixture(scope="module")
+def sealed(project: LiveProject) -> list[str]:
+    """Past windows with a delivered snapshot each, of which the last is the newest."""
+    sealed = project.seal_past_windows(TAPLYTICS, back=3, churn=0.05)
+    assert project.segment() == project.payload(TAPLYTICS, sealed[-1])
+    return sealed
 
 
 def ended_run(dagster: Live, run_id: str) -> dict[str, Any]:
@@ -64,7 +73,8 @@ def switch_on_every_minute(dagster: Live) -> None:
 
 
 def switch_off_every_minute(dagster: Live) -> None:
-    found = "query($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) { ... on Schedule { id } } }"
+    found = """query($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
+        ... on Schedule { id } } }"""
     query = """mutation($id: String!) { stopRunningSchedule(id: $id) {
         ... on ScheduleStateResult { scheduleState { status } } } }"""
     schedule = dagster.ask(found, selector=EVERY_MINUTE)["id"]
@@ -164,33 +174,43 @@ def test_a_run_that_the_scheduler_starts_delivers_within_a_minute(project: LiveP
     window = tag(run, "dagster/partition")
     assert project.group() == project.payload(APPTIMIZE, window)
     assert len(project.group()) > 300
-    assert [(row.key, row.state) for row in project.ledger.windows(APPTIMIZE)][0] == (window, "delivered")
+    newest, *_ = project.ledger.windows(APPTIMIZE)
+    assert (newest.key, newest.state) == (window, "delivered")
 
 
-def test_backfills_of_past_windows_neither_read_nor_send(project: LiveProject, dagster: Live) -> None:
-    sealed = project.seal_past_windows(TAPLYTICS, back=3, churn=0.05)
+def test_rebuilding_past_windows_neither_reads_nor_sends(
+    project: LiveProject, dagster: Live, sealed: list[str]
+) -> None:
     traffic, segment = project.traffic(), project.segment()
-    assert segment == project.payload(TAPLYTICS, sealed[-1])
+    job = {"partitionSetName": "rebuild_dynamic_syncs_partition_set", "repositorySelector": REPOSITORY}
 
-    rebuild = {"partitionSetName": "rebuild_dynamic_syncs_partition_set", "repositorySelector": REPOSITORY}
-    rebuilt = ended_backfill(dagster, partitions=sealed, selector=rebuild)
+    backfill = ended_backfill(dagster, partitions=sealed, selector=job)
 
-    assert rebuilt["status"] == "COMPLETED_SUCCESS"
-    assert {tag(run, "dagster/partition"): stages(run) for run in rebuilt["runs"]} == dict.fromkeys(
-        sealed, ["identified_users", "partner_payload"]
+    assert backfill["status"] == "COMPLETED_SUCCESS"
+    assert {tag(run, "dagster/partition"): (run["status"], stages(run)) for run in backfill["runs"]} == dict.fromkeys(
+        sealed, ("SUCCESS", ["identified_users", "partner_payload"])
     )
     assert project.traffic() == traffic
+    assert project.segment() == segment
 
+
+def test_a_backfill_of_the_whole_chain_leaves_the_audience_as_it_is(
+    project: LiveProject, dagster: Live, sealed: list[str]
+) -> None:
+    traffic, segment = project.traffic(), project.segment()
     before = two_hours_before(sealed[0])
     chain = [{"path": [TAPLYTICS, stage]} for stage in STAGES]
-    whole = ended_backfill(dagster, partitions=[before, *sealed], assetSelection=chain)
 
-    outcomes = {tag(run, "dagster/partition"): (run["status"], stages(run)[3:]) for run in whole["runs"]}
-    assert outcomes == {
-        before: ("FAILURE", []),  # what the cohort was then can no longer be read
-        sealed[0]: ("SUCCESS", []),  # superseded by the newer audiences
-        sealed[1]: ("SUCCESS", []),
-        sealed[2]: ("SUCCESS", ["destination_upload"]),  # the delivered one: nothing differs
+    backfill = ended_backfill(dagster, partitions=[before, *sealed], assetSelection=chain)
+
+    ends = {
+        tag(run, "dagster/partition"): (run["status"], "destination_upload" in stages(run)) for run in backfill["runs"]
+    }
+    assert ends == {
+        before: ("FAILURE", False),  # what the cohort was then can no longer be read
+        sealed[0]: ("SUCCESS", False),  # superseded by the newest audience
+        sealed[1]: ("SUCCESS", False),
+        sealed[2]: ("SUCCESS", True),  # the one that is delivered: nothing differs
     }
     assert project.traffic() == traffic
     assert project.segment() == segment
@@ -228,17 +248,18 @@ def test_a_one_time_export_is_a_partition_added_by_hand(project: LiveProject, da
 
 def test_after_a_machine_went_down_during_a_read_the_next_run_delivers(tmp_path: Path) -> None:
     with new_project(tmp_path / "killed") as project:
-        slow = {"kind": "delay", "match": "/api/query/engage", "contains": "page=1", "seconds": 600}
-        httpx.post(f"{project.standins.mixpanel_url}/standin/faults", json=slow).raise_for_status()
-        pages = 4
+        faults = f"{project.standins.mixpanel_url}/standin/faults"
+        slow = {"kind": "delay", "match": ENGAGE, "contains": "page=1", "seconds": 600}
+        httpx.post(faults, json=slow).raise_for_status()
         with serving(project.folder, project.environment) as dagster:
             until(lambda: roomy(Cadence.QUARTER_HOUR), "a window with time left")
             switch_on_every_minute(dagster)
-            until(lambda: project.traffic()[project.standins.mixpanel_url] == pages - 1, "all pages but the slow one")
+            until(lambda: project.traffic()[ENGAGE], "the first page, of which the second one never comes")
             tick = newest_tick_with_a_run(dagster)
             assert tick is not None
             [dead] = tick["runIds"]
             dagster.kill_everything()
+        httpx.delete(faults).raise_for_status()
 
         assert project.ledger.find_snapshot(APPTIMIZE, project.ledger.windows(APPTIMIZE)[0].key) is None
         assert project.group() == set()

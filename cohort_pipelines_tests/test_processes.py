@@ -14,7 +14,7 @@ from cohort_pipelines.errors import ProjectFolderInvalid, ServiceEnded
 HAS_A_CHILD = """
 import signal, subprocess, sys
 {before}
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stderr=subprocess.DEVNULL)
+child = subprocess.Popen(["sleep", "600"])
 print(child.pid, flush=True)
 {after}
 """

@@ -48,9 +48,10 @@ class Belief:
 def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table) -> Belief:
     """Work what became of ``plan`` into belief; ``chunks`` has :data:`CHUNK_SCHEMA`, rows of the plan as ranges.
 
-    An acknowledged row is IN or OUT. A row that may have taken effect is MAYBE; where no answer came it is unsettled
-    too, and stays so until a request for it, begun later than :data:`SETTLES_AFTER` after, was acknowledged. Rows of
-    requests that were refused whole, or never begun, stay as they were.
+    An acknowledged row is IN or OUT. A row that may have taken effect is MAYBE. Where a try got no answer, though a
+    later one may have, the row is unsettled too, and stays so until a request for it, begun later than
+    :data:`SETTLES_AFTER` after, was acknowledged without a doubt. Rows of requests that were refused whole, or never
+    begun, stay as they were.
 
     Raises:
         HistoryError: a file is gone or damaged, or the new one cannot be written.
@@ -97,7 +98,7 @@ SELECT
     coalesce(outcome.id, belief.id) AS id,
     CASE
         WHEN outcome.id IS NULL THEN belief.state
-        WHEN outcome.state <> '{ChunkState.ACKED}' THEN 'MAYBE'
+        WHEN outcome.state NOT IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN 'MAYBE'
         WHEN outcome.operation = 'add' THEN 'IN'
         ELSE 'OUT'
     END AS state,
@@ -105,7 +106,7 @@ SELECT
         WHEN outcome.state = '{ChunkState.ACKED}'
             AND outcome.intent_at > belief.unsettled_since + INTERVAL '{SETTLES_AFTER.total_seconds():.0f} seconds'
             THEN NULL
-        WHEN outcome.state IN ('{ChunkState.INTENT}', '{ChunkState.UNKNOWN}')
+        WHEN outcome.state IN ('{ChunkState.INTENT}', '{ChunkState.UNKNOWN}', '{ChunkState.DOUBTED}')
             THEN greatest(outcome.doubted_at, belief.unsettled_since)
         ELSE belief.unsettled_since
     END AS unsettled_since

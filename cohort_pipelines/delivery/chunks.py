@@ -78,7 +78,7 @@ def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime) -> list[
             return ChunkState.UNKNOWN, answer.unknown[index]
         if index in answer.refused:
             return ChunkState.REFUSED, answer.refused[index]
-        return ChunkState.ACKED, ""
+        return ChunkState.DOUBTED if index in answer.doubtful else ChunkState.ACKED, ""
 
     ended, ended_at = [], clock.now()
     for (state, reason), rows in groupby(range(chunk.hi - chunk.lo), key=outcome):

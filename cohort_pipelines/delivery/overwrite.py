@@ -79,7 +79,7 @@ class Overwrite:
             leavers=self.counts.leavers,
             unchanged=asked.payload.rows - self.counts.joiners if self.plan else 0,
             planned=self.counts.operations,
-            acknowledged=_rows(tally, ChunkState.ACKED),
+            acknowledged=_rows(tally, ChunkState.ACKED, ChunkState.DOUBTED),
             refused=sum(self.refused()),
             unsettled=belief.unsettled if belief else 0,
             requests=self.requests,
@@ -106,5 +106,5 @@ class Overwrite:
         return fold(self.history, belief, plan, self.attempt.chunk_table(dead.id))
 
 
-def _rows(tally: Mapping[tuple[str, str], int], wanted: ChunkState) -> int:
-    return sum(rows for (_, state), rows in tally.items() if state == wanted)
+def _rows(tally: Mapping[tuple[str, str], int], *wanted: ChunkState) -> int:
+    return sum(rows for (_, state), rows in tally.items() if state in wanted)

@@ -50,12 +50,14 @@ OPEN_STATES = (AttemptState.PLANNED, AttemptState.SENDING, AttemptState.SENT)
 class ChunkState(StrEnum):
     """What is known of a range of a plan; a range without a row was never begun.
 
+    DOUBTED: acknowledged, after an earlier try that got no clear answer and may still land.
     REFUSED: the partner would not take these rows, and what it did with them is its secret. REFUSED_WHOLE: it refused
     the request as such, so that none of the rows took effect.
     """
 
     INTENT = "intent"
     ACKED = "acked"
+    DOUBTED = "doubted"
     REFUSED = "refused"
     REFUSED_WHOLE = "refused_whole"
     UNKNOWN = "unknown"

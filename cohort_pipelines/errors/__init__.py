@@ -35,6 +35,7 @@ from cohort_pipelines.errors.partners import (
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTurnedAway,
     PartnerUnreachable,
 )
 from cohort_pipelines.errors.records import (
@@ -106,6 +107,7 @@ __all__ = [
     "PartnerKeyRefused",
     "PartnerOutcomeUnknown",
     "PartnerRequestRefused",
+    "PartnerTurnedAway",
     "PartnerUnreachable",
     "PortTaken",
     "ProjectFolderInvalid",

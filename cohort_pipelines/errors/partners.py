@@ -46,6 +46,10 @@ class PartnerOutcomeUnknown(Transient, PartnerError):
         self.retry_after = retry_after
 
 
+class PartnerTurnedAway(PartnerOutcomeUnknown):
+    """The partner turned the request away for now (429), so that this try of it cannot take effect any more."""
+
+
 class PartnerFolderNotWritable(PartnerOutcomeUnknown):
     """The folder that a partner's files are imported from refuses to be written."""
 

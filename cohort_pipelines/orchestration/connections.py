@@ -6,7 +6,7 @@ syncs that need it and no other.
 """
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import dagster as dg
 from pydantic import BaseModel
@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from cohort_pipelines import environment, partners
 from cohort_pipelines.identity import IdRule
 from cohort_pipelines.mixpanel import Project
-from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
-from cohort_pipelines.orchestration.invalid import SettingsMissing
+from cohort_pipelines.orchestration.declared import SECRET, Declared, Reference, Secret
+from cohort_pipelines.orchestration.invalid import SecretInFile, SettingsMissing
 from cohort_pipelines.orchestration.scaffolders import (
     ApptimizeScaffolder,
     MixpanelProjectScaffolder,
@@ -31,6 +31,20 @@ Partner = Taplytics | CohortMessages | CsvFile
 
 class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  # resources of ours yield themselves
     """A connection is a resource under its own name."""
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Load, and refuse secrets; here and not while resolving, since Dagster then quotes the file's lines.
+
+        Raises:
+            SecretInFile: a secret is not a reference to the environment.
+        """
+        declared = super().load(attributes, context)
+        for field, info in cls.model_fields.items():
+            text = getattr(declared, field)
+            if SECRET in info.metadata and text and not environment.is_reference(text):
+                raise SecretInFile(declared.name, field, declared.file)
+        return declared
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002  the interface's argument
         """Offer the declaration to the assets as the resource of its name."""
@@ -122,7 +136,7 @@ class ApptimizeDestination(Destination):
     region: Literal["na", "eu"]
     delivery: Literal["http", "file"]
     url: Reference = ""
-    token: Annotated[str, Secret.__metadata__[0]] = ""
+    token: Secret = ""
     header: str = partners.APPTIMIZE_HEADER
     id_key: str = partners.MEMBER_ID_KEY
     folder: Reference = ""
@@ -172,7 +186,7 @@ class WebhookDestination(Destination):
 
     url: Reference
     auth: Literal["none", "basic", "bearer", "header", "query"] = "none"
-    secret: Annotated[str, Secret.__metadata__[0]] = ""
+    secret: Secret = ""
     username: Reference = ""
     parameter: str = ""
     id_key: str = partners.MEMBER_ID_KEY

@@ -6,28 +6,15 @@ from typing import Annotated, Self
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr
 
-from cohort_pipelines.environment import is_reference
-from cohort_pipelines.orchestration.invalid import NameUnusable, SecretInFile
+from cohort_pipelines.orchestration.invalid import NameUnusable
 
 USABLE_NAME = re.compile(r"[a-z0-9_]+")
 
 
-def _keep_secret(_context: dg.ResolutionContext, text: object) -> str:
-    if not isinstance(text, str) or not is_reference(text):
-        raise SecretInFile
-    return text
-
-
-Reference = Annotated[str, dg.Resolver.passthrough(description="Text that may hold {{ env.NAME }} references.")]
-Secret = Annotated[
-    str,
-    dg.Resolver(
-        _keep_secret,
-        model_field_type=str,
-        inject_before_resolve=False,
-        description="A reference to an environment variable, {{ env.NAME }}; never the secret itself.",
-    ),
-]
+REFERENCE = dg.Resolver.passthrough(description="Text that may hold {{ env.NAME }} references.")
+SECRET = dg.Resolver.passthrough(description="One {{ env.NAME }} reference; never the secret itself.")
+Reference = Annotated[str, REFERENCE]
+Secret = Annotated[str, SECRET]
 
 
 class Declared(dg.Component, dg.Resolvable):

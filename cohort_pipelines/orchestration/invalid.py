@@ -5,6 +5,13 @@ from collections.abc import Iterable
 from cohort_pipelines.errors import ConfigurationError
 
 
+class ProjectNotLoaded(ConfigurationError):
+    """A declaration cannot be read: a key is unknown, a value is of the wrong kind, the YAML is broken."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The project cannot be loaded: {problem}. Nothing was run. `dg check defs` shows the lines.")
+
+
 class DeclarationInvalid(ConfigurationError):
     """A defs.yaml contradicts itself, its siblings or what the partner can do; ``files`` are those to look at."""
 
@@ -24,13 +31,15 @@ class NameUnusable(DeclarationInvalid):
         )
 
 
-class SecretInFile(ConfigurationError):
+class SecretInFile(DeclarationInvalid):
     """A secret stands in the file itself. The message does not repeat it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, field: str, file: str) -> None:
         super().__init__(
-            'A secret must be a reference to an environment variable, such as "{{ env.TAPLYTICS_API_KEY }}". Nothing '
-            "was loaded. Move the secret into the environment, and consider it known to whoever saw the file."
+            f"{name}'s {field} must be a reference to an environment variable, such as "
+            f'"{{{{ env.{name.upper()}_{field.upper()} }}}}"',
+            (file,),
+            "Move the secret into the environment, and consider it known to whoever saw the file.",
         )
 
 

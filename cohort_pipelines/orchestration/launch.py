@@ -3,7 +3,7 @@
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,11 @@ from cohort_pipelines.orchestration.connected import Finding, check_all
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.unloadable import as_one_sentence
+from cohort_pipelines.windows import one_time_window
 
+DEMO = Path(__file__).parents[1]
+_INTERRUPTED = dg.DagsterExecutionInterruptedError.__name__
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -52,22 +56,37 @@ class Outcome:
 def opened(project: Path) -> Iterator[OpenProject]:
     """Open the project in ``project``: its code, its .env, and its instance (DAGSTER_HOME, else the folder itself).
 
+    Until it is closed, the folder is the current one: what dagster.yaml and the data root name is relative to it.
+
     Raises:
         ProjectFolderInvalid: there is no project.
+        ConfigurationError: its declarations do not load.
     """
-    package = _package_of(project)
-    load_dotenv(project / ".env")
+    package = package_of(project)
     home = os.environ.setdefault("DAGSTER_HOME", str(project.resolve()))
-    syncs = resolved_syncs(component_tree(package))
-    with dg.DagsterInstance.from_config(home) as instance:
-        yield OpenProject({sync.name: sync for sync in syncs}, project_definitions(package), instance)
+    with chdir(project):
+        load_dotenv(Path(".env"))
+        with as_one_sentence():
+            syncs = resolved_syncs(component_tree(package))
+            definitions = project_definitions(package)
+        with dg.DagsterInstance.from_config(home) as instance:
+            yield OpenProject({sync.name: sync for sync in syncs}, definitions, instance)
 
 
 def check(project: Path) -> Iterator[Finding]:
-    """Check every connection and sync of the project in ``project``."""
-    tree = component_tree(_package_of(project))
-    load_dotenv(project / ".env")
-    yield from check_all(tree, resolved_syncs(tree))
+    """Check every connection and sync of the project in ``project``.
+
+    Raises:
+        ProjectFolderInvalid: there is no project.
+        ConfigurationError: its declarations do not load.
+    """
+    package = package_of(project)
+    with chdir(project):
+        load_dotenv(Path(".env"))
+        with as_one_sentence():
+            tree = component_tree(package)
+            syncs = resolved_syncs(tree)
+        yield from check_all(tree, syncs)
 
 
 def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
@@ -75,6 +94,7 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
 
     Raises:
         SyncUnknown: the project declares no such sync.
+        KeyboardInterrupt: the run was interrupted; its delivery has ended between two chunks.
     """
     sync = project.sync(name)
     job = project.definitions.resolve_job_def(sync.job).get_subset(
@@ -88,6 +108,8 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         raise_on_error=False,
     )
     failures = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
+    if any(failure.error and failure.error.cls_name == _INTERRUPTED for failure in failures):
+        raise KeyboardInterrupt  # Dagster made a failed step of it
     errors = [
         failure.user_failure_data.description if failure.user_failure_data else failure.error_display_string
         for failure in failures
@@ -101,25 +123,31 @@ def export(project: OpenProject, name: str, export_name: str | None) -> Outcome:
 
     Raises:
         SyncUnknown: the project declares no one-time sync of that name.
+        ExportNameInvalid: a partition cannot have that name.
     """
     partitions = project.sync(name).partitions_def
     if not isinstance(partitions, dg.DynamicPartitionsDefinition):
         one_time = tuple(sync.name for sync in project.syncs.values() if sync.cadence is None)
         raise SyncUnknown(name, one_time, kind="one-time sync")
-    key = export_name or f"{clock.now():%Y-%m-%dT%H%M%SZ}"
+    key = one_time_window(export_name or f"{clock.now():%Y-%m-%dT%H%M%SZ}").key
     project.instance.add_dynamic_partitions(str(partitions.name), [key])
     return run_sync(project, name, key)
 
 
-def _package_of(project: Path) -> Path:
-    """Return the package that the folder's pyproject.toml names; a bare folder with a dagster.yaml runs the demo's."""
+def package_of(project: Path) -> Path:
+    """Return the package that the folder's pyproject.toml names; a bare folder with a dagster.yaml runs the demo's.
+
+    Raises:
+        ProjectFolderInvalid: there is neither.
+    """
+    project = project.resolve()
     declared = project / "pyproject.toml"
     if declared.is_file():
         settings = tomllib.loads(declared.read_text(encoding="utf-8")).get("tool", {}).get("dg", {}).get("project", {})
         if module := settings.get("root_module"):
             return project / str(module)
     if (project / "dagster.yaml").is_file():
-        return Path(__file__).parents[1]
+        return DEMO
     raise ProjectFolderInvalid(
-        project.resolve(), "is no project", "Change into your project, or make one: cohort-pipelines init FOLDER"
+        project, "is no project", "Change into your project, or make one: cohort-pipelines init FOLDER"
     )

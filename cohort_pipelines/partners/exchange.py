@@ -1,7 +1,9 @@
 """One request to a partner, within its time, and what its status means: the same for every destination."""
 
 import re
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from cohort_pipelines import clock
@@ -11,16 +13,17 @@ from cohort_pipelines.errors import (
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTurnedAway,
     PartnerUnreachable,
 )
-from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_after, send
+from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_after, send, with_retries
 
 REQUEST_SECONDS = 30.0  # in total; far below the ten minutes after which delivery takes a request to have settled
 ATTEMPTS = 5
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # the second is an IPv6 address
 _KEY_REFUSED = frozenset({401, 403})
-_MAY_PASS = frozenset({408, 425, 429})
+_MAY_PASS = frozenset({408, 425})
 _SERVER_ERROR = 500
 
 
@@ -43,6 +46,37 @@ async def exchange(
         raise lost(partner, gone.cause) from None
 
 
+async def insist(partner: str, ask: Callable[[], Awaitable[None]], deadline: datetime) -> bool:
+    """Await ``ask()``, one try of a request, until there is an answer that counts.
+
+    Returns whether the acknowledgement is doubtful: an earlier try got no clear answer and may still land after it.
+
+    Raises:
+        PartnerKeyRefused: the key is refused.
+        PartnerRequestRefused: the request was refused, and no earlier try of it can have taken effect.
+        PartnerOutcomeUnknown: no try got a clear answer, or it was refused after one that may have taken effect.
+        PartnerUnreachable: no connection was made at the last try.
+    """
+    doubtful = False
+
+    async def attempt() -> None:
+        nonlocal doubtful
+        try:
+            await ask()
+        except PartnerOutcomeUnknown as unclear:
+            doubtful |= not isinstance(unclear, PartnerTurnedAway)
+            raise
+
+    try:
+        await with_retries(attempt, attempts=ATTEMPTS, deadline=deadline)
+    except PartnerRequestRefused as refusal:
+        if doubtful:
+            seen = f"HTTP {refusal.status}, after a try that may have taken effect"
+            raise PartnerOutcomeUnknown(partner, seen) from refusal
+        raise
+    return doubtful
+
+
 def failure(partner: str, status: int, wait: float | None = None) -> PartnerError:
     """Return the error that a status other than 2xx stands for; ``wait`` is its Retry-After in seconds.
 
@@ -50,6 +84,8 @@ def failure(partner: str, status: int, wait: float | None = None) -> PartnerErro
     """
     if status in _KEY_REFUSED:
         return PartnerKeyRefused(partner, status)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return PartnerTurnedAway(partner, f"HTTP {status}", wait)
     if status in _MAY_PASS or status >= _SERVER_ERROR:
         return PartnerOutcomeUnknown(partner, f"HTTP {status}", wait)
     return PartnerRequestRefused(partner, status)

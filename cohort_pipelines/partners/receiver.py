@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from cohort_pipelines import clock
 from cohort_pipelines.errors import PartnerOutcomeUnknown, PartnerRequestRefused, PartnerUnreachable
-from cohort_pipelines.http import URL, AsyncClient, client, with_retries
-from cohort_pipelines.partners.exchange import ATTEMPTS, REQUEST_SECONDS, checked_url, exchange, failure, host_of
+from cohort_pipelines.http import URL, AsyncClient, client
+from cohort_pipelines.partners.exchange import REQUEST_SECONDS, checked_url, exchange, failure, host_of, insist
 from cohort_pipelines.partners.messages import MEMBER_ID_KEY, PAGE_ROWS, Action, Cohort, encode, require_accepted
 from cohort_pipelines.partners.wire import Answer, Operation, Session
 
@@ -120,9 +120,9 @@ class _Page:
         response = await exchange(self.http, self.partner, self.url, body=self.body, deadline=self.deadline)
         require_accepted(self.partner, self.action, response)
 
-    async def deliver(self) -> None:
-        """Post until there is an answer that counts."""
-        await with_retries(self.post, attempts=ATTEMPTS, deadline=self.deadline)
+    async def deliver(self) -> bool:
+        """Post until there is an answer that counts; return whether it is doubtful (:func:`insist`)."""
+        return await insist(self.partner, self.post, self.deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,14 @@ class _Messages:
 
         Raises:
             PartnerKeyRefused: the key is refused.
-            PartnerRequestRefused: the page was refused, by its status or by a failure in the body of a 200.
+            PartnerRequestRefused: the page was refused, by its status or by a failure in the body of a 200, and no
+                earlier try of it may have taken effect.
         """
         action: Action = "add_members" if operation is Operation.ADD else "remove_members"
-        message = self.page(action, ids, deadline, page, pages)
+        message, rows = self.page(action, ids, deadline, page, pages), range(len(ids))
         try:
-            await message.deliver()
+            doubtful = await message.deliver()
         except (PartnerOutcomeUnknown, PartnerUnreachable) as lost:
-            unknown = dict.fromkeys(range(len(ids)), str(lost))
+            unknown = dict.fromkeys(rows, str(lost))
             return Answer(unknown=unknown, requests=message.requests, retry_after=lost.retry_after)
-        return Answer(requests=message.requests)
+        return Answer(doubtful=frozenset(rows if doubtful else ()), requests=message.requests)

@@ -23,14 +23,14 @@ from cohort_pipelines.errors import (
     PartnerRequestRefused,
     PartnerUnreachable,
 )
-from cohort_pipelines.http import URL, AsyncClient, Response, client, with_retries
+from cohort_pipelines.http import URL, AsyncClient, Response, client
 from cohort_pipelines.partners.exchange import (
-    ATTEMPTS,
     REQUEST_SECONDS,
     checked_header,
     checked_url,
     exchange,
     host_of,
+    insist,
     require_success,
 )
 from cohort_pipelines.partners.wire import Answer, Operation, Session
@@ -116,6 +116,7 @@ class _Chunk:
 
     refused: dict[int, PartnerRequestRefused] = field(default_factory=dict)
     unknown: dict[int, str] = field(default_factory=dict)
+    doubtful: set[int] = field(default_factory=set)
     not_sent: int = 0
     requests: int = 0
     retry_after: float | None = None
@@ -167,7 +168,7 @@ class _Flags:
         if len(statuses) == 1 and len(chunk.refused) + chunk.not_sent == len(ids):
             raise next(iter(chunk.refused.values()))
         refused = {row: f"HTTP {refusal.status}" for row, refusal in chunk.refused.items()}
-        return Answer(refused, chunk.unknown, chunk.requests, chunk.retry_after)
+        return Answer(refused, chunk.unknown, frozenset(chunk.doubtful), chunk.requests, chunk.retry_after)
 
     async def _set(self, chunk: _Chunk, row: int, user_id: str, member: bool, deadline: datetime) -> None:
         flag = {self._field: member}
@@ -185,7 +186,8 @@ class _Flags:
                 chunk.unknown[row] = _NOT_SENT
                 return
             try:
-                await with_retries(attempt, attempts=ATTEMPTS, deadline=deadline)
+                if await insist(_NAME, attempt, deadline):
+                    chunk.doubtful.add(row)
             except PartnerRequestRefused as refusal:
                 chunk.refused[row] = refusal
                 chunk.over |= refusal.status == HTTPStatus.PAYMENT_REQUIRED

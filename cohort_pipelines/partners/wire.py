@@ -21,17 +21,19 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one chunk, by the index of its rows; a row that is in neither mapping was acknowledged.
+    """What became of one chunk, by the index of its rows; a row neither refused nor unknown was acknowledged.
 
     Attributes:
         refused: rows that the partner will not take, each with its status and reason (no ids in it).
         unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
+        doubtful: rows that were acknowledged after an earlier try of the same call that may still land.
         requests: HTTP requests made, retries included.
         retry_after: seconds the partner asked to be left alone for, if it did.
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
     unknown: Mapping[int, str] = field(default_factory=dict)
+    doubtful: frozenset[int] = frozenset()
     requests: int = 0
     retry_after: float | None = None
 
@@ -50,7 +52,8 @@ class Session(Protocol):
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
         """Add or remove ``ids``; ``page`` (from 1) of ``pages`` places the chunk in its plan.
 
-        Time-outs, cut connections, 429 and 5xx are retried within ``deadline`` and then reported as unknown.
+        Time-outs, cut connections, 429 and 5xx are retried within ``deadline`` and then reported as unknown. Each such
+        try but a 429 may still land: rows acknowledged after one are doubtful, rows refused after one are unknown.
 
         Raises:
             PartnerKeyRefused: the key is refused; nothing more should be sent.

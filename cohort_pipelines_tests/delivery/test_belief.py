@@ -40,6 +40,8 @@ def read(history: History, belief: Belief) -> list[Row]:
         ("add", "acked", None, "IN"),
         ("add", "acked", "OUT", "IN"),
         ("remove", "acked", "MAYBE", "OUT"),
+        ("add", "doubted", None, "IN"),
+        ("remove", "doubted", "MAYBE", "OUT"),
         ("add", "refused", None, "MAYBE"),
         ("remove", "refused", "IN", "MAYBE"),
         ("add", "unknown", "OUT", "MAYBE"),
@@ -59,22 +61,25 @@ def test_what_an_outcome_makes_of_belief(
     assert rows == {"other": "IN"} | ({"u": after} if after else {})
 
 
-@pytest.mark.parametrize(("state", "later"), list(product(["intent", "unknown"], [False, True])))
-def test_only_a_later_acknowledgement_settles(tmp_history: History, state: str, later: bool) -> None:
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(("state", "held"), [("intent", "MAYBE"), ("unknown", "MAYBE"), ("doubted", "IN")])
+def test_only_a_later_acknowledgement_settles(tmp_history: History, state: str, held: str, later: bool) -> None:
     plan = plan_of(tmp_history, ("add", "u"))
-    doubted = fold(tmp_history, Belief(), plan, chunks((0, 1, state, NOON, NOON if state == "unknown" else None)))
-    assert (doubted.unsettled, read(tmp_history, doubted)) == (1, [("u", "MAYBE", NOON)])
+    doubted = fold(tmp_history, Belief(), plan, chunks((0, 1, state, NOON, None if state == "intent" else NOON)))
+    assert (doubted.unsettled, read(tmp_history, doubted)) == (1, [("u", held, NOON)])
 
     again = NOON + SETTLES_AFTER + timedelta(microseconds=int(later))
     settled = fold(tmp_history, doubted, plan, chunks((0, 1, "acked", again, again)))
     assert (settled.unsettled, read(tmp_history, settled)) == (int(not later), [("u", "IN", None if later else NOON)])
 
 
-def test_a_second_doubt_counts_from_the_newer_one(tmp_history: History) -> None:
+@pytest.mark.parametrize(("state", "held"), [("unknown", "MAYBE"), ("doubted", "IN")])
+@pytest.mark.parametrize("minutes", [5, 30])
+def test_a_second_doubt_counts_from_the_newer_one(tmp_history: History, state: str, held: str, minutes: int) -> None:
     base = believe(tmp_history, ("u", "MAYBE", NOON))
-    later = NOON + timedelta(minutes=5)
-    folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, "unknown", NOON, later)))
-    assert read(tmp_history, folded) == [("u", "MAYBE", later)]
+    later = NOON + timedelta(minutes=minutes)
+    folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, state, later, later)))
+    assert read(tmp_history, folded) == [("u", held, later)]
 
 
 def test_rows_that_were_never_begun_stay_as_they_were(tmp_history: History) -> None:

@@ -42,6 +42,16 @@ def test_per_user_flags_after_a_cut_connection(world: World, standins: InThread)
     assert receipt.requests < 250  # the difference, from what is known
 
 
+def test_a_lost_answer_that_was_asked_for_again_is_delivered_but_unsettled(world: World, standins: InThread) -> None:
+    partner = Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url)
+    standins.standins.taplytics_faults.add(Fault(kind="lost_response", contains="user-0002"))
+    payload, seq = world.seal(users(1, 2, 3))
+
+    receipt = world.deliver(payload, seq, partner=partner)
+
+    assert (receipt.state, receipt.acknowledged, receipt.unsettled) == ("delivered", 3, 1)
+
+
 def test_a_file_of_the_whole_audience(world: World, tmp_path: Path) -> None:
     partner = CsvFile(partner="Apptimize", folder=tmp_path / "imports")
     for audience in (users(1, 2, 3), users(2, 3, 4)):

@@ -250,3 +250,10 @@ def late(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> An
     """Say nothing now, and take effect later."""
     partner.late.append((clock.now(), Sent(operation, tuple(ids))))
     return Answer(unknown=dict.fromkeys(range(len(ids)), "time-out"), requests=1)
+
+
+def tried_twice(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+    """Take effect and say so at the second try; the first takes effect once more, later."""
+    late(partner, operation, ids)
+    partner.apply(Sent(operation, tuple(ids)))
+    return Answer(doubtful=frozenset(range(len(ids))), requests=2)

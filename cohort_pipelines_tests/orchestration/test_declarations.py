@@ -1,3 +1,4 @@
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -127,9 +128,14 @@ def test_twelve_recurring_syncs_fit_the_budget(load: Load) -> None:
 
 
 def test_a_secret_written_into_the_file_is_refused_without_repeating_it(load: Load) -> None:
-    message = refusal(load, {**SOUND, "taplytics": TAPLYTICS.replace("{{ env.UNSET_KEY }}", "s3cr3t-k3y")})
+    documents = {**SOUND, "taplytics": TAPLYTICS.replace("{{ env.UNSET_KEY }}", "s3cr3t-k3y")}
 
-    assert "must be a reference to an environment variable" in message
+    with pytest.raises(Exception, match="taplytics") as caught:
+        load(documents)
+
+    said = "".join(traceback.format_exception(caught.value))
+    assert "taplytics's api_key must be a reference to an environment variable" in said
+    assert "s3cr3t-k3y" not in said
 
 
 def test_apptimize_by_file_needs_folder_and_prefix(load: Load) -> None:

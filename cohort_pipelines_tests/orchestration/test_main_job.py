@@ -146,11 +146,11 @@ def test_an_emptied_cohort_is_held(project: Project) -> None:
         assert project.run(TAPLYTICS).success
     before = project.segment
     project.standins.standins.mixpanel.project.churn(0.9)
-    for user in sorted(before):
-        httpx.post(
-            f"{project.standins.mixpanel_url}/engage",
-            json=[{"$token": "standin-project-token", "$distinct_id": user, "$set": {"plan": "free"}}],
-        ).raise_for_status()
+    leave = [
+        {"$token": project.standins.credentials.project_token, "$distinct_id": user, "$set": {"plan": "free"}}
+        for user in before
+    ]
+    httpx.post(f"{project.standins.mixpanel_url}/engage", json=leave).raise_for_status()
 
     result = project.run(TAPLYTICS)
 

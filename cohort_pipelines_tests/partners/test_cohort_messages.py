@@ -219,6 +219,35 @@ def test_a_lost_answer_is_unknown_although_the_members_were_added(standins: InTh
     assert ids_of(standins, "Mixpanel: Lost") == {"i_1"}
 
 
+async def fill(standins: InThread, group: str) -> Answer:
+    async with stand_in(standins).open(group) as session:
+        await session.establish(within())
+        return await session.send(Operation.ADD, ["i_1", "i_2"], 1, 1, within())
+
+
+def test_a_page_acknowledged_after_a_lost_answer_is_doubtful(standins: InThread) -> None:
+    standins.standins.apptimize_faults.add(Fault("lost_response", contains="add_members"))
+
+    assert run(fill(standins, "Mixpanel: Doubt")) == Answer(doubtful=frozenset({0, 1}), requests=2)
+
+
+def test_a_page_that_was_turned_away_before_is_not_doubtful(standins: InThread) -> None:
+    standins.standins.apptimize_faults.add(Fault("status", status=429, contains="add_members"))
+
+    assert run(fill(standins, "Mixpanel: Busy")) == Answer(requests=2)
+
+
+def test_a_page_refused_after_a_lost_answer_is_unknown(standins: InThread) -> None:
+    standins.standins.apptimize_faults.add(Fault("lost_response", contains="add_members"))
+    standins.standins.apptimize_faults.add(Fault("status", status=400, contains="add_members"))
+
+    answer = run(fill(standins, "Mixpanel: Refused"))
+
+    assert (set(answer.unknown), answer.doubtful, answer.requests) == ({0, 1}, frozenset(), 2)
+    assert "HTTP 400, after a try" in answer.unknown[0]
+    assert ids_of(standins, "Mixpanel: Refused") == {"i_1", "i_2"}
+
+
 def test_check_adds_nobody_and_tells_what_is_there(standins: InThread) -> None:
     partner = stand_in(standins)
     groups = dict(standins.standins.apptimize.groups)

@@ -1,13 +1,20 @@
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
 import pytest
 
+from cohort_pipelines import clock
 from cohort_pipelines.errors import (
     DestinationInvalid,
     PartnerError,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTurnedAway,
+    PartnerUnreachable,
 )
-from cohort_pipelines.partners.exchange import checked_header, checked_url, failure, host_of
+from cohort_pipelines.partners.exchange import checked_header, checked_url, failure, host_of, insist
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,8 @@ def test_a_header_is_passed_on_or_refused_without_its_value() -> None:
     [
         *((status, PartnerKeyRefused) for status in (401, 403)),
         *((status, PartnerRequestRefused) for status in (302, 400, 402, 404, 405, 409, 410, 413, 422)),
-        *((status, PartnerOutcomeUnknown) for status in (408, 425, 429, 500, 502, 503, 504, 599)),
+        (429, PartnerTurnedAway),
+        *((status, PartnerOutcomeUnknown) for status in (408, 425, 500, 502, 503, 504, 599)),
     ],
 )
 def test_each_status_has_one_meaning(status: int, error: type[PartnerError]) -> None:
@@ -68,3 +76,53 @@ def test_each_status_has_one_meaning(status: int, error: type[PartnerError]) -> 
 
     assert type(told) is error
     assert str(status) in str(told)
+
+
+UNCLEAR = PartnerOutcomeUnknown("P", "HTTP 503", 0.0)
+TURNED_AWAY = PartnerTurnedAway("P", "HTTP 429", 0.0)
+UNREACHABLE = PartnerUnreachable("P", "ConnectionRefusedError")
+UNREACHABLE.retry_after = 0.0
+REFUSED = PartnerRequestRefused("P", 400)
+KEY_REFUSED = PartnerKeyRefused("P", 401)
+
+
+def doubtful_after(*tries: PartnerError | None) -> bool:
+    left = list(tries)
+
+    async def ask() -> None:
+        if failed := left.pop(0):
+            raise failed
+
+    return asyncio.run(insist("P", ask, clock.now() + timedelta(seconds=5)))
+
+
+@pytest.mark.parametrize(
+    ("tries", "doubtful"),
+    [
+        ([None], False),
+        ([TURNED_AWAY, None], False),
+        ([UNREACHABLE, None], False),
+        ([UNCLEAR, None], True),
+        ([UNCLEAR, TURNED_AWAY, UNREACHABLE, None], True),
+    ],
+)
+def test_an_acknowledgement_after_a_try_that_may_still_land_is_doubtful(
+    tries: Sequence[PartnerError | None], doubtful: bool
+) -> None:
+    assert doubtful_after(*tries) is doubtful
+
+
+@pytest.mark.parametrize(
+    ("tries", "error"),
+    [
+        ([REFUSED], PartnerRequestRefused),
+        ([TURNED_AWAY, UNREACHABLE, REFUSED], PartnerRequestRefused),
+        ([UNCLEAR, REFUSED], PartnerOutcomeUnknown),
+        ([UNCLEAR, KEY_REFUSED], PartnerKeyRefused),
+    ],
+)
+def test_a_refusal_says_that_nothing_took_effect_only_if_no_earlier_try_can_have(
+    tries: Sequence[PartnerError], error: type[PartnerError]
+) -> None:
+    with pytest.raises(error, match=r"40[01]"):
+        doubtful_after(*tries)

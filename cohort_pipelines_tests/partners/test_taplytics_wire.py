@@ -264,7 +264,34 @@ def test_a_lost_answer_is_unknown_although_the_flag_was_stored_and_sending_again
 def test_a_burst_of_failures_is_outlasted(standins: InThread) -> None:
     standins.standins.taplytics_faults.add(Fault("status", times=2, contains="patient"))
 
-    assert run(send(stand_in(standins), "Burst", Operation.ADD, ["patient"])) == Answer(requests=3)
+    answer = run(send(stand_in(standins), "Burst", Operation.ADD, ["patient"]))
+
+    assert answer == Answer(doubtful=frozenset({0}), requests=3)
+
+
+def test_a_row_acknowledged_after_a_lost_answer_is_doubtful(standins: InThread) -> None:
+    standins.standins.taplytics_faults.add(Fault("lost_response", contains="unlucky"))
+
+    answer = run(send(stand_in(standins), "Doubt", Operation.ADD, ["lucky", "unlucky"]))
+
+    assert answer == Answer(doubtful=frozenset({1}), requests=3)
+
+
+def test_a_row_that_was_turned_away_before_is_not_doubtful(standins: InThread) -> None:
+    standins.standins.taplytics_faults.add(Fault("status", status=429))
+
+    assert run(send(stand_in(standins), "Busy", Operation.ADD, ["u"])) == Answer(requests=2)
+
+
+def test_a_row_refused_after_a_lost_answer_is_unknown(standins: InThread) -> None:
+    standins.standins.taplytics_faults.add(Fault("lost_response", contains="unlucky"))
+    standins.standins.taplytics_faults.add(Fault("status", status=400, times=None))
+
+    answer = run(send(stand_in(standins), "Refused", Operation.ADD, ["refused", "unlucky"]))
+
+    assert (answer.refused, list(answer.unknown), answer.requests) == ({0: "HTTP 400"}, [1], 3)
+    assert "HTTP 400, after a try" in answer.unknown[1]
+    assert set(standins.standins.taplytics.members("Refused")) == {"unlucky"}
 
 
 def test_a_closed_port_is_unknown_row_by_row_and_unreachable_for_check(unused_port: int) -> None:

@@ -1,0 +1,497 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import dagster as dg
+import httpx
+import pytest
+
+from cohort_pipelines import __version__, cli, history
+from cohort_pipelines.standins.project import BETA_USERS
+from cohort_pipelines.standins.server import InThread, in_thread
+from cohort_pipelines.standins.settings import Settings
+
+COMMANDS = ("demo", "dev", "standins", "check", "init", "export")
+TAPLYTICS, APPTIMIZE, PROJECT = "beta_users_taplytics", "beta_users_apptimize", "demo_project"
+LAUNCH_LIST = """
+type: cohort_pipelines.orchestration.CohortSync
+attributes:
+  source: demo_project
+  cohort_id: 1478097
+  destination: taplytics
+  target: Launch List
+  type: one_time
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """What `check` says, by name."""
+        return dict(line.split(": ", 1) for line in self.out.splitlines())
+
+
+Run = Callable[..., Ended]
+Spoil = Callable[[InThread, pytest.MonkeyPatch], None]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Return what runs the command line in this process: the same code as the console script, without its start-up."""
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["cohort-pipelines", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, captured.out, captured.err)
+
+    return run
+
+
+def process(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Ended:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cohort_pipelines", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[InThread]:
+    with in_thread(Settings(members=300, page_size=100)) as standins:
+        yield standins
+
+
+@pytest.fixture
+def standins(served: InThread, monkeypatch: pytest.MonkeyPatch) -> Iterator[InThread]:
+    """Return the module's stand-ins in perfect health, with the environment that leads to them and to nothing else."""
+    for name in ("COHORT_PIPELINES_DATA", "COHORT_PIPELINES_LEDGER", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, "")  # so that what a command sets is undone
+        monkeypatch.delenv(name)
+    for name, value in served.environment().items():
+        monkeypatch.setenv(name, value)
+    yield served
+    for faults in (served.standins.mixpanel_faults, served.standins.taplytics_faults, served.standins.apptimize_faults):
+        faults.clear()
+    served.standins.mixpanel.budget.reset()
+    served.standins.mixpanel.role = "admin"
+
+
+@pytest.fixture
+def demo_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, which holds nothing but a dagster.yaml: it runs the demo's declarations."""
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def export_project(tmp_path: Path, standins: InThread, request: pytest.FixtureRequest) -> Path:
+    """Return a project with one sync, of type one_time, to the stand-in of Taplytics; it is not the current folder."""
+    assert standins.credentials.cohort_id == BETA_USERS
+    module = "exporting_" + re.sub(r"\W", "_", request.node.name)  # Python imports each name once
+    folder = tmp_path / "project"
+    package = folder / module
+    for name in (PROJECT, "taplytics"):
+        shutil.copytree(Path(cli.__file__).parent / "defs" / name, package / "defs" / name)
+    (package / "defs" / "launch_list").mkdir()
+    (package / "defs" / "launch_list" / "defs.yaml").write_text(LAUNCH_LIST, encoding="utf-8")
+    (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
+    (folder / "pyproject.toml").write_text(f'[tool.dg.project]\nroot_module = "{module}"\n', encoding="utf-8")
+    shutil.copy(Path(cli.__file__).parent / "templates" / "project" / "dagster.yaml", folder)
+    return folder
+
+
+# -- without a project ------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    told = process("--help", folder=tmp_path)
+
+    assert told.code == 0
+    assert re.findall(r"^│ ([a-z]+) ", told.out, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    told = run(command, "--help")
+
+    assert told.code == 0
+    assert f"Usage: cohort-pipelines {command}" in told.out
+
+
+def test_the_version_is_the_package_s(run: Run) -> None:
+    assert run("--version") == Ended(0, f"{__version__}\n", "")
+
+
+def test_a_command_that_does_not_exist_is_refused(run: Run) -> None:
+    assert run("sink").code == 2
+
+
+def test_standins_print_where_they_are_and_end_with_a_ctrl_c(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cohort_pipelines", "standins", "--members", "50"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        told = dict(re.split(r"  +| (?=http)", serving.stdout.readline().strip(), maxsplit=1) for _ in range(12))
+        try:
+            account = told["MIXPANEL_SERVICE_ACCOUNT"], told["MIXPANEL_SECRET"]
+            query = {"project_id": told["project_id"]}
+            url = f"{told['MIXPANEL_API_URL']}/api/query/cohorts/list"
+            (cohort, _) = httpx.post(url, params=query, auth=account).raise_for_status().json()
+            key = {"x-access-token": told["TAPLYTICS_API_KEY"]}
+            written = httpx.post(f"{told['TAPLYTICS_URL']}/v2/users/", headers=key, json={"user_id": "one"})
+            page = httpx.get(told["Apptimize groups"])
+        finally:
+            serving.send_signal(signal.SIGINT)
+            rest, errors = serving.communicate(timeout=20)
+
+    assert (serving.returncode, rest, errors) == (0, "", "")
+    assert (str(cohort["id"]), cohort["count"]) == (told["cohort_id"], 50)
+    assert (written.status_code, page.status_code) == (200, 200)
+
+
+def test_init_writes_a_project_whose_check_names_the_variables_that_it_lacks(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standins: InThread
+) -> None:
+    for name in standins.environment():
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    written = run("init", "new-syncs")
+    checked = run("check", "--project", "new-syncs")
+
+    assert written.code == 0
+    assert "new-syncs/new_syncs/defs/main_project/defs.yaml" in written.out.splitlines()
+    assert all((tmp_path / name).is_file() for name in written.out.splitlines())
+    assert checked.code == 1
+    assert "MIXPANEL_SERVICE_ACCOUNT is not set" in checked.findings["main_project"]
+    assert "TAPLYTICS_API_KEY is not set" in checked.findings["taplytics"]
+    assert "APPTIMIZE_URL is not set" in checked.findings["apptimize"]
+    assert len(checked.findings) == 6
+    assert run("init", "new-syncs").code == 1
+
+
+# -- check ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("demo_folder")
+def test_check_says_connected_for_everything_at_the_price_of_one_query(run: Run, standins: InThread) -> None:
+    checked = run("check")
+
+    assert checked.code == 0
+    assert checked.findings == {
+        PROJECT: "Connected: Stand-in, as admin",
+        "taplytics": "Connected",
+        "apptimize": "Reachable; the credential is tried once there is a target",
+        APPTIMIZE: "Connected: Beta Users (300 members) to 'Mixpanel: Beta Users' in apptimize",
+        TAPLYTICS: "Connected: Beta Users (300 members) to 'Beta Users' in taplytics",
+    }
+    assert standins.standins.mixpanel.budget.used() == 1
+    assert standins.standins.apptimize.groups == {}
+    assert not list(standins.standins.taplytics.members("Beta Users"))
+
+
+def refuse_the_plan(standins: InThread, _patch: pytest.MonkeyPatch) -> None:
+    fault = {"match": "/api/query", "kind": "plan_without_api", "times": None}
+    httpx.post(f"{standins.mixpanel_url}/standin/faults", json=fault).raise_for_status()
+
+
+def set_role(role: str | None) -> Spoil:
+    def spoil(standins: InThread, _patch: pytest.MonkeyPatch) -> None:
+        httpx.post(f"{standins.mixpanel_url}/standin/role", json={"role": role}).raise_for_status()
+
+    return spoil
+
+
+def set_variable(name: str, value: str | None) -> Spoil:
+    def spoil(_standins: InThread, patch: pytest.MonkeyPatch) -> None:
+        patch.delenv(name) if value is None else patch.setenv(name, value)
+
+    return spoil
+
+
+def delete_the_cohort(standins: InThread, patch: pytest.MonkeyPatch) -> None:
+    patch.delitem(standins.standins.mixpanel.project.cohorts, BETA_USERS)
+
+
+OF_MIXPANEL = {PROJECT, TAPLYTICS, APPTIMIZE}
+OF_TAPLYTICS = {"taplytics", TAPLYTICS}
+OF_APPTIMIZE = {"apptimize", APPTIMIZE}
+CONNECTED = ("Connected", "Reachable")
+NOBODY = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (set_variable("MIXPANEL_SECRET", "wr0ng-s3cret"), (OF_MIXPANEL, "refused the service account")),
+        (refuse_the_plan, (OF_MIXPANEL, r"plan does not allow API calls \(402\)")),
+        (set_role(None), (OF_MIXPANEL, "sees no Mixpanel project 2529987")),
+        (set_role("analyst"), (OF_MIXPANEL, "is 'analyst' in Mixpanel project 2529987; connecting a sync takes")),
+        (delete_the_cohort, ({TAPLYTICS, APPTIMIZE}, "has no cohort 1478097 that this service account can see")),
+        (set_variable("TAPLYTICS_API_KEY", "wr0ng-k3y"), (OF_TAPLYTICS, r"Taplytics refused the key \(401\)")),
+        (set_variable("APPTIMIZE_TOKEN", "wr0ng-t0ken"), ({APPTIMIZE}, r"Apptimize \(NA\) refused the key \(401\)")),
+        (set_variable("TAPLYTICS_URL", NOBODY), (OF_TAPLYTICS, "Taplytics could not be reached")),
+        (set_variable("APPTIMIZE_URL", NOBODY), (OF_APPTIMIZE, r"Apptimize \(NA\) could not be reached")),
+        (set_variable("MIXPANEL_SECRET", None), (OF_MIXPANEL, "environment variable MIXPANEL_SECRET is not set")),
+        (set_variable("TAPLYTICS_API_KEY", None), (OF_TAPLYTICS, "environment variable TAPLYTICS_API_KEY is not set")),
+    ],
+    ids=[
+        "credential refused",
+        "plan without API",
+        "project unknown",
+        "not an admin",
+        "cohort unknown",
+        "Taplytics key refused",
+        "Apptimize token refused",
+        "Taplytics unreachable",
+        "Apptimize unreachable",
+        "Mixpanel variable missing",
+        "Taplytics variable missing",
+    ],
+)
+@pytest.mark.usefixtures("demo_folder")
+def test_check_says_why_not_for_what_it_concerns_and_connected_for_the_rest(
+    run: Run, standins: InThread, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, expected: tuple[set[str], str]
+) -> None:
+    concerned, says = expected
+    spoil(standins, monkeypatch)
+
+    checked = run("check")
+
+    assert checked.code == 1
+    not_connected = {name: text for name, text in checked.findings.items() if not text.startswith(CONNECTED)}
+    assert set(not_connected) == concerned
+    assert all(re.search(says, text) for text in not_connected.values())
+    secrets = [value for name, value in asdict(standins.credentials).items() if re.search("secret|key|token", name)]
+    assert not [secret for secret in [*secrets, "wr0ng"] if secret in checked.out + checked.err]
+
+
+@pytest.mark.usefixtures("standins", "demo_folder")
+def test_check_reads_the_env_file_of_the_project(
+    run: Run, demo_folder: Path, standins: InThread, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TAPLYTICS_API_KEY")
+    (demo_folder / ".env").write_text(f"TAPLYTICS_API_KEY={standins.credentials.taplytics_key}\n", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert run("check", "--project", "..").findings["taplytics"] == "Connected"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("type: one_time", "type: dynamic\n  since: tomorrow", "launch_list.*Invalid isoformat string: 'tomorrow'"),
+        ("cohort_id:", "cohrt_id:", "launch_list.*cohrt_id: Extra inputs are not permitted"),
+        ("source: demo_project", "source: nowhere", "names the source 'nowhere', which no folder declares"),
+        ("target: Launch List", "target: [", "while parsing a flow sequence.*launch_list/defs.yaml"),
+    ],
+)
+def test_a_project_that_does_not_load_gets_a_sentence(
+    run: Run, export_project: Path, old: str, new: str, says: str
+) -> None:
+    (file,) = export_project.glob("*/defs/launch_list/defs.yaml")
+    file.write_text(LAUNCH_LIST.replace(old, new), encoding="utf-8")
+
+    for command in (("check",), ("export", "launch_list")):
+        refused = run(*command, "--project", str(export_project))
+        assert (refused.code, refused.out) == (1, "")
+        assert re.search(says, refused.err)
+        assert len(refused.err.splitlines()) == 1
+
+
+def test_a_folder_that_is_no_project_gets_a_sentence(tmp_path: Path) -> None:
+    refused = process("check", folder=tmp_path)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f"ProjectFolderInvalid: {tmp_path}: is no project. Nothing was changed.")
+
+
+# -- export -----------------------------------------------------------------------------------------------------
+
+
+def members_of(standins: InThread, segment: str) -> set[str]:
+    url = f"{standins.taplytics_url}/standin/state?field={quote(segment)}"
+    return {json.loads(line) for line in httpx.get(url).text.splitlines()}
+
+
+def test_an_export_is_delivered_and_recorded_as_a_partition_of_the_project(
+    run: Run, export_project: Path, standins: InThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    done = run("export", "launch_list", "--name", "autumn", "--project", str(export_project))
+
+    assert (done.code, done.err) == (0, "")
+    run_id = re.fullmatch(r"Delivered; run (.*)\.\n", done.out)
+    assert run_id is not None
+    payload = history.read("launch_list", "partner_payload", "autumn", root=export_project / "data" / "history")
+    assert members_of(standins, "Launch List") == set(payload["partner_user_id"])
+    assert len(payload) == 276
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    monkeypatch.chdir(export_project)
+    with dg.DagsterInstance.from_config(str(export_project)) as instance:
+        assert list(instance.get_dynamic_partitions("launch_list_exports")) == ["autumn"]
+        upload = dg.AssetKey(["launch_list", "destination_upload"])
+        assert instance.get_materialized_partitions(upload) == {"autumn"}
+        recorded = instance.get_run_by_id(run_id[1])
+        assert recorded is not None
+        assert recorded.is_success
+
+
+def test_the_same_name_again_delivers_the_stored_snapshot_until_another_export_goes_over_it(
+    run: Run, export_project: Path, standins: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(export_project)
+    assert run("export", "launch_list", "--name", "first").code == 0
+    delivered, queries = members_of(standins, "Launch List"), standins.standins.mixpanel.budget.used()
+    standins.standins.mixpanel.project.churn(0.05)
+
+    again = run("export", "launch_list", "--name", "first")
+
+    assert (again.code, again.out[:10]) == (0, "Delivered;")
+    assert standins.standins.mixpanel.budget.used() == queries
+    assert members_of(standins, "Launch List") == delivered
+
+    assert run("export", "launch_list").code == 0
+    newest = members_of(standins, "Launch List")
+    superseded = run("export", "launch_list", "--name", "first")
+
+    assert newest != delivered
+    assert superseded == Ended(1, "Superseded: a newer audience has been delivered since. Nothing was sent.\n", "")
+    assert members_of(standins, "Launch List") == newest
+
+
+def test_an_export_that_fails_says_why_in_a_sentence(
+    run: Run, export_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPLYTICS_API_KEY", "wr0ng-k3y")
+
+    failed = run("export", "launch_list", "--project", str(export_project))
+
+    assert (failed.code, failed.out) == (1, "")
+    assert "Taplytics refused the key (401)" in failed.err
+    assert "wr0ng" not in failed.err
+    assert len(failed.err.splitlines()) == 1
+
+
+def test_a_name_that_no_partition_can_have_is_refused_before_it_becomes_one(
+    run: Run, export_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = run("export", "launch_list", "--name", "x" * 65, "--project", str(export_project))
+
+    assert refused.code == 1
+    assert refused.err.startswith("ExportNameInvalid: A one-time export needs a name of 1 to 64 characters")
+    monkeypatch.chdir(export_project)
+    with dg.DagsterInstance.from_config(str(export_project)) as instance:
+        assert list(instance.get_dynamic_partitions("launch_list_exports")) == []
+
+
+@pytest.mark.usefixtures("standins", "demo_folder")
+@pytest.mark.parametrize(
+    ("sync", "says"),
+    [
+        ("nobodys_list", "This project declares no sync 'nobodys_list'. Nothing was run. Declared are: beta_users_a"),
+        (TAPLYTICS, f"This project declares no one-time sync '{TAPLYTICS}'. Nothing was run. Declared are: none."),
+    ],
+)
+def test_exporting_what_is_no_one_time_sync_gets_a_sentence(run: Run, sync: str, says: str) -> None:
+    refused = run("export", sync)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f"SyncUnknown: {says}")
+
+
+# -- demo -------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_keeps_away_from_data_and_projects_that_are_not_its_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "ledger.sqlite").touch()
+    assert run("init", "our-syncs").code == 0
+
+    refused = run("demo", "--folder", "mine")
+    assert refused.code == 1
+    assert "holds data that no demo wrote. Nothing was changed." in refused.err
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["data", "ledger.sqlite"]
+
+    monkeypatch.chdir(tmp_path / "our-syncs")
+    refused = run("demo")
+    assert refused.code == 1
+    assert "our-syncs: is a project of its own. Nothing was changed." in refused.err
+    assert not (tmp_path / "our-syncs" / "data").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_ends_exact_with_both_partners_and_can_be_run_again(tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "120", "COHORT_PIPELINES_LEDGER": "postgresql://production/"}
+
+    for members in ("500", "300"):
+        done = process("demo", "--members", members, folder=tmp_path, environment=environment)
+
+        assert (done.code, done.err) == (0, "")
+        assert re.findall(r"│ members +│ +(\d+) │ +(\d+) │", done.out) == [(members, members)] * 2
+        assert done.out.count("yes, exactly") == 4
+        assert "NO" not in done.out.split()
+        assert f"{int(members) // 100} have joined the cohort" in done.out
+        assert "cohort-pipelines dev --standins --project cohort-demo" in done.out
+    receipts = history.receipts(TAPLYTICS, root=tmp_path / "cohort-demo" / "data" / "history")
+    assert list(receipts["joiners"]) == [276, 3]
+
+
+@pytest.mark.slow
+def test_the_demo_of_one_sync_leaves_the_other_out(tmp_path: Path) -> None:
+    done = process("demo", "--members", "200", "--sync", APPTIMIZE, "--folder", "here", folder=tmp_path)
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("yes, exactly") == 2
+    assert TAPLYTICS not in done.out
+    assert [path.name for path in (tmp_path / "here" / "data" / "history").glob("sync=*")] == [f"sync={APPTIMIZE}"]
+
+    refused = process("demo", "--sync", "nobodys", "--folder", "here", folder=tmp_path)
+    assert refused.code == 1
+    assert refused.err.startswith("SyncUnknown: This project declares no sync 'nobodys'. Nothing was run.")
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_during_the_delivery_ends_the_demo(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cohort_pipelines", "demo", "--members", "20000", "--sync", TAPLYTICS]
+    plans = tmp_path / "cohort-demo" / "data" / "history" / f"sync={TAPLYTICS}" / "stage=plan"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        give_up = time.monotonic() + 60
+        while not list(plans.rglob("*.parquet")) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        demo.send_signal(signal.SIGINT)
+        out, _ = demo.communicate(timeout=60)
+
+    assert demo.returncode == 130
+    assert "The current window" not in out
+    assert "Traceback" not in out
