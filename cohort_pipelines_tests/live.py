@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.25
 _START_SECONDS = 120.0
 
 
-def until(found: Callable[[], Found], what: str, seconds: float = 120.0) -> Found:
+def until(found: Callable[[], Found | None], what: str, seconds: float = 120.0) -> Found:
     """Ask ``found`` until what it returns is true, and return that."""
     give_up = time.monotonic() + seconds
     while not (answer := found()):

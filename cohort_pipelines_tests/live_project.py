@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,7 +31,7 @@ MODULE = "live_syncs"
 # The demo's declarations and a one-time export. What a tick does is the product's own schedule; only how often it is
 # asked is not, so that nobody waits for a quarter of an hour. It is switched on by the test that needs it.
 _DEFINITIONS = """
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -98,17 +98,17 @@ class LiveProject:
     def group(self, name: str = "Mixpanel: Beta Users") -> set[str]:
         return self._ids(f"{_origin(self.standins.apptimize_url)}/standin/state?group={quote(name)}")
 
-    def churn(self, fraction: float) -> None:
-        httpx.post(f"{self.standins.mixpanel_url}/standin/churn", json={"fraction": fraction}).raise_for_status()
-
     def traffic(self) -> Counter[str]:
         """Return how many requests the three services have answered since they started, by path."""
         urls = self.standins.mixpanel_url, self.standins.taplytics_url, _origin(self.standins.apptimize_url)
         answers = [httpx.get(f"{url}/standin/requests").raise_for_status().json() for url in urls]
         return Counter(row["path"] for answer in answers for row in answer["requests"] for _ in range(row["count"]))
 
-    def seal_past_windows(self, sync: str, *, back: int, churn: float) -> list[str]:
-        """Run ``sync`` in this process in each of the last ``back`` windows, by a clock set to each one's start."""
+    def deliver_windows(self, sync: str, churn_after: Mapping[int, float]) -> list[str]:
+        """Run ``sync`` in this process in windows that lie so many back, by a clock set to each one's start.
+
+        After each of them, that fraction of the cohort leaves and as many others join.
+        """
         keys = []
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)  # dagster.yaml's paths are relative
@@ -119,15 +119,18 @@ class LiveProject:
                 cadence = project.sync(sync).cadence
                 assert cadence is not None
                 now = clock.now()
-                for steps in range(back, 0, -1):
-                    window = cadence.window_at(now - steps * cadence.value)
+                for back, fraction in churn_after.items():
+                    window = cadence.window_at(now - back * cadence.value)
                     assert window.opens is not None
                     with clock.shifted(window.opens - now):
                         outcome = launch.run_sync(project, sync, window.key)
                     assert outcome.uploaded, outcome.error
                     keys.append(window.key)
-                    self.churn(churn)
+                    self._churn(fraction)
         return keys
+
+    def _churn(self, fraction: float) -> None:
+        httpx.post(f"{self.standins.mixpanel_url}/standin/churn", json={"fraction": fraction}).raise_for_status()
 
     def _ids(self, url: str) -> set[str]:
         return {json.loads(line) for line in httpx.get(url).raise_for_status().text.splitlines()}

@@ -205,7 +205,7 @@ def test_check_says_connected_for_everything_at_the_price_of_one_query(run: Run,
     assert checked.findings == {
         PROJECT: "Connected: Stand-in, as admin",
         "taplytics": "Connected",
-        "apptimize": "Reachable; the credential is tried once there is a target",
+        "apptimize": "Connected; the target does not exist there yet (404)",
         APPTIMIZE: "Connected: Beta Users (300 members) to 'Mixpanel: Beta Users' in apptimize",
         TAPLYTICS: "Connected: Beta Users (300 members) to 'Beta Users' in taplytics",
     }
@@ -253,7 +253,7 @@ NOBODY = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
         (set_role("analyst"), (OF_MIXPANEL, "is 'analyst' in Mixpanel project 2529987; connecting a sync takes")),
         (delete_the_cohort, ({TAPLYTICS, APPTIMIZE}, "has no cohort 1478097 that this service account can see")),
         (set_variable("TAPLYTICS_API_KEY", "wr0ng-k3y"), (OF_TAPLYTICS, r"Taplytics refused the key \(401\)")),
-        (set_variable("APPTIMIZE_TOKEN", "wr0ng-t0ken"), ({APPTIMIZE}, r"Apptimize \(NA\) refused the key \(401\)")),
+        (set_variable("APPTIMIZE_TOKEN", "wr0ng-t0ken"), (OF_APPTIMIZE, r"Apptimize \(NA\) refused the key \(401\)")),
         (set_variable("TAPLYTICS_URL", NOBODY), (OF_TAPLYTICS, "Taplytics could not be reached")),
         (set_variable("APPTIMIZE_URL", NOBODY), (OF_APPTIMIZE, r"Apptimize \(NA\) could not be reached")),
         (set_variable("MIXPANEL_SECRET", None), (OF_MIXPANEL, "environment variable MIXPANEL_SECRET is not set")),

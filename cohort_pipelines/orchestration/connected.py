@@ -51,7 +51,8 @@ def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Fin
         projects[name] = _checked(source)
         yield _finding(name, partial(_project_connected, projects[name]))
     for name, destination in destinations.items():
-        yield _finding(name, partial(destination_connected, destination))
+        target = next((sync.target for sync in syncs if sync.destination == name), None)
+        yield _finding(name, partial(destination_connected, destination, target))
     for sync in syncs:
         yield _finding(sync.name, partial(_sync_connected, sync, projects[sync.source], destinations))
 

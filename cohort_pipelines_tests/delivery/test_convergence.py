@@ -29,8 +29,6 @@ from cohort_pipelines_tests.delivery.world import (
 
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  thousands of small files, and no need to outlive the test
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
-
-
 FAULTS = {"lost": lost, "dropped": dropped, "late": late, "tried twice": tried_twice}
 
 
