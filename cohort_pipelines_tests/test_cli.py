@@ -240,7 +240,7 @@ def delete_the_cohort(standins: InThread, patch: pytest.MonkeyPatch) -> None:
 OF_MIXPANEL = {PROJECT, TAPLYTICS, APPTIMIZE}
 OF_TAPLYTICS = {"taplytics", TAPLYTICS}
 OF_APPTIMIZE = {"apptimize", APPTIMIZE}
-CONNECTED = ("Connected", "Reachable")
+CONNECTED = "Connected"
 NOBODY = "http://127.0.0.1:9"  # the port of "discard", where nothing listens
 
 
