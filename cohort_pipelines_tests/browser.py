@@ -9,10 +9,16 @@ from playwright.sync_api import Page, sync_playwright
 CHROMIUM = shutil.which("chromium")
 NO_CHROMIUM = "There is no chromium to look at the pages with. On Debian or Ubuntu: sudo apt install chromium"
 
-_QUIET = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+_QUIET = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextmanager
