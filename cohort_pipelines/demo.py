@@ -21,10 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from cohort_pipelines import clock, history, http, progress, settings
-from cohort_pipelines.errors import ProjectFolderInvalid
+from cohort_pipelines.errors import ProjectFolderInvalid, SyncUnknown
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.processes import only_one
 from cohort_pipelines.scaffold import write_instance_files
 from cohort_pipelines.standins.kept import FOLDER, keep, kept_settings
 from cohort_pipelines.standins.server import running
@@ -50,16 +51,19 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     """Run the main job in ``folder`` and print what happened; return whether all of it held.
 
     Raises:
-        ProjectFolderInvalid: the folder is a project of its own, or holds data that no demo wrote.
+        ProjectFolderInvalid: the folder is a project of its own, is being served, or holds data that no demo wrote.
         SyncUnknown: ``only`` is not one of the demo's syncs.
     """
+    names = launch.sync_names(launch.DEMO)
+    if only is not None and only not in names:
+        raise SyncUnknown(only, tuple(names))
     data = _prepare(folder)
     wanted = kept_settings(data, members=members)
     with running(wanted) as addresses:
         keep(data, wanted, addresses)
         os.environ.update(addresses.environment())
         with launch.opened(Path()) as project:
-            held = _two_windows(project, [only] if only else list(project.syncs), addresses, console)
+            held = _two_windows(project, [only] if only else names, addresses, console)
     _say_where(folder, addresses, console)
     return held
 
@@ -74,7 +78,8 @@ def _prepare(folder: Path) -> Path:
     if data.exists():
         if not (data / FOLDER).is_dir():
             raise ProjectFolderInvalid(data, "holds data that no demo wrote", remedy)
-        shutil.rmtree(data)
+        with only_one(folder.resolve()):
+            shutil.rmtree(data)
     write_instance_files(folder)
     os.chdir(folder)
     os.environ.update({settings.DATA: "data", settings.LEDGER: "", "DAGSTER_HOME": str(Path.cwd())})

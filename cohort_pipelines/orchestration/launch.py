@@ -73,6 +73,11 @@ def opened(project: Path) -> Iterator[OpenProject]:
             yield OpenProject({sync.name: sync for sync in syncs}, definitions, instance)
 
 
+def sync_names(package: Path) -> list[str]:
+    """Return the names of the syncs that a package declares."""
+    return [sync.name for sync in resolved_syncs(component_tree(package))]
+
+
 def check(project: Path) -> Iterator[Finding]:
     """Check every connection and sync of the project in ``project``.
 

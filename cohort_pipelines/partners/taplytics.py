@@ -39,7 +39,7 @@ TAPLYTICS_URL = "https://api.taplytics.com"
 TAPLYTICS_HEADER = "x-access-token"
 
 _NAME = "Taplytics"
-_CHUNK_ROWS = 100
+_CHUNK_ROWS = 250
 _NOT_SENT = "not sent, since the time was over or Taplytics failed for others of the same chunk"
 
 
