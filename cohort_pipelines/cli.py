@@ -23,7 +23,7 @@ ProjectFolder = Annotated[Path, typer.Option("--project", help="The project's fo
 def main() -> None:
     """Run the command line; an error of ours is one sentence on stderr and exit code 1."""
     try:
-        app()
+        app(prog_name="cohort-pipelines")
     except CohortPipelinesError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(str(error))
