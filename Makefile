@@ -10,10 +10,10 @@ MEMBERS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test test-slow lint types wheel clean
+.PHONY: help setup demo dev test test-slow lint types screenshots wheel clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## +/\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## +/\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## make the virtual environment in .venv
 
@@ -46,6 +46,9 @@ lint: setup  ## formatting and lint
 
 types: setup  ## mypy, strict
 	@$(BIN)/mypy
+
+screenshots: setup  ## take docs/images/ anew, with chromium (four minutes)
+	@$(BIN)/python -m docs.take_screenshots
 
 wheel: setup  ## build dist/*.whl
 	@rm -rf dist

@@ -122,8 +122,12 @@ def export(
         outcome = launch.export(opened, sync, name)
     if outcome.error:
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(outcome.error, style="red")
-    elif not outcome.uploaded:
+    elif not outcome.upload:
         typer.echo("Superseded: a newer audience has been delivered since. Nothing was sent.")
     else:
-        typer.echo(f"Delivered; run {outcome.run_id}.")
-    raise typer.Exit(0 if outcome.uploaded else 1)
+        numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(
+            **outcome.upload
+        )
+        typer.echo(f"Delivered to {outcome.upload['target']!r}: {numbers}.")
+        typer.echo(f"Partition {outcome.partition_key}, run {outcome.run_id}.")
+    raise typer.Exit(0 if outcome.upload else 1)

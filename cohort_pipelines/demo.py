@@ -95,7 +95,12 @@ def _two_windows(project: launch.OpenProject, names: list[str], addresses: Addre
     console.print(f"\n[bold]The current window[/]: {joined:,} have joined the cohort, {left:,} have left it.")
     second = [_deliver(project, sync, 0, addresses, console) for sync in syncs]
     _print_table(second, console)
-    return all(done.agrees for done in first + second)
+    held = all(done.agrees for done in first + second)
+    if only_difference := all(_only_the_difference(done, joined, left) for done in second):
+        console.print("Only the difference was sent.")
+    else:
+        console.print("[bold red]More than the difference was sent.[/]")
+    return held and only_difference
 
 
 def _deliver(
@@ -123,6 +128,14 @@ def _deliver(
         "",
         agrees,
     )
+
+
+def _only_the_difference(done: Delivered, joined: int, left: int) -> bool:
+    """Say whether no more was sent than those who joined and left; not each of them has a partner id."""
+    if done.error:
+        return False
+    joiners, leavers = int(done.receipt["joiners"]), int(done.receipt["leavers"])
+    return int(done.receipt["planned"]) == joiners + leavers and joiners <= joined and leavers <= left
 
 
 def _state_url(sync: ResolvedSync, addresses: Addresses) -> str:
@@ -206,9 +219,10 @@ def _cell(done: Delivered, name: str) -> str:
 
 def _say_where(folder: Path, addresses: Addresses, console: Console) -> None:
     where = "" if folder == Path() else f" --project {folder}"
+    command = "make dev" if Path("Makefile").is_file() else f"cohort-pipelines dev --standins{where}"
     console.print(
         "\nTo look at it in Dagster (http://127.0.0.1:3000), with the partners as this run left them:\n"
-        f"  cohort-pipelines dev --standins{where}\n"
+        f"  {command}\n"
         "and, while that runs:\n"
         f"  Taplytics, Segment editor   {addresses.taplytics_url}/segments/Beta%20Users\n"
         f"  Apptimize, Groups           {addresses.groups_url}",

@@ -13,14 +13,14 @@ MEMORY_LIMIT = "128MB"
 
 
 @contextmanager
-def engine(spill: Path, memory_limit: str = MEMORY_LIMIT) -> Iterator[duckdb.DuckDBPyConnection]:
+def engine(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB that spills into ``spill``, a private folder; close it afterwards.
 
     Raises:
         HistoryNotWritable: the work needs more memory than allowed, and the disk takes no spill.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory_limit,
+        "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(spill),
         "threads": 2,
         "preserve_insertion_order": False,

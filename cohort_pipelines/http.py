@@ -5,6 +5,7 @@ The httpx interface over aiohttp's transport: httpx's own async transport costs 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,9 @@ Response = httpx.Response
 URL = httpx.URL
 
 T = TypeVar("T")
+
+# httpx writes every URL into its log at INFO, and a URL may hold a key.
+logging.getLogger("httpx").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL, httpx.UnsupportedProtocol, httpx.InvalidURL)
 

@@ -3,6 +3,9 @@
 Two ID-merge systems exist in Mixpanel. With simplified ID merge a distinct_id is the user's own id, or ``$device:...``
 before login. With original ID merge it may be any id of a cluster, so a partner's own profile property is read instead
 (docs.mixpanel.com, ID Management and the partners' pages). An :class:`IdRule` says which column, and what it must be.
+
+Only strings and integers can be ids. A list, an object, a boolean or a fraction in a property comes as its JSON behind
+:data:`NOT_TEXT`, and is malformed by every rule; so is a string that begins with that character.
 """
 
 import re
@@ -17,6 +20,7 @@ DISTINCT_ID = "distinct_id"
 PARTNER_ID = "partner_user_id"
 EQUALITY_KEY = "equality_key"
 DEVICE_PREFIX = "$device:"
+NOT_TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # precedes the JSON of a property that is no string and no integer
 MAX_ID_BYTES = 1024  # what receivers of Mixpanel's cohort webhook take (Flagsmith's serializer)
 _UNUSABLE = r"[\x00-\x1f\x7f\x{FFFD}]"  # control characters, and what stands for broken Unicode: two ids would be one
 
@@ -148,7 +152,10 @@ def _stripped(ids: pa.Array, prefix: str | None) -> pa.Array:
 
 def _reasons(read: pa.Array, ids: pa.Array, rule: IdRule) -> pa.Array:
     """Return why each id is rejected, null where it is sound; the first case that holds counts."""
-    cases = [(pc.equal(read, ""), Reason.NO_PARTNER_ID)]
+    cases = [
+        (pc.equal(read, ""), Reason.NO_PARTNER_ID),
+        (pc.starts_with(read, NOT_TEXT), Reason.MALFORMED_PARTNER_ID),
+    ]
     if rule.prefixes:
         cases.append((pc.invert(_has_prefix(read, rule.prefixes)), Reason.MALFORMED_PARTNER_ID))
     if rule.reject_device_ids:

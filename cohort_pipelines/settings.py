@@ -29,6 +29,6 @@ def ledger_url() -> str:
     protocol, path = split_protocol(data_root())
     url = os.environ.get(LEDGER) or f"sqlite:///{path}/ledger.sqlite"
     if protocol not in {None, "file", "local"} and url.startswith("sqlite"):
-        problem = f"it is a file of one host, and the history lies on {protocol}; set {LEDGER} to a PostgreSQL URL"
+        problem = f"it is a file of one host, and the history lies on {protocol}; set {DATA} to a folder of this host"
         raise LedgerUnusable(url, problem)
     return url

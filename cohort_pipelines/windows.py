@@ -7,9 +7,9 @@ Mixpanel answers for now and never for the past, so a snapshot can only be taken
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from urllib.parse import quote
 
 from cohort_pipelines import clock
+from cohort_pipelines.disk import encode_path_name
 from cohort_pipelines.errors import ExportNameInvalid, WindowClosed, WindowNotOpenYet
 
 KEY_FORMAT = "%Y-%m-%dT%H%MZ"
@@ -73,12 +73,6 @@ class Window:
     def path_name(self) -> str:
         """The window's name as one safe part of a path; percent-encoded, as Hive readers expect."""
         return encode_path_name(self.key)
-
-
-def encode_path_name(name: str) -> str:
-    """Percent-encode ``name`` into one path component that can neither climb nor hide."""
-    encoded = quote(name, safe="")
-    return encoded.replace(".", "%2E") if encoded.startswith(".") else encoded
 
 
 def one_time_window(name: str) -> Window:

@@ -124,7 +124,7 @@ class LiveProject:
                     assert window.opens is not None
                     with clock.shifted(window.opens - now):
                         outcome = launch.run_sync(project, sync, window.key)
-                    assert outcome.uploaded, outcome.error
+                    assert outcome.upload, outcome.error
                     keys.append(window.key)
                     self._churn(fraction)
         return keys

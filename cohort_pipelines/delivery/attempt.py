@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -12,11 +12,11 @@ from sqlalchemy import Connection, insert, select, update
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, schema
 from cohort_pipelines.delivery.belief import Belief
-from cohort_pipelines.delivery.gates import Verdict
+from cohort_pipelines.delivery.gates import Gates, Verdict
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.ledger_windows import note_window
 from cohort_pipelines.delivery.receipt import Receipt
-from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptState, WindowState
+from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptState, ChunkState, WindowState
 from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable
 from cohort_pipelines.history import History, Stage, StoredFile
 
@@ -62,7 +62,6 @@ class Attempt:
         lease_seconds: how long the lease holds without being renewed.
         started: when it was claimed.
         established: whether anything was ever sent to the target.
-        verdicts: what the gates found.
         newer: the window of the newer snapshot that supersedes it; empty when none does.
     """
 
@@ -75,7 +74,6 @@ class Attempt:
     lease_seconds: float
     started: datetime
     established: bool
-    verdicts: tuple[Verdict, ...] = ()
     newer: str = ""
 
     @contextmanager
@@ -134,7 +132,27 @@ class Attempt:
         if row.belief_checksum is None:
             return Belief()
         file = history.stored(row.belief_sync, Stage.BELIEF, row.belief_window, row.belief_checksum)
-        return Belief(file, row.unsettled)
+        return Belief(file, row.unsettled, row.held)
+
+    def judge(self, gates: Gates) -> list[Verdict]:
+        """Judge the payload against the last delivered one and what the target may hold since; record the findings.
+
+        To be called once the dead attempts are buried: what a delivery that did not end green has added counts too.
+        """
+        delivered, held = schema.attempt, select(schema.target.c.held).filter_by(id=self.target_id)
+        newest = (
+            select(delivered.c.users)
+            .filter_by(target=self.target_id, state=AttemptState.DELIVERED)
+            .order_by(delivered.c.generation.desc())
+            .limit(1)
+        )
+        with self._fenced() as connection:
+            before = max(connection.execute(newest).scalar() or 0, connection.execute(held).scalar_one())
+            verdicts = gates.judge(self.asked.payload.rows, before)
+            for each in verdicts:
+                judged = {"name": each.name, "value": each.value, "limit": each.limit, "held": each.held}
+                connection.execute(insert(schema.gate).values(attempt=self.id, **judged))
+        return verdicts
 
     def begin_sending(self, plan: StoredFile, base: Belief) -> None:
         """Bind the attempt to its sealed plan: planned -> sending."""
@@ -151,8 +169,16 @@ class Attempt:
             chunks.record_ended(connection, self.id, ended)
             now = clock.now()
             if begun is not None:
-                chunks.record_intent(connection, self.id, begun, now)
+                last_try = now + timedelta(seconds=self.lease_seconds) + chunks.PATIENCE
+                chunks.record_intent(connection, self.id, begun, now, last_try)
         return now
+
+    def ever_acknowledged(self) -> bool:
+        """Say whether the partner ever acknowledged anything for this target."""
+        acknowledged = schema.chunk.c.state.in_([ChunkState.ACKED, ChunkState.DOUBTED])
+        query = select(schema.chunk.c.lo).join(schema.attempt).filter_by(target=self.target_id).where(acknowledged)
+        with self.ledger.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def mark_established(self) -> None:
         """Remember that something was sent to the target."""
@@ -185,15 +211,11 @@ class Attempt:
             now = clock.now()
             ended = {"state": receipt.state, "ended": now, "error": receipt.error or None}
             connection.execute(update(schema.attempt).filter_by(id=self.id).values(**ended))
-            counts = {
-                name: getattr(receipt, name)
-                for name in ("joiners", "leavers", "unchanged", "planned", "acknowledged", "refused", "unsettled")
-            }
             connection.execute(
                 insert(schema.receipt).values(
                     attempt=self.id,
                     state=receipt.state,
-                    counts=counts | {"users": receipt.users, "requests": receipt.requests},
+                    counts={name: number for name, number in asdict(receipt).items() if isinstance(number, int)},
                     belief_after=receipt.belief_after,
                     checksum=file.checksum,
                     at=now,
@@ -215,6 +237,7 @@ class Attempt:
                 belief_window=belief.file.window,
                 belief_checksum=belief.file.checksum,
                 unsettled=belief.unsettled,
+                held=belief.held,
             )
         )
 

@@ -39,10 +39,17 @@ BATCH = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What is believed of a target: a sealed file, or None where nothing was ever sent; ``unsettled`` ids of it."""
+    """What is believed of a target.
+
+    Attributes:
+        file: the sealed file; None where nothing was ever sent.
+        unsettled: ids whose outcome is uncertain, or was too lately to be sure.
+        held: ids that the target holds, or may hold.
+    """
 
     file: StoredFile | None = None
     unsettled: int = 0
+    held: int = 0
 
 
 def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table) -> Belief:
@@ -59,12 +66,13 @@ def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table) -> 
     told = chunks.filter(pc.field("state") != ChunkState.REFUSED_WHOLE)
     if not told.num_rows or not plan.rows:
         return base
-    unsettled = 0
+    unsettled = held = 0
     with history.writer(plan.sync, Stage.BELIEF, plan.window, BELIEF_SCHEMA) as writer:
         for batch in _folded(history, base, plan, told):
             unsettled += batch.num_rows - batch.column("unsettled_since").null_count
+            held += batch.filter(pc.field("state") != "OUT").num_rows
             writer.write(batch)
-    return Belief(writer.stored, unsettled)
+    return Belief(writer.stored, unsettled, held)
 
 
 def _folded(history: History, base: Belief, plan: StoredFile, told: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -88,8 +96,7 @@ def belief_source(belief: Belief) -> str:
 # an interval join by ASOF: of the ranges that start at or before a row, only the last can hold it
 _FOLD = f"""
 WITH outcome AS (
-    SELECT planned.id, planned.operation, told.state, told.intent_at,
-           coalesce(told.ended_at, told.intent_at) AS doubted_at
+    SELECT planned.id, planned.operation, told.state, told.intent_at, told.ended_at
     FROM read_parquet($plan, file_row_number = true) AS planned
     ASOF JOIN told ON planned.file_row_number >= told.lo
     WHERE planned.file_row_number < told.hi
@@ -107,7 +114,7 @@ SELECT
             AND outcome.intent_at > belief.unsettled_since + INTERVAL '{SETTLES_AFTER.total_seconds():.0f} seconds'
             THEN NULL
         WHEN outcome.state IN ('{ChunkState.INTENT}', '{ChunkState.UNKNOWN}', '{ChunkState.DOUBTED}')
-            THEN greatest(outcome.doubted_at, belief.unsettled_since)
+            THEN greatest(outcome.ended_at, belief.unsettled_since)
         ELSE belief.unsettled_since
     END AS unsettled_since
 FROM outcome FULL JOIN {{belief}} AS belief ON outcome.id = belief.id

@@ -1,8 +1,8 @@
 """Chunks: what is known of each range of an attempt's plan, before and after it was sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from itertools import chain, groupby, islice
 from typing import cast
 
@@ -21,6 +21,9 @@ PUBLISH = "publish"
 
 Rows = tuple[int, int, str]
 """Rows `[lo, hi)` of a plan, and the operation they are sent by."""
+
+PATIENCE = timedelta(minutes=5)
+"""How long one chunk may take with its retries; below belief's SETTLES_AFTER."""
 
 _MAX_REASON = 200
 
@@ -54,15 +57,18 @@ class Chunk:
         return Ended(self.lo, self.hi, self.operation, state, intent_at, clock.now(), reason)
 
 
-def read_chunks(history: History, plan: StoredFile, adds: int, chunk_rows: int) -> Iterator[Chunk]:
-    """Yield a plan's chunks in order, reading it as they are asked for; none holds additions and removals both."""
-    ids: Iterator[str] = chain.from_iterable(column_of(batch) for batch in history.batches(plan, ["id"]))
-    for operation, first, end in ((Operation.ADD, 0, adds), (Operation.REMOVE, adds, plan.rows)):
+def read_phases(history: History, plan: StoredFile, adds: int, chunk_rows: int) -> tuple[Iterator[Chunk], ...]:
+    """Return the chunks of a plan's additions and those of its removals; each reads the plan as they are asked for."""
+
+    def read(operation: Operation, first: int, end: int) -> Iterator[Chunk]:
+        ids = islice(chain.from_iterable(column_of(batch) for batch in history.batches(plan, ["id"])), first, end)
         pages = -(-(end - first) // chunk_rows)
         for page in range(1, pages + 1):
             lo = first + (page - 1) * chunk_rows
             hi = min(lo + chunk_rows, end)
             yield Chunk(lo, hi, operation, page, pages, list(islice(ids, hi - lo)))
+
+    return read(Operation.ADD, 0, adds), read(Operation.REMOVE, adds, plan.rows)
 
 
 def column_of(batch: pa.RecordBatch) -> list[str]:
@@ -88,36 +94,23 @@ def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime) -> list[
     return ended
 
 
-def record_intent(connection: Connection, attempt: int, rows: Rows, at: datetime) -> None:
-    """Record that ``rows`` are about to be sent: from now on they may have taken effect."""
-    lo, hi, operation = rows
-    connection.execute(
-        insert(schema.chunk).values(
-            attempt=attempt, lo=lo, hi=hi, operation=operation, state=ChunkState.INTENT, intent_at=at, reason=""
-        )
-    )
+def record_intent(connection: Connection, attempt: int, rows: Rows, at: datetime, last_try: datetime) -> None:
+    """Record that ``rows`` are about to be sent: from now on they may have taken effect.
+
+    Should the writer die, or be cut off from the ledger while it goes on trying, nobody records more than this:
+    ``last_try`` is when it sends them for the last time at the latest.
+    """
+    record_ended(connection, attempt, [Ended(*rows, ChunkState.INTENT, at, last_try)])
 
 
 def record_ended(connection: Connection, attempt: int, ended: Sequence[Ended]) -> None:
-    """Replace a chunk's intent by what became of its rows."""
+    """Replace what was known of a chunk by what became of its rows."""
     if not ended:
         return
     connection.execute(delete(schema.chunk).filter_by(attempt=attempt, lo=ended[0].lo))
     connection.execute(
         insert(schema.chunk),
-        [
-            {
-                "attempt": attempt,
-                "lo": each.lo,
-                "hi": each.hi,
-                "operation": each.operation,
-                "state": each.state,
-                "intent_at": each.intent_at,
-                "ended_at": each.ended_at,
-                "reason": each.reason,
-            }
-            for each in ended
-        ],
+        [asdict(each) | {"attempt": attempt} for each in ended],
     )
 
 

@@ -1,4 +1,4 @@
-"""The claim: one transaction that says whose turn it is, that the order is kept, and what the gates find."""
+"""The claim: one transaction that says whose turn it is, and that the order is kept."""
 
 import time
 from datetime import datetime, timedelta
@@ -8,7 +8,6 @@ from sqlalchemy import Connection, Row, insert, select, update
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.attempt import Asked, Attempt
-from cohort_pipelines.delivery.gates import Gates
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.schema import AttemptState
 from cohort_pipelines.errors import TargetBusy, TargetOwnedByAnother
@@ -18,7 +17,7 @@ _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease
 _POLL_SECONDS = 0.25
 
 
-def claim(ledger: Ledger, asked: Asked, gates: Gates, lease_seconds: float) -> Attempt:
+def claim(ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt:
     """Claim the target for ``asked``, waiting for the lease of a writer that may be dead to run out.
 
     Where a newer snapshot was claimed before, the attempt that is returned names it and holds no lease.
@@ -30,7 +29,7 @@ def claim(ledger: Ledger, asked: Asked, gates: Gates, lease_seconds: float) -> A
     patience = clock.now() + timedelta(seconds=lease_seconds + _A_LITTLE)
     while True:
         with ledger.write() as connection:
-            claimed = _claim(connection, ledger, asked, gates, lease_seconds)
+            claimed = _claim(connection, ledger, asked, lease_seconds)
         if isinstance(claimed, Attempt):
             return claimed
         if clock.now() >= min(patience, asked.deadline):
@@ -38,9 +37,7 @@ def claim(ledger: Ledger, asked: Asked, gates: Gates, lease_seconds: float) -> A
         time.sleep(min(_POLL_SECONDS, lease_seconds / 10))
 
 
-def _claim(
-    connection: Connection, ledger: Ledger, asked: Asked, gates: Gates, lease_seconds: float
-) -> Attempt | datetime:
+def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt | datetime:
     """Return the attempt, or until when somebody else's lease holds."""
     now, target = clock.now(), _pinned(connection, asked)
     superseded = asked.snapshot_seq < target.head_seq
@@ -50,10 +47,6 @@ def _claim(
     head = {"generation": target.generation + 1, "head_seq": max(asked.snapshot_seq, target.head_seq)}
     connection.execute(update(schema.target).filter_by(id=target.id).values(**head))
     attempt = _insert_attempt(connection, target, token, asked, now)
-    verdicts = () if superseded else gates.judge(asked.payload.rows, _last_delivered(connection, target.id))
-    for each in verdicts:
-        judged = {"name": each.name, "value": each.value, "limit": each.limit, "held": each.held}
-        connection.execute(insert(schema.gate).values(attempt=attempt, **judged))
     return Attempt(
         ledger=ledger,
         asked=asked,
@@ -64,7 +57,6 @@ def _claim(
         lease_seconds=lease_seconds,
         started=now,
         established=target.established,
-        verdicts=tuple(verdicts),
         newer=_window_of(connection, target.head_seq) if superseded else "",
     )
 
@@ -74,7 +66,7 @@ def _pinned(connection: Connection, asked: Asked) -> Row[tuple[object, ...]]:
     known = select(schema.target).filter_by(**_identity(asked.target))
     row = connection.execute(known).first()
     if row is None:
-        fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "unsettled": 0}
+        fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "unsettled": 0, "held": 0}
         connection.execute(insert(schema.target).values(**_identity(asked.target), **fresh))
         row = connection.execute(known).one()
     if row.owner != asked.sync:
@@ -123,13 +115,6 @@ def _insert_attempt(
     inserted = insert(schema.attempt).values(**values).returning(schema.attempt.c.id)
     number: int = connection.execute(inserted).scalar_one()
     return number
-
-
-def _last_delivered(connection: Connection, target: int) -> int | None:
-    """Return how many users the newest delivered payload of the target had."""
-    table = schema.attempt
-    query = select(table.c.users).filter_by(target=target, state=AttemptState.DELIVERED)
-    return connection.execute(query.order_by(table.c.generation.desc()).limit(1)).scalar()
 
 
 def _window_of(connection: Connection, seq: int) -> str:

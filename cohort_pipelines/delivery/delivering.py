@@ -8,7 +8,7 @@ from datetime import datetime
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery.attempt import Asked
-from cohort_pipelines.delivery.chunks import read_chunks
+from cohort_pipelines.delivery.chunks import read_phases
 from cohort_pipelines.delivery.claim import LEASE_SECONDS, claim
 from cohort_pipelines.delivery.gates import Gates
 from cohort_pipelines.delivery.ledger import Ledger, Target
@@ -80,7 +80,7 @@ def deliver(
     history.require_writable()
     asked = Asked(target, sync, window.key, snapshot_seq, payload, run_id, deadline)
     try:
-        attempt = claim(ledger, asked, gates, lease_seconds)
+        attempt = claim(ledger, asked, lease_seconds)
     except (TargetBusy, TargetOwnedByAnother) as error:
         ledger.note_window(sync, window.key, "skipped", str(error))
         raise
@@ -90,25 +90,26 @@ def deliver(
         overwrite.end(AttemptState.SUPERSEDED, str(superseded))
         raise superseded
     with attempt.leased():
-        _require_gates(overwrite)
-        _prepare(overwrite)
+        _prepare(overwrite, gates)
         return _carry_out(overwrite, partner, on_progress)
 
 
-def _require_gates(overwrite: Overwrite) -> None:
-    for verdict in overwrite.attempt.verdicts:
-        if verdict.held:
-            held = DeliveryHeld(verdict.name, verdict.finding, verdict.remedy)
-            overwrite.end(AttemptState.HELD, str(held))
-            raise held
-
-
-def _prepare(overwrite: Overwrite) -> None:
+def _prepare(overwrite: Overwrite, gates: Gates) -> None:
     try:
+        overwrite.bury_the_dead()
+        _require_gates(overwrite, gates)
         overwrite.prepare()
     except HistoryError as error:
         overwrite.end(AttemptState.STOPPED, str(error))
         raise
+
+
+def _require_gates(overwrite: Overwrite, gates: Gates) -> None:
+    for verdict in overwrite.attempt.judge(gates):
+        if verdict.held:
+            held = DeliveryHeld(verdict.name, verdict.finding, verdict.remedy)
+            overwrite.end(AttemptState.HELD, str(held))
+            raise held
 
 
 def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress: Progress | None) -> Receipt:
@@ -127,14 +128,14 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
 
 def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire, on_progress: Progress | None) -> None:
     attempt, plan, counts = overwrite.attempt, overwrite.plan, overwrite.counts
-    if plan is None or (attempt.established and not counts.operations):
+    if plan is None:
         return
     try:
         if isinstance(partner, FileWire):
             sending.stopped = publish(attempt, partner, overwrite.history, counts.operations)
-        else:
-            chunks = read_chunks(overwrite.history, plan, counts.adds, partner.chunk_rows)
-            sending.run(partner, chunks, counts.operations, on_progress)
+        elif counts.operations or not attempt.established:
+            phases = read_phases(overwrite.history, plan, counts.adds, partner.chunk_rows)
+            sending.run(partner, phases, counts.operations, on_progress)
     except (LeaseLost, LedgerUnusable):
         raise
     except BaseException as error:  # a cancel, or a partner adapter that broke: no words of it, they may hold ids

@@ -1,4 +1,4 @@
-"""Gates: what an overwrite must not do unasked. They are judged inside the claim, however the upload was started."""
+"""Gates: what an overwrite must not do unasked. They are judged under the lease, however the upload was started."""
 
 from dataclasses import dataclass
 
@@ -23,17 +23,17 @@ class Gates:
 
     Attributes:
         min_users: a payload with fewer users is held.
-        max_shrink: a payload smaller than the last delivered one by more than this share (0 to 1) is held.
-        allow_empty: an empty payload passes ``min_users``; ``max_shrink`` still holds it against the last one.
+        max_shrink: a payload smaller than what the target may hold by more than this share (0 to 1) is held.
+        allow_empty: an empty payload passes ``min_users``; ``max_shrink`` still holds it where the target is not empty.
     """
 
     min_users: int = 1
     max_shrink: float = 0.5
     allow_empty: bool = False
 
-    def judge(self, users: int, delivered: int | None) -> list[Verdict]:
-        """Judge a payload of ``users`` against the last delivered one of ``delivered`` users (None: there is none)."""
-        return [self._enough(users), self._not_shrunk(users, delivered)]
+    def judge(self, users: int, before: int) -> list[Verdict]:
+        """Judge a payload of ``users`` for a target that may hold up to ``before`` of them."""
+        return [self._enough(users), self._not_shrunk(users, before)]
 
     def _enough(self, users: int) -> Verdict:
         held = users < self.min_users and not (self.allow_empty and users == 0)
@@ -41,10 +41,10 @@ class Gates:
         setting = "min_users" if users else "allow_empty"
         return Verdict("min_users", users, self.min_users, held, finding, REMEDY.format(setting=setting))
 
-    def _not_shrunk(self, users: int, delivered: int | None) -> Verdict:
-        shrink = max(0.0, 1 - users / delivered) if delivered else 0.0
+    def _not_shrunk(self, users: int, before: int) -> Verdict:
+        shrink = max(0.0, 1 - users / before) if before else 0.0
         finding = (
-            f"the payload has {users:,} users after {delivered or 0:,}, a loss of {shrink:.1%}; "
+            f"the payload has {users:,} users after {before:,}, a loss of {shrink:.1%}; "
             f"up to {self.max_shrink:.0%} is allowed"
         )
         held = shrink > self.max_shrink

@@ -81,8 +81,9 @@ class Ledger(Windows):
         cohort_id: int,
         options: Options | None = None,
         seq: int | None = None,
+        seconds: float | None = None,
     ) -> int:
-        """Record a sealed snapshot and return its number.
+        """Record a sealed snapshot and return its number; it took ``seconds`` (None: it is another sync's).
 
         Without ``seq`` (from :meth:`begin_snapshot`) the number is taken now, after the file was sealed. That is the
         same order as long as no two snapshots of a sync are taken at once.
@@ -99,6 +100,7 @@ class Ledger(Windows):
                     taken_at=taken_at,
                     total=total,
                     rows=rows,
+                    seconds=seconds,
                     project=project,
                     cohort_id=cohort_id,
                     options=dict(options or {}),
@@ -198,18 +200,28 @@ class Ledger(Windows):
             row = connection.execute(query.limit(1)).first()
         return None if row is None else DeliveredSnapshot(row.seq, row.window, row.taken_at, row.users, row.ended)
 
-    def delivery_seconds(self, sync: str, last: int = 20) -> float | None:
-        """Return the median duration of the ``last`` deliveries in seconds, or None when there was none."""
-        table = schema.attempt
-        query = (
-            select(table.c.started, table.c.ended)
-            .where(table.c.sync == sync, table.c.state == AttemptState.DELIVERED)
-            .order_by(table.c.id.desc())
+    def expected_seconds(self, sync: str, last: int = 20) -> float | None:
+        """Return how long a window of ``sync`` takes, in seconds, or None when none was delivered yet.
+
+        That is the median of its ``last`` snapshots and the median of its ``last`` deliveries together.
+        """
+        taken, sent = schema.snapshot, schema.attempt
+        snapshots = (
+            select(taken.c.seconds)
+            .where(taken.c.sync == sync, taken.c.seconds.is_not(None))
+            .order_by(taken.c.seq.desc())
+            .limit(last)
+        )
+        deliveries = (
+            select(sent.c.started, sent.c.ended)
+            .where(sent.c.sync == sync, sent.c.state == AttemptState.DELIVERED)
+            .order_by(sent.c.id.desc())
             .limit(last)
         )
         with self.read() as connection:
-            durations = [(row.ended - row.started).total_seconds() for row in connection.execute(query)]
-        return statistics.median(durations) if durations else None
+            reading = connection.execute(snapshots).scalars().all()
+            sending = [(row.ended - row.started).total_seconds() for row in connection.execute(deliveries)]
+        return statistics.median(reading or [0.0]) + statistics.median(sending) if sending else None
 
     def _derived(self, seq: int, stage: Stage) -> StoredFile:
         table = schema.derived

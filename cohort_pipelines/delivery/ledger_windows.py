@@ -1,7 +1,8 @@
 """The windows of each sync and what became of them, so that none is missed in silence."""
 
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import cast
 
 from sqlalchemy import Connection, insert, select, update
@@ -9,8 +10,11 @@ from sqlalchemy import Connection, insert, select, update
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.delivery.schema import WindowState
-from cohort_pipelines.windows import KEY_FORMAT, Cadence, Window
+from cohort_pipelines.delivery.schema import OPEN_STATES, WindowState
+from cohort_pipelines.windows import Cadence, Window
+
+_NEVER_BEGUN = "no run was started in it"
+_NEVER_ENDED = "its run never began, or ended before it delivered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +31,43 @@ class Windows(Database):
     """The part of the ledger that keeps the windows."""
 
     def note_window(self, sync: str, key: str, state: WindowState, reason: str = "") -> None:
-        """Note what became of a window; one that was delivered stays so, whatever a later run of it meets."""
+        """Note what became of a window.
+
+        One that was delivered stays so, whatever a later run of it meets; and only a new one can be ``open``, however
+        often its tick is evaluated.
+        """
         with self.write() as connection:
             note_window(connection, sync, key, state, reason)
 
-    def record_missed(self, sync: str, window: Window, reason: str = "no run was started in it") -> list[str]:
-        """Note every window between the newest noted one and ``window``, a scheduled one, as missed; return their keys.
+    def record_missed(self, sync: str, window: Window) -> list[str]:
+        """Note as missed what ``window``, a scheduled one, finds behind it, and return the keys, oldest first.
 
-        A sync that has no window yet has missed none. Doing it twice changes nothing.
+        That is every window between the newest noted one and ``window``, and every earlier one that is still open,
+        unless its delivery is under way or died and is yet to be taken over. A sync that has no window yet has missed
+        none. Doing it twice changes nothing.
         """
         table = schema.window
-        newest = (
-            select(table.c.key)
-            .where(table.c.sync == sync, table.c.key < window.key)
-            .order_by(table.c.key.desc())
-            .limit(1)
+        earlier = (table.c.sync == sync, table.c.key < window.key)
+        under_way = select(schema.attempt.c.window).where(
+            schema.attempt.c.sync == sync, schema.attempt.c.state.in_(OPEN_STATES)
+        )
+        never_ended = (
+            update(table)
+            .where(*earlier, table.c.state == "open", table.c.key.not_in(under_way))
+            .values(state="missed", reason=_NEVER_ENDED, at=clock.now())
+            .returning(table.c.key)
         )
         with self.write() as connection:
-            key = connection.execute(newest).scalar()
-            missed = [] if key is None else _between(key, window)
-            for each in missed:
-                note_window(connection, sync, each, "missed", reason)
-        return missed
+            begun = sorted(connection.execute(never_ended).scalars())
+            noted = connection.execute(select(table.c.key).where(*earlier).order_by(table.c.key.desc())).scalars()
+            skipped = _between(next(filter(None, map(_opening, noted)), None), window)
+            rows = [
+                {"sync": sync, "key": key, "state": "missed", "reason": _NEVER_BEGUN, "at": clock.now()}
+                for key in skipped
+            ]
+            if rows:
+                connection.execute(insert(table), rows)
+        return begun + skipped
 
     def windows(self, sync: str, limit: int = 100) -> list[WindowRecord]:
         """Return the newest ``limit`` windows of a sync, newest first; windows are named by time, so by name."""
@@ -61,21 +80,28 @@ class Windows(Database):
 
 
 def note_window(connection: Connection, sync: str, key: str, state: WindowState, reason: str) -> None:
-    """Note what became of a window as part of a transaction; a delivered one stays delivered."""
+    """Note what became of a window as part of a transaction; see :meth:`Windows.note_window`."""
     table, noted = schema.window, {"state": state, "reason": reason, "at": clock.now()}
     known = connection.execute(select(table.c.state).filter_by(sync=sync, key=key)).scalar()
     if known is None:
         connection.execute(insert(table).values(sync=sync, key=key, **noted))
-    elif known != "delivered" or state == "delivered":
+    elif state == "delivered" or (state != "open" and known != "delivered"):
         connection.execute(update(table).filter_by(sync=sync, key=key).values(**noted))
 
 
-def _between(key: str, window: Window) -> list[str]:
-    """Return the keys of the windows after the one called ``key`` and before ``window``, in its cadence."""
-    if window.opens is None or window.closes is None:
+def _opening(key: str) -> datetime | None:
+    """Return when the window called ``key`` opens, or None where that is the name of a one-time export."""
+    with suppress(ValueError):
+        return Cadence.QUARTER_HOUR.window_named(key).opens  # where windows of two hours begin, one of these does too
+    return None
+
+
+def _between(newest: datetime | None, window: Window) -> list[str]:
+    """Return the keys of the windows after the one that is open at ``newest`` and before ``window``, in its cadence."""
+    if newest is None or window.opens is None or window.closes is None:
         return []
     cadence, keys = Cadence(window.closes - window.opens), []
-    between = cadence.window_at(datetime.strptime(key, KEY_FORMAT).replace(tzinfo=UTC))
+    between = cadence.window_at(newest)
     while between.closes is not None and between.closes < window.opens:
         between = cadence.window_at(between.closes)
         keys.append(between.key)

@@ -32,15 +32,22 @@ class Overwrite:
     counts: PlanCounts = field(default_factory=PlanCounts)
     requests: int = 0
 
+    def bury_the_dead(self) -> None:
+        """Work what dead writers may have done into belief.
+
+        Raises:
+            HistoryError: plan or belief cannot be trusted, or the history cannot be written.
+        """
+        for dead in self.attempt.dead_attempts():
+            self.attempt.bury(dead, self._fold(dead))
+
     def prepare(self) -> None:
-        """Settle what dead writers left, then seal the plan.
+        """Seal the plan.
 
         Raises:
             HistoryError: payload or belief cannot be trusted, or the history cannot be written.
         """
         attempt, asked = self.attempt, self.attempt.asked
-        for dead in attempt.dead_attempts():
-            attempt.bury(dead, self._fold(dead))
         self.base = attempt.belief(self.history)
         self.plan, self.counts = seal_plan(self.history, asked.payload, self.base, sync=asked.sync, window=asked.window)
         attempt.begin_sending(self.plan, self.base)

@@ -74,19 +74,6 @@ def make_plan(history: History, payload: StoredFile, belief: Belief) -> Iterator
             yield duckdb.sql(query, params=files | {"belief": str(believed)}).to_arrow_reader(BATCH)
 
 
-def preview(history: History, payload: StoredFile, belief: Belief) -> PlanCounts:
-    """Count what an overwrite with ``payload`` would do; nothing is recorded.
-
-    Raises:
-        HistoryFileMissing, HistoryFileDamaged: payload or belief cannot be trusted.
-    """
-    counts = PlanCounts()
-    with make_plan(history, payload, belief) as batches:
-        for batch in batches:
-            counts = counts.with_batch(batch)
-    return counts
-
-
 def seal_plan(
     history: History, payload: StoredFile, belief: Belief, *, sync: str, window: str
 ) -> tuple[StoredFile, PlanCounts]:

@@ -4,7 +4,7 @@ Only the file lists the refused rows, since ids live nowhere else.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 import pyarrow as pa
@@ -66,27 +66,8 @@ class Receipt:
 
 
 REFUSED_ROW = pa.struct([("operation", pa.string()), ("id", pa.string()), ("reason", pa.string())])
-_COLUMNS: dict[str, pa.DataType] = {
-    "attempt": pa.int64(),
-    "generation": pa.int64(),
-    "state": pa.string(),
-    "error": pa.string(),
-    "sync": pa.string(),
-    "window": pa.string(),
-    "target": pa.string(),
-    "payload_checksum": pa.string(),
-    "snapshot_seq": pa.int64(),
-    "users": pa.int64(),
-    "joiners": pa.int64(),
-    "leavers": pa.int64(),
-    "unchanged": pa.int64(),
-    "planned": pa.int64(),
-    "acknowledged": pa.int64(),
-    "refused": pa.int64(),
-    "unsettled": pa.int64(),
-    "requests": pa.int64(),
-    "seconds": pa.float64(),
-    "belief_after": pa.string(),
+_NUMBERS: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64()}
+_COLUMNS: dict[str, pa.DataType] = {each.name: _NUMBERS.get(each.type, pa.string()) for each in fields(Receipt)} | {
     "ended": pa.timestamp("us", tz="UTC"),
     "ledger_id": pa.string(),  # with the generation it tells a lost or doubled ledger
     "refused_rows": pa.list_(REFUSED_ROW),

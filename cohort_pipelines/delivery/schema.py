@@ -106,6 +106,7 @@ target = Table(
     Column("belief_window", String),
     Column("belief_checksum", String),  # null: nothing is known to be there
     Column("unsettled", Integer, nullable=False),
+    Column("held", Integer, nullable=False),  # ids that belief has in, or maybe in
     UniqueConstraint("wire", "host", "account", "name"),
 )
 
@@ -139,6 +140,7 @@ snapshot = Table(
     Column("taken_at", Moment, nullable=False),
     Column("total", Integer, nullable=False),
     Column("rows", Integer, nullable=False),
+    Column("seconds", Float),  # null: it was not taken, but referred to
     Column("project", Integer, nullable=False),
     Column("cohort_id", Integer, nullable=False),
     Column("options", JSON, nullable=False),
@@ -192,7 +194,7 @@ chunk = Table(
     Column("operation", String, nullable=False),
     Column("state", String, nullable=False),
     Column("intent_at", Moment, nullable=False),
-    Column("ended_at", Moment),
+    Column("ended_at", Moment, nullable=False),  # of an intent: when its last try will have been sent at the latest
     Column("reason", String, nullable=False),
 )
 

@@ -1,26 +1,20 @@
 """Sending a plan: a few workers, each chunk recorded before and after, and the reasons to stop.
 
-The event loop runs in a thread of its own. A cancel arrives as an exception in the main thread, wherever that is; there
-it only ever meets a wait, so that the workers end between two chunks and what they know is recorded.
+A cancel arrives as an exception in the main thread. There it only ever meets a wait (:mod:`cohort_pipelines.loops`), so
+that the workers end between two chunks and what they know is recorded.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from datetime import datetime, timedelta
-from itertools import groupby
-from typing import Any
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, loops
 from cohort_pipelines.delivery.attempt import Attempt
-from cohort_pipelines.delivery.chunks import Chunk, Ended, split_by_outcome
+from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, split_by_outcome
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.errors import LeaseLost, PartnerError, PartnerKeyRefused, PartnerRequestRefused
-from cohort_pipelines.partners.wire import Answer, ChangeWire, Session
-
-PATIENCE = timedelta(minutes=5)
-"""How long one chunk may take with its retries; below belief's SETTLES_AFTER."""
+from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
 
 GRACE = timedelta(seconds=30)
 """How long chunks under way may go on after the deadline or a cancel."""
@@ -28,6 +22,7 @@ GRACE = timedelta(seconds=30)
 _PROGRESS_SECONDS = 0.5
 
 Progress = Callable[[int, int], None]
+Phases = Sequence[Iterator[Chunk]]
 
 
 class Sending:
@@ -48,42 +43,48 @@ class Sending:
         self.yielded = False
         self._attempt = attempt
         self._deadline = attempt.asked.deadline
-        self._refused_at_first = ""
+        self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
         self._recording = asyncio.Lock()
 
-    def run(self, wire: ChangeWire, chunks: Iterator[Chunk], planned: int, on_progress: Progress | None) -> None:
-        """Send ``chunks``; return when nothing is under way any more. ``on_progress`` is told rows done of ``planned``.
+    def run(self, wire: ChangeWire, phases: Phases, planned: int, on_progress: Progress | None) -> None:
+        """Send ``phases``; return when nothing is under way any more. ``on_progress`` is told rows done of ``planned``.
 
         Raises:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: what happened could not be recorded.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="delivery") as thread:
-            loop = asyncio.new_event_loop()
-            running = thread.submit(_run_and_close, loop, self._send_all(wire, chunks))
+        with loops.running(self._send_all(wire, phases, planned)) as sending:
             try:
-                while not running.done():
-                    wait([running], _PROGRESS_SECONDS)
+                while not sending.done():
+                    wait([sending], _PROGRESS_SECONDS)
                     if on_progress is not None:
                         on_progress(self.done, planned)
             except BaseException:
                 self.yielded = True
-                wait([running], GRACE.total_seconds())
-                with suppress(RuntimeError):  # the loop is closed: they have ended
-                    loop.call_soon_threadsafe(_cancel_all, loop)
+                wait([sending], GRACE.total_seconds())
                 raise
-            running.result()
+            sending.result()
 
-    async def _send_all(self, wire: ChangeWire, chunks: Iterator[Chunk]) -> None:
+    async def _send_all(self, wire: ChangeWire, phases: Phases, planned: int) -> None:
         async with wire.open(self._attempt.asked.target.name) as session:
             if not self._attempt.established:
                 await self._establish(session)
-            for _, phase in groupby(chunks, key=lambda chunk: chunk.operation):  # additions end before removals begin
-                if self._must_end():
-                    return
-                await self._send_phase(session, phase, wire.workers)
-                if self._refused_at_first and not self.acknowledged:
-                    self.stopped = self._refused_at_first
+            await self._send_phases(session, phases, wire.workers)
+            known_good = await self._is_known_good()
+            if known_good:  # whatever refused chunks held up follows; else nothing is left
+                await self._send_phases(session, phases, wire.workers)
+            if self._refusals and not self.acknowledged and not (known_good and self.done == planned):
+                self.stopped = self.stopped or next(iter(self._refusals.values()))
+
+    async def _is_known_good(self) -> bool:
+        """Say whether refusals concern their rows only, and neither the connection nor the target as a whole.
+
+        They do if anything was acknowledged. Short of that the benefit of the doubt needs an acknowledgement in an
+        earlier attempt, and ends where additions and removals are refused alike.
+        """
+        if self.acknowledged or not self._refusals:
+            return True
+        return len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
 
     async def _establish(self, session: Session) -> None:
         try:
@@ -93,6 +94,10 @@ class Sending:
             self.stopped = str(error)
         else:
             await asyncio.to_thread(self._attempt.mark_established)
+
+    async def _send_phases(self, session: Session, phases: Phases, workers: int) -> None:
+        for phase in phases:  # additions end before removals begin
+            await self._send_phase(session, phase, workers)
 
     async def _send_phase(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
         try:
@@ -138,7 +143,7 @@ class Sending:
             self.requests += 1
             self.done += chunk.hi - chunk.lo
             if not self.acknowledged:
-                self._refused_at_first = str(error)
+                self._refusals[chunk.operation] = str(error)
             return [chunk.ended(ChunkState.REFUSED_WHOLE, f"refused ({error.status})", intent_at)]
         except PartnerError as error:
             self.requests += 1
@@ -164,13 +169,3 @@ class Sending:
     def _time_limit(self) -> datetime:
         now = clock.now()
         return max(now + GRACE, min(self._deadline, now + PATIENCE))
-
-
-def _run_and_close(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(work)
-
-
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    for task in asyncio.all_tasks(loop):
-        task.cancel()

@@ -43,9 +43,9 @@ class HistoryFileDamaged(HistoryError):
 class NotInHistory(HistoryError):
     """What was asked for was never stored under that name."""
 
-    def __init__(self, name: str, kind: str, known: Iterable[str]) -> None:
+    def __init__(self, name: str, kind: str, known: Iterable[str], root: str = "") -> None:
         there = ", ".join(known) or "none yet"
-        super().__init__(f"The history has no {kind} {name!r}. There is: {there}.")
+        super().__init__(f"The history{root and ' at '}{root} has no {kind} {name!r}. There is: {there}.")
 
 
 class IdentityError(CohortPipelinesError):

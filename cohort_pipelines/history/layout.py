@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
 
-from cohort_pipelines.windows import encode_path_name
+from cohort_pipelines.disk import encode_path_name
 
 _FILE_NAME = re.compile(r"([0-9a-f]{64})\.parquet")
 

@@ -6,7 +6,6 @@ writing the same rows again is the same file.
 """
 
 import errno
-import hashlib
 import os
 import tempfile
 import uuid
@@ -51,7 +50,7 @@ class History:
     def writer(self, sync: str, stage: Stage, window: str, schema: pa.Schema) -> Iterator[StageWriter]:
         """Yield a writer of one file; after a clean exit its ``stored`` names the sealed file.
 
-        After an exception nothing is visible. A file that is already there, undamaged, is kept as it is.
+        After an exception nothing is visible. A file of the same content makes way for it, in one step.
 
         Raises:
             HistoryNotWritable: the disk or the object store refused.
@@ -60,7 +59,7 @@ class History:
             path = scratch / "rows.parquet"
             with StageWriter(path, schema, shown_as=self._full(window_folder(sync, stage, window))) as writer:
                 yield writer
-            stored = StoredFile(sync, stage, window, _digest(path), writer.rows, path.stat().st_size)
+            stored = StoredFile(sync, stage, window, disk.sha256(path), writer.rows, path.stat().st_size)
             self._place(path, stored)
             writer.stored = stored
 
@@ -185,8 +184,7 @@ class History:
         return disk.scratch(Path(tempfile.gettempdir()) / f"cohort-pipelines-{os.getuid()}")
 
     def _place(self, path: Path, stored: StoredFile) -> None:
-        if self._holds(stored):
-            return
+        """Put the file where it belongs, over one of the same content: what was stored last is the newest version."""
         if self._local is None:
             self._upload(path, self._full(stored.path))
             return
@@ -196,14 +194,6 @@ class History:
             path.replace(final)
             disk.sync_folder(final.parent)
 
-    def _holds(self, stored: StoredFile) -> bool:
-        """Say whether the same bytes are already there; a damaged file is not, and gets replaced."""
-        try:
-            with self.local_file(stored):
-                return True
-        except (HistoryFileMissing, HistoryFileDamaged):
-            return False
-
     def _upload(self, path: Path, name: str) -> None:
         try:
             self._files.put_file(str(path), name)
@@ -212,7 +202,7 @@ class History:
 
     def _verify(self, path: Path, stored: StoredFile) -> None:
         try:
-            intact = _digest(path) == stored.checksum
+            intact = disk.sha256(path) == stored.checksum
         except (FileNotFoundError, NotADirectoryError):
             raise HistoryFileMissing(self._full(stored.path)) from None
         except OSError as error:
@@ -252,8 +242,3 @@ class History:
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a local Parquet file to be read in batches; pyarrow's default keeps all bytes read until it is closed."""
     return pq.ParquetFile(path, pre_buffer=False)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -1,12 +1,6 @@
 """The source: reading a Mixpanel cohort into a snapshot that is proven complete, and checking the connection."""
 
-from cohort_pipelines.mixpanel.check import (
-    CheckedProject,
-    CohortInfo,
-    check_cohort,
-    check_project,
-    check_project_and_cohorts,
-)
+from cohort_pipelines.mixpanel.check import CheckedProject, CohortInfo, check_project_and_cohorts
 from cohort_pipelines.mixpanel.engage import AnonymousMembers
 from cohort_pipelines.mixpanel.pages import snapshot_schema
 from cohort_pipelines.mixpanel.project import Project
@@ -18,8 +12,6 @@ __all__ = [
     "CohortInfo",
     "Project",
     "Snapshot",
-    "check_cohort",
-    "check_project",
     "check_project_and_cohorts",
     "snapshot_schema",
     "take_snapshot",

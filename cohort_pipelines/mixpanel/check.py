@@ -4,7 +4,6 @@ The role is read from ``GET /api/app/me``, which docs.mixpanel.com shows as the 
 (reference/service-accounts) and which costs no query; the list of cohorts costs one.
 """
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, loops
 from cohort_pipelines.errors import MixpanelCohortUnknown, MixpanelProjectUnknown, NotProjectAdmin
 from cohort_pipelines.mixpanel.client import Client, Question, connect
 from cohort_pipelines.mixpanel.project import Project
@@ -55,7 +54,7 @@ class CheckedProject:
 
     Attributes:
         project_id: the project's number.
-        connected: what is connected and as whom, in a few words.
+        connected: what is connected and as whom, such as ``Shop, as Admin``.
         cohorts: every cohort that the account can see, by id.
     """
 
@@ -74,53 +73,22 @@ class CheckedProject:
         return self.cohorts[cohort_id]
 
 
-def check_project(project: Project) -> str:
-    """Return what is connected, such as ``Shop, as Admin``; costs no query.
-
-    Whether the plan has the Query API shows only in a query, so :func:`check_project_and_cohorts` sees more.
+def check_project_and_cohorts(project: Project) -> CheckedProject:
+    """Return what is connected, with the cohorts, so that any number of syncs is checked for one query.
 
     Raises:
         MixpanelCredentialRefused: the service account or its secret is wrong or expired.
         MixpanelProjectUnknown: the account has no access to the project.
         NotProjectAdmin: its role may not set up a cohort sync.
+        MixpanelPlanWithoutApi: the project's plan has no Query API, which only a query shows.
         MixpanelError: another refusal or failure.
-    """
-
-    async def ask() -> str:
-        async with connect(project) as client:
-            return await _connected(client)
-
-    return asyncio.run(ask())
-
-
-def check_project_and_cohorts(project: Project) -> CheckedProject:
-    """Return what is connected, with the cohorts, so that any number of syncs is checked for one query.
-
-    Raises:
-        MixpanelPlanWithoutApi: the project's plan has no Query API.
-        MixpanelError: as :func:`check_project`.
     """
 
     async def ask() -> CheckedProject:
         async with connect(project) as client:
             return CheckedProject(project.project_id, await _connected(client), await _cohorts(client))
 
-    return asyncio.run(ask())
-
-
-def check_cohort(project: Project, cohort_id: int) -> CohortInfo:
-    """Return the cohort's name and count, whatever the account's role is; costs one query.
-
-    Raises:
-        MixpanelCohortUnknown: the project has none of that id that the account can see.
-        MixpanelError: another refusal or failure.
-    """
-
-    async def ask() -> CheckedProject:
-        async with connect(project) as client:
-            return CheckedProject(project.project_id, "", await _cohorts(client))
-
-    return asyncio.run(ask()).cohort(cohort_id)
+    return loops.run(ask())
 
 
 async def _connected(client: Client) -> str:

@@ -1,6 +1,8 @@
 """An engage page becomes an Arrow batch; properties that nobody needs are passed over and never built.
 
-A Python object for each member exists only while its page is decoded.
+A Python object for each member exists only while its page is decoded. A property that is a string or an integer is kept
+as its text, any other value as its JSON behind :data:`~cohort_pipelines.identity.NOT_TEXT`, so that nobody takes it for
+an id.
 """
 
 import re
@@ -10,6 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 import pyarrow as pa
+
+from cohort_pipelines.identity import NOT_TEXT
 
 _NULL = msgspec.Raw(b"null")
 _COLUMNS: list[Any] = [
@@ -127,11 +131,13 @@ def _has_properties(profile: msgspec.Raw) -> bool:
 
 
 def _text(value: msgspec.Raw) -> str | None:
-    """Return a JSON string as the text it is, null as None, and any other value as its JSON."""
+    """Return a string or an integer as its text, null as None, and the JSON of any other value as what it is."""
     json = bytes(value)
     if json[:1] == b'"':
         return _strings.decode(json)
-    return None if json == b"null" else json.decode()
+    if json == b"null":
+        return None
+    return json.decode() if json.removeprefix(b"-").isdigit() else NOT_TEXT + json.decode()
 
 
 def _mended(body: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, loops
 from cohort_pipelines.errors import SnapshotTorn
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.mixpanel.client import connect
@@ -62,38 +62,46 @@ def take_snapshot(
     properties: Sequence[str],
     anonymous_members: AnonymousMembers = "fetch",
     on_progress: Progress | None = None,
+    on_taken: Callable[[], None] | None = None,
+    deadline: datetime | None = None,
 ) -> Snapshot:
     """Read the cohort as it is now and seal it under ``window``; nothing is filed unless it is proven complete.
 
-    A torn reading is repeated once, at the cost of another query. ``on_progress`` is told the rows that were read and
-    the total after each page.
+    A torn reading is repeated once, at the cost of another query. Two callbacks come from another thread than the
+    caller's: ``on_taken`` when page 0 has answered, of each reading anew, and ``on_progress`` with the rows that were
+    read and the total after each page. No retry waits past ``deadline``, nor past the window's end, which for an export
+    is one hour from now.
 
     Raises:
         WindowClosed, WindowNotOpenYet: a snapshot taken now does not belong to the window.
         SnapshotTorn: the pages did not fit together, twice.
-        MixpanelError: the refusal or failure that waiting within the window (one hour for an export) did not cure.
+        MixpanelError: the refusal or failure that waiting did not cure.
         HistoryNotWritable: the history's disk refused.
     """
-    filing = _Filing(history, sync, window, tuple(dict.fromkeys(properties)), on_progress or _ignore)
-    return asyncio.run(_take(project, cohort_id, anonymous_members, filing))
+    kept = tuple(dict.fromkeys(properties))
+    filing = _Filing(history, sync, window, kept, on_progress or _ignore, on_taken or _ignore)
+    return loops.run(_take(project, cohort_id, anonymous_members, filing, deadline))
 
 
 @dataclass(frozen=True, slots=True)
 class _Filing:
-    """Where a snapshot goes, and what of each member it keeps."""
+    """Where a snapshot goes, what of each member it keeps, and who is told meanwhile."""
 
     history: History
     sync: str
     window: Window
     properties: tuple[str, ...]
     on_progress: Progress
+    on_taken: Callable[[], None]
 
 
-async def _take(project: Project, cohort_id: int, anonymous_members: AnonymousMembers, filing: _Filing) -> Snapshot:
+async def _take(
+    project: Project, cohort_id: int, anonymous_members: AnonymousMembers, filing: _Filing, deadline: datetime | None
+) -> Snapshot:
     began = clock.now()
-    deadline = filing.window.closes or began + _ONE_TIME_PATIENCE
+    ends = filing.window.closes or began + _ONE_TIME_PATIENCE
     async with connect(project) as client:
-        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, deadline)
+        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, min(ends, deadline or ends))
         try:
             return await _read(reader, filing, began=began, reread=False)
         except Torn as torn:
@@ -117,6 +125,7 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, rerea
         first = await reader.first()
         taken_at = clock.now()
         window.require_open()
+        filing.on_taken()
         promise = promise_of(first)
         places = scratch / "places.arrow"
         anonymous = 0
@@ -133,6 +142,7 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, rerea
             take(0, first)
             await each_in_order(lambda number: reader.later(number, promise.session), range(1, promise.pages), take)
         require_no_repeats(places)
+        await asyncio.sleep(0)  # a cancel that came meanwhile ends it here, with nothing filed
     return Snapshot(
         file=writer.stored,
         taken_at=taken_at,
@@ -147,5 +157,5 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, rerea
     )
 
 
-def _ignore(_done: int, _total: int) -> None:
+def _ignore(*_told: int) -> None:
     """Tell nobody."""

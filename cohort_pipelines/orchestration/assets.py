@@ -12,12 +12,10 @@ import dagster as dg
 from cohort_pipelines import delivery, progress, steps
 from cohort_pipelines.errors import DeliverySuperseded
 from cohort_pipelines.orchestration import metadata
-from cohort_pipelines.orchestration.failures import as_dagster_failure
+from cohort_pipelines.orchestration.failures import Step, step
 from cohort_pipelines.orchestration.limits import deadline
-from cohort_pipelines.orchestration.partitions import window_of
 from cohort_pipelines.orchestration.resolved import COUNTS_ADD_UP, NO_DUPLICATES, ResolvedSync
 from cohort_pipelines.orchestration.sealing import seal_snapshot
-from cohort_pipelines.windows import Window
 
 if TYPE_CHECKING:
     Materialized = dg.MaterializeResult[None]
@@ -52,8 +50,8 @@ def _cohort_snapshot(sync: ResolvedSync) -> dg.AssetsDefinition:
         ),
     )
     def cohort_snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> Materialized:
-        with as_dagster_failure():
-            return dg.MaterializeResult(metadata=seal_snapshot(sync, context, refresh=config.refresh))
+        with step(sync, context) as at:
+            return dg.MaterializeResult(metadata=seal_snapshot(sync, context, at, refresh=config.refresh))
 
     return cohort_snapshot
 
@@ -70,11 +68,10 @@ def _identified_users(sync: ResolvedSync) -> dg.AssetsDefinition:
         description="The members with at least one profile property. Anonymous members are counted and go no further.",
     )
     def identified_users(context: dg.AssetExecutionContext) -> Materialized:
-        history, ledger = context.resources.records.history(), context.resources.records.ledger()
-        with as_dagster_failure():
-            snapshot = ledger.snapshot(sync.name, window_of(sync.cadence, context.partition_key).key)
-            found = steps.filter_identified(history, snapshot.file)
-            ledger.record_identified(snapshot.seq, found.file)
+        with step(sync, context) as at:
+            snapshot = at.ledger.snapshot(sync.name, at.window.key)
+            found = steps.filter_identified(at.history, snapshot.file)
+            at.ledger.record_identified(snapshot.seq, found.file)
         return dg.MaterializeResult(metadata=metadata.of_identified(found))
 
     return identified_users
@@ -102,12 +99,12 @@ def _partner_payload(sync: ResolvedSync) -> dg.AssetsDefinition:
         ),
     )
     def partner_payload(context: dg.AssetExecutionContext) -> Materialized:
-        history, ledger = context.resources.records.history(), context.resources.records.ledger()
-        with as_dagster_failure():
-            snapshot = ledger.snapshot(sync.name, window_of(sync.cadence, context.partition_key).key)
-            payload = steps.build_payload(history, snapshot.file, ledger.identified(snapshot.seq), sync.rule)
-            ledger.record_payload(snapshot.seq, payload.file, payload.rejects, payload.rejected)
-            duplicates = steps.duplicate_ids(history, payload.file)
+        with step(sync, context) as at:
+            snapshot = at.ledger.snapshot(sync.name, at.window.key)
+            identified = at.ledger.identified(snapshot.seq)
+            payload = steps.build_payload(at.history, snapshot.file, identified, sync.rule)
+            at.ledger.record_payload(snapshot.seq, payload.file, payload.rejects, payload.rejected)
+            duplicates = steps.duplicate_ids(at.history, payload.file)
         members = payload.users + sum(payload.rejected.values())
         return dg.MaterializeResult(
             metadata=metadata.of_payload(payload, snapshot.rows),
@@ -142,33 +139,32 @@ def _destination_upload(sync: ResolvedSync) -> dg.AssetsDefinition:
         ),
     )
     def destination_upload(context: dg.AssetExecutionContext) -> Iterator[Materialized]:
-        window = window_of(sync.cadence, context.partition_key)
-        with as_dagster_failure():
+        with step(sync, context) as at:
             try:
-                receipt = _deliver(sync, context, window)
+                receipt = _deliver(sync, context, at)
             except DeliverySuperseded as superseded:
                 context.log.warning("%s", superseded)
                 return
-        yield dg.MaterializeResult(metadata=metadata.of_receipt(receipt, sync))
+            missed = at.ledger.windows(sync.name)
+        yield dg.MaterializeResult(metadata=metadata.of_receipt(receipt, sync, missed))
 
     return destination_upload
 
 
-def _deliver(sync: ResolvedSync, context: dg.AssetExecutionContext, window: Window) -> delivery.Receipt:
-    history, ledger = context.resources.records.history(), context.resources.records.ledger()
-    snapshot = ledger.snapshot(sync.name, window.key)
+def _deliver(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> delivery.Receipt:
+    snapshot = at.ledger.snapshot(sync.name, at.window.key)
     partner = getattr(context.resources, sync.destination).partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
     return delivery.deliver(
-        ledger=ledger,
-        history=history,
+        ledger=at.ledger,
+        history=at.history,
         partner=partner,
         target=delivery.Target(partner.wire, partner.host, partner.account, sync.target),
         sync=sync.name,
-        window=window,
-        payload=ledger.payload(snapshot.seq),
+        window=at.window,
+        payload=at.ledger.payload(snapshot.seq),
         snapshot_seq=snapshot.seq,
         gates=sync.gates,
         run_id=context.run.run_id,
-        deadline=deadline(context, sync.cadence, window),
+        deadline=deadline(context, sync.cadence, at.window),
         on_progress=partial(progress.report, sync.name, "destination_upload"),
     )

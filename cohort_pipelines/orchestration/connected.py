@@ -1,13 +1,12 @@
 """Is it connected? One answer for each connection and each sync, for the command line and for the asset check."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import dagster as dg
 
-from cohort_pipelines import mixpanel
+from cohort_pipelines import loops, mixpanel
 from cohort_pipelines.errors import CohortPipelinesError
 from cohort_pipelines.mixpanel import CheckedProject
 from cohort_pipelines.orchestration.connections import Destination, MixpanelProject, destinations_in, sources_in
@@ -29,7 +28,7 @@ def destination_connected(destination: Destination, target: str | None = None) -
     Raises:
         PartnerError, MissingVariable: why it is not connected.
     """
-    return asyncio.run(destination.partner().check(target))
+    return loops.run(destination.partner().check(target))
 
 
 def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Destination) -> str:

@@ -6,16 +6,16 @@ syncs that need it and no other.
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from cohort_pipelines import environment, partners
 from cohort_pipelines.identity import IdRule
-from cohort_pipelines.mixpanel import Project
+from cohort_pipelines.mixpanel import Project, snapshot_schema
 from cohort_pipelines.orchestration.declared import SECRET, Declared, Reference, Secret
-from cohort_pipelines.orchestration.invalid import SecretInFile, SettingsMissing
+from cohort_pipelines.orchestration.invalid import PropertyReserved, SecretInFile, SettingsMissing
 from cohort_pipelines.orchestration.scaffolders import (
     ApptimizeScaffolder,
     MixpanelProjectScaffolder,
@@ -27,6 +27,15 @@ from cohort_pipelines.partners import CohortMessages, CsvFile, Taplytics
 IdMerge = Literal["original", "simplified"]
 SyncType = Literal["one_time", "dynamic", "recurring"]
 Partner = Taplytics | CohortMessages | CsvFile
+
+RESERVED_COLUMNS = frozenset(snapshot_schema(()).names) - {"distinct_id"}
+_AUTH_NEEDS = {
+    "none": (),
+    "basic": ("username", "secret"),
+    "bearer": ("secret",),
+    "header": ("parameter", "secret"),
+    "query": ("parameter", "secret"),
+}
 
 
 class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  # resources of ours yield themselves
@@ -68,7 +77,7 @@ class MixpanelProject(Connection):
     id_merge: IdMerge
     service_account: Secret
     secret: Secret
-    queries_per_hour: int = 60
+    queries_per_hour: Annotated[int, Field(ge=1)] = 60
     workspace_id: int | None = None
     api_url: Reference = ""
 
@@ -94,6 +103,13 @@ class Destination(Connection):
     types: ClassVar[frozenset[SyncType]]
     partner_kind: ClassVar[str]
 
+    account: str = ""
+
+    @property
+    @abstractmethod
+    def end(self) -> tuple[str, ...]:
+        """What identifies the receiving end as far as it is known without the environment; keys are no part of it."""
+
     @abstractmethod
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the partner's wire with its credentials looked up; messages carry the project and cohort."""
@@ -113,12 +129,21 @@ class TaplyticsDestination(Destination):
     api_key: Secret
     url: Reference = partners.TAPLYTICS_URL
     header: str = partners.TAPLYTICS_HEADER
-    concurrency: int = 32
+    concurrency: Annotated[int, Field(ge=1)] = 32
+
+    @property
+    def end(self) -> tuple[str, ...]:
+        """The host and the account's label: a key is rotated, and must not move a target."""
+        return self.url, self.account
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:  # noqa: ARG002  its wire names no cohort
         """Return the per-user wire."""
         return partners.Taplytics(
-            key=self.value("api_key"), url=self.value("url"), header=self.header, concurrency=self.concurrency
+            key=self.value("api_key"),
+            url=self.value("url"),
+            header=self.header,
+            concurrency=self.concurrency,
+            account=self.account,
         )
 
     def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the same under both
@@ -149,8 +174,13 @@ class ApptimizeDestination(Destination):
         needed = ("url", "token") if declared.delivery == "http" else ("folder", "prefix")
         missing = [field for field in needed if not getattr(declared, field)]
         if missing:
-            raise SettingsMissing(declared.name, declared.delivery, missing, declared.file)
+            raise SettingsMissing(declared.name, f"delivery: {declared.delivery}", missing, declared.file)
         return declared
+
+    @property
+    def end(self) -> tuple[str, ...]:
+        """The receiver's URL or the folder, the region and the account's label."""
+        return self.url if self.delivery == "http" else self.folder, self.region, self.account
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the wire of the chosen way of delivery."""
@@ -160,6 +190,7 @@ class ApptimizeDestination(Destination):
             url=self.value("url"),
             token=self.value("token"),
             region=self.region,
+            account=self.account,
             header=self.header,
             id_key=self.id_key,
             project_id=project_id,
@@ -190,8 +221,23 @@ class WebhookDestination(Destination):
     username: Reference = ""
     parameter: str = ""
     id_key: str = partners.MEMBER_ID_KEY
-    match_on: str = "distinct_id"
-    account: str = ""
+    match_on: Annotated[str, Field(min_length=1)] = "distinct_id"
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Load, and require what the chosen authentication needs."""
+        declared = super().load(attributes, context)
+        missing = [field for field in _AUTH_NEEDS[declared.auth] if not getattr(declared, field)]
+        if missing:
+            raise SettingsMissing(declared.name, f"auth: {declared.auth}", missing, declared.file)
+        if declared.match_on in RESERVED_COLUMNS:
+            raise PropertyReserved(declared.name, declared.match_on, declared.file)
+        return declared
+
+    @property
+    def end(self) -> tuple[str, ...]:
+        """The receiver's URL and the account's label."""
+        return self.url, self.account
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the message wire with the chosen authentication."""

@@ -1,21 +1,54 @@
-"""How our errors become Dagster's: the sentence as it stands, the type, and no retry where none can help."""
+"""A step of a sync, and how our errors become Dagster's: the sentence as it stands, and its type to search for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import dagster as dg
 
-from cohort_pipelines.errors import CohortPipelinesError, Transient
+from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.errors import CohortPipelinesError, DeliveryError, Transient
+from cohort_pipelines.history import History
+from cohort_pipelines.orchestration.partitions import window_of
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step works with: where things are kept, and the window that its partition stands for."""
+
+    history: History
+    ledger: Ledger
+    window: Window
 
 
 @contextmanager
-def as_dagster_failure() -> Iterator[None]:
-    """Turn this project's errors into a Failure; permanent ones must not be retried (the op's policy looks here)."""
+def step(sync: ResolvedSync, context: dg.AssetExecutionContext) -> Iterator[Step]:
+    """Open what a step of ``sync`` needs; an error of ours is noted with the window and fails the step.
+
+    A failure that trying again cannot cure says so to a retry policy, if the run has one.
+    """
     try:
-        yield
+        history, ledger = context.resources.records.history(), context.resources.records.ledger()
+        window = window_of(sync.cadence, context.partition_key)
+        with _noted(ledger, sync, window):
+            yield Step(history, ledger, window)
     except CohortPipelinesError as error:
         raise dg.Failure(
             description=str(error),
             metadata={"error": type(error).__name__},
             allow_retries=isinstance(error, Transient),
         ) from error
+
+
+@contextmanager
+def _noted(ledger: Ledger, sync: ResolvedSync, window: Window) -> Iterator[None]:
+    """Note what failed; a delivery notes its own windows, and knows more."""
+    try:
+        yield
+    except DeliveryError:
+        raise
+    except CohortPipelinesError as error:
+        ledger.note_window(sync.name, window.key, "failed", str(error))
+        raise

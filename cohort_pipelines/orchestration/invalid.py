@@ -46,9 +46,16 @@ class SecretInFile(DeclarationInvalid):
 class SettingsMissing(DeclarationInvalid):
     """The chosen way of delivery lacks settings."""
 
-    def __init__(self, name: str, delivery: str, missing: Iterable[str], file: str) -> None:
+    def __init__(self, name: str, choice: str, missing: Iterable[str], file: str) -> None:
+        super().__init__(f"{name} lacks {' and '.join(missing)}", (file,), f"`{choice}` does not work without.")
+
+
+class PropertyReserved(DeclarationInvalid):
+    """A profile property is to be matched on whose name a snapshot uses for something else."""
+
+    def __init__(self, name: str, wanted: str, file: str) -> None:
         super().__init__(
-            f"{name} lacks {' and '.join(missing)}", (file,), f"It cannot deliver by {delivery} without them."
+            f"{name} cannot match on a property called {wanted!r}", (file,), "Copy it to another property."
         )
 
 
@@ -96,13 +103,24 @@ class TargetClaimedTwice(DeclarationInvalid):
         )
 
 
+class DestinationsAlike(DeclarationInvalid):
+    """Two destinations of one partner have the same end, and no label that tells them apart."""
+
+    def __init__(self, names: Iterable[str], files: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{' and '.join(names)} deliver to the same place, as far as can be told without their keys",
+            files,
+            "Use one of them for all its syncs; if they are two accounts, give each an `account`, a label of your own.",
+        )
+
+
 class BudgetTooSmall(DeclarationInvalid):
     """The project's queries cannot carry the cadences of its syncs."""
 
-    def __init__(self, project: str, needed: float, usable: float, granted: int, files: tuple[str, ...]) -> None:
+    def __init__(self, project_id: int, needed: float, usable: float, granted: int, files: tuple[str, ...]) -> None:
         super().__init__(
-            f"The syncs of {project} need {needed:g} Mixpanel queries an hour, and {usable:g} of its {granted} are to "
-            "be used",
+            f"The syncs of Mixpanel project {project_id} need {needed:g} queries an hour, and {usable:g} of its "
+            f"{granted} are to be used",
             files,
             "Declare fewer syncs on this project, or set queries_per_hour to what Mixpanel has granted.",
         )

@@ -13,6 +13,7 @@ from dotenv import load_dotenv
 from cohort_pipelines import clock
 from cohort_pipelines.errors import ProjectFolderInvalid, SyncUnknown
 from cohort_pipelines.orchestration.connected import Finding, check_all
+from cohort_pipelines.orchestration.dead_runs import process_tag
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
 from cohort_pipelines.orchestration.resolved import ResolvedSync
@@ -45,11 +46,12 @@ class OpenProject:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: ``error`` is the first failed step's sentence, ``uploaded`` whether an overwrite came of it."""
+    """How a run ended: ``error`` is the first failure, ``upload`` the overwrite's numbers if one came."""
 
     run_id: str
+    partition_key: str
     error: str
-    uploaded: bool
+    upload: Mapping[str, object]
 
 
 @contextmanager
@@ -102,6 +104,7 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         KeyboardInterrupt: the run was interrupted; its delivery has ended between two chunks.
     """
     sync = project.sync(name)
+    # of its public ways to run a part of a job, Dagster 1.13 has none that leaves out the checks that ask services
     job = project.definitions.resolve_job_def(sync.job).get_subset(
         asset_selection=set(sync.keys), asset_check_selection=set(sync.inline_checks)
     )
@@ -109,7 +112,7 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         instance=project.instance,
         partition_key=partition_key,
         run_config=_QUIET,
-        tags=runtime_tags(sync.cadence),
+        tags=runtime_tags(sync.cadence) | process_tag(),
         raise_on_error=False,
     )
     failures = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
@@ -119,8 +122,9 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         failure.user_failure_data.description if failure.user_failure_data else failure.error_display_string
         for failure in failures
     ]
-    uploaded = bool(result.asset_materializations_for_node(sync.key("destination_upload").to_python_identifier()))
-    return Outcome(result.run_id, (errors or [""])[0] or "", uploaded)
+    uploads = result.asset_materializations_for_node(sync.key("destination_upload").to_python_identifier())
+    numbers = {name: value.value for upload in uploads for name, value in upload.metadata.items()}
+    return Outcome(result.run_id, partition_key, (errors or [""])[0] or "", numbers)
 
 
 def export(project: OpenProject, name: str, export_name: str | None) -> Outcome:

@@ -18,7 +18,10 @@ _SPARE = timedelta(seconds=15)  # before the next tick: a dead run must have bee
 
 
 def max_runtime(cadence: Cadence | None) -> timedelta:
-    """Return how long a run of one window may last: below the cadence, or a day for a one-time export."""
+    """Return how long a run that we launch may last: below the cadence, or a day for a one-time export.
+
+    Runs from the UI carry no tag, and end at dagster.yaml's own maximum.
+    """
     return _ONE_TIME if cadence is None else cadence.value - _SPARE
 
 

@@ -1,11 +1,11 @@
 """What a materialization shows: numbers that the UI plots over partitions, and never a user id."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from cohort_pipelines import environment
-from cohort_pipelines.delivery import Receipt, SealedSnapshot
+from cohort_pipelines.delivery import Receipt, SealedSnapshot, WindowRecord
 from cohort_pipelines.errors import MissingVariable
 from cohort_pipelines.history import StoredFile
 from cohort_pipelines.mixpanel import Snapshot
@@ -83,8 +83,8 @@ def of_payload(payload: Payload, members: int) -> Metadata:
     }
 
 
-def of_receipt(receipt: Receipt, sync: ResolvedSync) -> Metadata:
-    """Describe an overwrite by its receipt."""
+def of_receipt(receipt: Receipt, sync: ResolvedSync, windows: Sequence[WindowRecord]) -> Metadata:
+    """Describe an overwrite by its receipt, and how many of the newest ``windows`` were missed."""
     described: Metadata = {
         "target": receipt.target,
         "users": receipt.users,
@@ -96,7 +96,8 @@ def of_receipt(receipt: Receipt, sync: ResolvedSync) -> Metadata:
         "requests": receipt.requests,
         "seconds": round(receipt.seconds, 3),
         "payload checksum": receipt.payload_checksum,
-        "generation": receipt.generation,
+        "generation": dg.MetadataValue.text(str(receipt.generation)),  # an ordinal: nothing to plot
+        "recent windows missed": sum(window.state == "missed" for window in windows),
     }
     link = _link(sync.link)
     return described | {"link": dg.MetadataValue.url(link)} if link else described

@@ -1,5 +1,6 @@
 """All that a sync's assets, checks and schedule need to know, once its declaration has been looked up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -18,7 +19,10 @@ STAGES = ("cohort_snapshot", "identified_users", "partner_payload", "destination
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedSync:
-    """One sync, resolved: ``source`` and ``destination`` are resource keys; a one-time export has no cadence."""
+    """One sync, resolved: ``source`` and ``destination`` are resource keys; a one-time export has no cadence.
+
+    ``reading`` says how Mixpanel is read for it: syncs that read a cohort alike can share a snapshot.
+    """
 
     name: str
     source: str
@@ -33,6 +37,7 @@ class ResolvedSync:
     partitions_def: dg.PartitionsDefinition
     rule: IdRule
     anonymous_members: Literal["fetch", "skip"]
+    reading: Mapping[str, str]
     gates: Gates
     link: str
     owners: tuple[str, ...]
@@ -50,11 +55,6 @@ class ResolvedSync:
     def inline_checks(self) -> list[dg.AssetCheckKey]:
         """The checks that a materialization of the payload yields by itself."""
         return [dg.AssetCheckKey(self.key("partner_payload"), name) for name in (COUNTS_ADD_UP, NO_DUPLICATES)]
-
-    @property
-    def reading_options(self) -> dict[str, str]:
-        """How Mixpanel is read for this sync: two syncs that read a cohort alike can share a snapshot."""
-        return {"anonymous_members": self.anonymous_members, "properties": ",".join(self.rule.properties)}
 
     @property
     def job(self) -> str:

@@ -8,6 +8,7 @@ from cohort_pipelines.orchestration.connections import Destination, MixpanelProj
 from cohort_pipelines.orchestration.invalid import (
     BudgetTooSmall,
     ConnectionUnknown,
+    DestinationsAlike,
     FirstWindowMisplaced,
     TargetClaimedTwice,
     TypeUnsupported,
@@ -28,15 +29,16 @@ def require_sound(
 
     Raises:
         DeclarationInvalid: a source or destination is unknown, a type is not the partner's, a scheduled sync has no
-            first window, two syncs own one target, or a project's queries cannot carry the cadences.
+            first window, two syncs own one target, two destinations cannot be told apart, or a project's queries cannot
+            carry the cadences.
     """
     for sync in syncs:
         _require_known("source", sync.source, sources, sync)
         _require_known("destination", sync.destination, destinations, sync)
         _require_type(sync, destinations[sync.destination])
     _require_one_owner(syncs)
-    for source in sources.values():
-        _require_budget(source, [sync for sync in syncs if sync.source == source.name])
+    _require_distinct(destinations.values())
+    _require_budget(sources.values(), syncs)
 
 
 def _require_known(role: str, name: str, known: Iterable[str], sync: "CohortSync") -> None:
@@ -63,9 +65,25 @@ def _require_one_owner(syncs: Sequence["CohortSync"]) -> None:
             raise TargetClaimedTwice([sync.name for sync in rivals], target, destination, files)
 
 
-def _require_budget(source: MixpanelProject, syncs: Sequence["CohortSync"]) -> None:
-    needed = sum(_QUERIES_PER_HOUR.get(sync.type, 0) for sync in syncs)
-    usable = source.queries_per_hour * (1 - RESERVE)
-    if needed > usable:
-        files = (source.file, *(sync.file for sync in syncs if sync.type in CADENCES))
-        raise BudgetTooSmall(source.name, needed, usable, source.queries_per_hour, files)
+def _require_distinct(destinations: Iterable[Destination]) -> None:
+    """Two declarations of one end would let two syncs write one target, or one green hide that another is empty."""
+    ends = defaultdict(list)
+    for destination in destinations:
+        ends[destination.partner_kind, *destination.end].append(destination)
+    for twins in ends.values():
+        if len(twins) > 1:
+            raise DestinationsAlike([each.name for each in twins], tuple(each.file for each in twins))
+
+
+def _require_budget(sources: Iterable[MixpanelProject], syncs: Sequence["CohortSync"]) -> None:
+    projects = defaultdict(list)
+    for source in sources:
+        projects[source.project_id].append(source)
+    for project_id, views in projects.items():
+        names = {source.name for source in views}
+        scheduled = [sync for sync in syncs if sync.source in names and sync.type in CADENCES]
+        needed = sum(_QUERIES_PER_HOUR[sync.type] for sync in scheduled)
+        granted = min(source.queries_per_hour for source in views)
+        if needed > granted * (1 - RESERVE):
+            files = (*(source.file for source in views), *(sync.file for sync in scheduled))
+            raise BudgetTooSmall(project_id, needed, granted * (1 - RESERVE), granted, files)

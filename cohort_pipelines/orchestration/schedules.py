@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from cohort_pipelines import clock
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.orchestration.checks import FRESH
 from cohort_pipelines.orchestration.limits import runtime_tags
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # what define_asset_job returns has no public name
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
 
 SYNCS_TAG = "cohort_pipelines/syncs"
+_STILL_DELIVERING = "the delivery of an earlier window still goes on"
 DEFAULT_SECONDS = 30.0  # expected of a sync that has never been delivered
 
 
@@ -94,6 +96,8 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     def due_syncs(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         ledger: Ledger = context.resources.records.ledger()
         window = cadence.window_at(context.scheduled_execution_time)
+        if window == cadence.window_at(clock.now()):  # the UI evaluates ticks of any time, to show what they would do
+            _note(syncs, window, ledger)
         judged = [(sync, _left_out(sync, window, ledger)) for sync in syncs]
         for _, reason in judged:
             if reason:
@@ -113,21 +117,32 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     return due_syncs
 
 
+def _note(syncs: Sequence[ResolvedSync], window: Window, ledger: Ledger) -> None:
+    """Write down the windows that were missed, and what this one begins as."""
+    for sync in syncs:
+        if not _too_early(sync, window):
+            ledger.record_missed(sync.name, window)
+            if ledger.is_delivering(sync.name):
+                ledger.note_window(sync.name, window.key, "skipped", _STILL_DELIVERING)
+            else:
+                ledger.note_window(sync.name, window.key, "open")
+
+
 def _left_out(sync: ResolvedSync, window: Window, ledger: Ledger) -> str:
     """Return why ``sync`` is not run in ``window``; empty when it is due."""
-    if sync.since and window.opens and window.opens.date() < sync.since:
+    if _too_early(sync, window):
         return f"{sync.name} begins with the first window of {sync.since}, {window.key} is before that."
-    ledger.record_missed(sync.name, window)
     if ledger.is_delivering(sync.name):
-        reason = "the delivery of an earlier window still goes on"
-        ledger.note_window(sync.name, window.key, "skipped", reason)
-        return f"{sync.name} is left out of {window.key}: {reason}."
-    ledger.note_window(sync.name, window.key, "open", "")
+        return f"{sync.name} is left out of {window.key}: {_STILL_DELIVERING}."
     return ""
+
+
+def _too_early(sync: ResolvedSync, window: Window) -> bool:
+    return bool(sync.since and window.opens and window.opens.date() < sync.since)
 
 
 def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger) -> Iterator[list[ResolvedSync]]:
     by_name = {sync.name: sync for sync in due}
-    expected = {name: ledger.delivery_seconds(name) or DEFAULT_SECONDS for name in by_name}
+    expected = {name: ledger.expected_seconds(name) or DEFAULT_SECONDS for name in by_name}
     for run in pack(expected, capacity=cadence.value.total_seconds() / 3):
         yield [by_name[name] for name in run]

@@ -4,6 +4,7 @@ from datetime import date
 from typing import Annotated, Literal
 
 import dagster as dg
+from pydantic import Field
 
 from cohort_pipelines.delivery import Gates
 from cohort_pipelines.orchestration.assets import build_assets
@@ -23,8 +24,8 @@ def _a_date(_context: dg.ResolutionContext, value: object) -> date | None:
 class GateSettings(dg.Resolvable, dg.Model):
     """What an overwrite must not do unasked: see :class:`cohort_pipelines.delivery.Gates`."""
 
-    min_users: int = Gates().min_users
-    max_shrink: float = Gates().max_shrink
+    min_users: Annotated[int, Field(ge=0)] = Gates().min_users
+    max_shrink: Annotated[float, Field(ge=0, le=1)] = Gates().max_shrink
     allow_empty: bool = Gates().allow_empty
 
 
@@ -35,7 +36,7 @@ class CohortSync(Declared, dg.Model):
     source: str
     cohort_id: int
     destination: str
-    target: str
+    target: Annotated[str, Field(min_length=1)]
     type: SyncType
     since: Annotated[date | None, dg.Resolver(_a_date, model_field_type=str)] = None
     anonymous_members: Literal["fetch", "skip"] = "fetch"
@@ -78,6 +79,11 @@ class CohortSync(Declared, dg.Model):
             ),
             rule=rule,
             anonymous_members=self.anonymous_members,
+            reading={
+                "view": f"{source.api_url or source.region}/{source.workspace_id or ''}",
+                "anonymous_members": self.anonymous_members,
+                "properties": ",".join(rule.properties),
+            },
             gates=Gates(**self.gates.model_dump()),
             link=self.link,
             owners=self.owners,

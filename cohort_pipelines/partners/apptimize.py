@@ -24,12 +24,15 @@ def apptimize_http(
     url: str,
     token: str,
     region: Region,
+    account: str = "",
     header: str = APPTIMIZE_HEADER,
     id_key: str = MEMBER_ID_KEY,
     project_id: int = 0,
     cohort_id: int = 0,
 ) -> CohortMessages:
     """Return the receiver at ``url``, which writes the group of that region's Apptimize on behalf of the user.
+
+    ``account`` is a label that tells apart two accounts behind one receiver.
 
     Raises:
         DestinationInvalid: a setting cannot be sent as it is.
@@ -41,7 +44,7 @@ def apptimize_http(
         headers=checked_header(partner, header, token),
         project_id=project_id,
         cohort_id=cohort_id,
-        account=region,
+        account=f"{region}/{account}" if account else region,
         id_key=id_key,
     )
 

@@ -6,21 +6,20 @@ audience without reading a pointer first, while `ls -l` still tells which overwr
 
 import csv
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
 
 import msgspec
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, disk
 from cohort_pipelines.errors import NewerFilePublished, PartnerFolderNotWritable
 from cohort_pipelines.partners.wire import Published
-from cohort_pipelines.windows import encode_path_name
 
 CSV_HEADER = "user_id"  # the one column that Apptimize's import documents
 CURRENT = "current.csv"
@@ -69,8 +68,7 @@ class CsvFile:
             NewerFilePublished: `current.csv` names a later generation and was left alone.
         """
         with self._home(target) as home:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            home.mkdir(mode=0o700, exist_ok=True)
+            disk.make_private(home)
             file = home / f"{generation}-{checksum}.csv"
             manifest = _intact(file)
             if manifest is None:
@@ -81,7 +79,7 @@ class CsvFile:
                     file=file.name,
                     generation=generation,
                     payload=checksum,
-                    checksum=_checksum(file),
+                    checksum=disk.sha256(file),
                     rows=rows,
                     size=file.stat().st_size,
                     written_at=clock.now(),
@@ -108,15 +106,24 @@ class CsvFile:
             PartnerFolderNotWritable: why it could not be written.
         """
         with self._disk(self._folder):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            disk.make_private(self._folder)
             probe = self._folder / f".{uuid4()}.part"
-            probe.touch(mode=0o600, exist_ok=False)
+            disk.create_private(probe).close()
             probe.unlink()
         return "Connected; somebody has to import current.csv after each overwrite"
 
+    def holds(self, target: str, checksum: str) -> bool:
+        """Say whether `current.csv` names a whole file of the audience called ``checksum``.
+
+        Raises:
+            PartnerFolderNotWritable: the folder cannot be read.
+        """
+        current = self.verify(target)
+        return current is not None and current.payload == checksum
+
     @contextmanager
     def _home(self, target: str) -> Iterator[Path]:
-        home = self._folder / encode_path_name(target)
+        home = self._folder / disk.encode_path_name(target)
         with self._disk(home):
             yield home
 
@@ -136,7 +143,7 @@ class CsvFile:
             link = _part(file)
             link.symlink_to(file.name)
             link.replace(home / CURRENT)
-            _sync(home)
+            disk.sync_folder(home)
             for left in home.glob(".*.part"):
                 if _generation(left.name.removeprefix(".")) < generation:
                     left.unlink(missing_ok=True)  # a writer that died, or one that can no longer publish
@@ -158,18 +165,14 @@ def _new_file(file: Path) -> Iterator[TextIO]:
     """Write a private file under another name; it gets its own once it is whole and on the disk."""
     part = _part(file)
     try:
-        with open(part, "x", encoding="utf-8", newline="", opener=_private) as out:
+        with TextIOWrapper(disk.create_private(part), encoding="utf-8", newline="") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
-    _sync(file.parent)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    disk.sync_folder(file.parent)
 
 
 def _part(file: Path) -> Path:
@@ -195,27 +198,13 @@ def _intact(file: Path) -> Manifest | None:
         manifest = msgspec.json.decode(manifest_file.read_bytes(), type=Manifest)
     except msgspec.DecodeError:
         return None
-    whole = manifest.size == file.stat().st_size and manifest.checksum == _checksum(file)
+    whole = manifest.size == file.stat().st_size and manifest.checksum == disk.sha256(file)
     return manifest if whole else None
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, or raise at once: whoever holds it flips the pointer this very moment, or is stopped."""
-    with open(folder / ".lock", "a", encoding="utf-8", opener=_private) as lock:
+    with disk.opened(folder / ".lock", os.O_CREAT | os.O_RDWR) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in ``folder`` last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

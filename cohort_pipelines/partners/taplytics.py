@@ -119,7 +119,6 @@ class _Chunk:
     doubtful: set[int] = field(default_factory=set)
     not_sent: int = 0
     requests: int = 0
-    retry_after: float | None = None
     over: bool = False
 
 
@@ -168,7 +167,7 @@ class _Flags:
         if len(statuses) == 1 and len(chunk.refused) + chunk.not_sent == len(ids):
             raise next(iter(chunk.refused.values()))
         refused = {row: f"HTTP {refusal.status}" for row, refusal in chunk.refused.items()}
-        return Answer(refused, chunk.unknown, frozenset(chunk.doubtful), chunk.requests, chunk.retry_after)
+        return Answer(refused, chunk.unknown, frozenset(chunk.doubtful), chunk.requests)
 
     async def _set(self, chunk: _Chunk, row: int, user_id: str, member: bool, deadline: datetime) -> None:
         flag = {self._field: member}
@@ -194,7 +193,6 @@ class _Flags:
             except (PartnerOutcomeUnknown, PartnerUnreachable) as lost:
                 chunk.unknown[row] = str(lost)
                 chunk.over = True
-                chunk.retry_after = max(filter(None, (chunk.retry_after, lost.retry_after)), default=None)
 
 
 def _require_user(response: Response, flag: Mapping[str, bool]) -> None:

@@ -1,6 +1,5 @@
 """The plain webhook: Mixpanel's cohort messages to any receiver, with the ways of signing in that are documented."""
 
-import logging
 from base64 import b64encode
 from typing import Literal
 from urllib.parse import quote, urlsplit
@@ -13,9 +12,6 @@ from cohort_pipelines.partners.receiver import CohortMessages
 Auth = Literal["none", "basic", "bearer", "header", "query"]
 
 _NAME = "The webhook"
-
-# httpx writes every URL into its log at INFO, and with `query` the URL holds the key.
-logging.getLogger("httpx").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 def webhook(

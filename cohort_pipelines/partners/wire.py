@@ -28,14 +28,12 @@ class Answer:
         unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
         doubtful: rows that were acknowledged after an earlier try of the same call that may still land.
         requests: HTTP requests made, retries included.
-        retry_after: seconds the partner asked to be left alone for, if it did.
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
     unknown: Mapping[int, str] = field(default_factory=dict)
     doubtful: frozenset[int] = frozenset()
     requests: int = 0
-    retry_after: float | None = None
 
 
 class Session(Protocol):
@@ -103,6 +101,15 @@ class FileWire(Protocol):
 
         Raises:
             PartnerOutcomeUnknown: the disk refused; the pointer still names the earlier file or already the new one.
+            NewerFilePublished: the pointer names a later generation and was left alone.
+        """
+        ...
+
+    def holds(self, target: str, checksum: str) -> bool:
+        """Say whether the target's pointer names a whole file of the audience called ``checksum``.
+
+        Raises:
+            PartnerOutcomeUnknown: the disk refused to tell.
         """
         ...
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from cohort_pipelines.delivery.belief import BELIEF_SCHEMA, CHUNK_SCHEMA, SETTLES_AFTER, Belief, fold
-from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts, make_plan, preview
+from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts, make_plan, seal_plan
 from cohort_pipelines.history import History, Stage, StoredFile
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -25,7 +25,7 @@ def plan_of(history: History, *rows: tuple[str, str]) -> StoredFile:
     return history.write("s", Stage.PLAN, "w", table)
 
 
-def chunks(*rows: tuple[int, int, str, datetime, datetime | None]) -> pa.Table:
+def chunks(*rows: tuple[int, int, str, datetime, datetime]) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(CHUNK_SCHEMA.names, row, strict=True)) for row in rows], schema=CHUNK_SCHEMA)
 
 
@@ -54,7 +54,7 @@ def test_what_an_outcome_makes_of_belief(
     tmp_history: History, operation: str, state: str, before: str | None, after: str | None
 ) -> None:
     base = believe(tmp_history, ("other", "IN", None), *([("u", before, None)] if before else []))
-    outcome = chunks((0, 1, state, NOON, None if state == "intent" else NOON))
+    outcome = chunks((0, 1, state, NOON, NOON))
     rows = dict(
         row[:2] for row in read(tmp_history, fold(tmp_history, base, plan_of(tmp_history, (operation, "u")), outcome))
     )
@@ -65,7 +65,7 @@ def test_what_an_outcome_makes_of_belief(
 @pytest.mark.parametrize(("state", "held"), [("intent", "MAYBE"), ("unknown", "MAYBE"), ("doubted", "IN")])
 def test_only_a_later_acknowledgement_settles(tmp_history: History, state: str, held: str, later: bool) -> None:
     plan = plan_of(tmp_history, ("add", "u"))
-    doubted = fold(tmp_history, Belief(), plan, chunks((0, 1, state, NOON, None if state == "intent" else NOON)))
+    doubted = fold(tmp_history, Belief(), plan, chunks((0, 1, state, NOON - SETTLES_AFTER, NOON)))
     assert (doubted.unsettled, read(tmp_history, doubted)) == (1, [("u", held, NOON)])
 
     again = NOON + SETTLES_AFTER + timedelta(microseconds=int(later))
@@ -94,6 +94,13 @@ def test_rows_that_were_never_begun_stay_as_they_were(tmp_history: History) -> N
         ("g", "IN"),
         ("z", "IN"),
     ]
+
+
+def test_who_is_in_or_may_be_is_held(tmp_history: History) -> None:
+    base = believe(tmp_history, ("in", "IN", None), ("out", "OUT", None), ("maybe", "MAYBE", None))
+    plan = plan_of(tmp_history, *(("add", each) for each in "abc"), ("remove", "in"))
+    outcome = chunks((0, 1, "acked", NOON, NOON), (1, 2, "unknown", NOON, NOON), (3, 4, "acked", NOON, NOON))
+    assert fold(tmp_history, base, plan, outcome).held == 3  # a, b and maybe
 
 
 def test_nothing_sent_makes_no_new_file(tmp_history: History) -> None:
@@ -125,5 +132,4 @@ def test_the_plan_for_every_state_of_belief(tmp_history: History) -> None:
         ("remove", "stranger-MAYBE-unsettled", True),
         ("remove", "stranger-OUT-unsettled", False),
     ]
-    assert preview(tmp_history, payload, belief) == PlanCounts(adds=6, removals=5, joiners=5, leavers=4)
-    assert tmp_history.windows("s", Stage.PLAN) == []
+    assert seal_plan(tmp_history, payload, belief, sync="s", window="w")[1] == PlanCounts(6, 5, joiners=5, leavers=4)

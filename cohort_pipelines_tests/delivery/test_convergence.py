@@ -49,7 +49,7 @@ steps = st.builds(
     dies_at=st.none() | st.integers(1, 40),
     faults=st.dictionaries(st.integers(1, 6), st.sampled_from(sorted(FAULTS)), max_size=2),
     late_lands=st.booleans(),
-    minutes=st.sampled_from([2, 6, 11]),  # longer than a lease; shorter and longer than what settles
+    minutes=st.sampled_from([2, 6, 11, 17]),  # longer than a lease; shorter and longer than what settles
 )
 
 
@@ -74,7 +74,7 @@ def try_to_deliver(world: World, step: Step) -> Receipt | None:
 @given(history=st.lists(steps, min_size=1, max_size=4))
 def test_green_and_settled_is_always_exact(folders: Path, history: list[Step]) -> None:
     world = World(Path(tempfile.mkdtemp(dir=folders)), MemoryPartner(chunk_rows=2))
-    last = Step(history[-1].audience, dies_at=None, faults={}, late_lands=False, minutes=11)
+    last = Step(history[-1].audience, dies_at=None, faults={}, late_lands=False, minutes=17)
     with ExitStack() as later:
         for step in [*history, last, last]:
             receipt = try_to_deliver(world, step)

@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 
+import pytest
+
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
 from cohort_pipelines.delivery.belief import SETTLES_AFTER
 from cohort_pipelines.partners.wire import Answer, Operation
-from cohort_pipelines_tests.delivery.world import MemoryPartner, World, tried_twice, users
+from cohort_pipelines_tests.delivery.world import LAST_TRY, Fate, Killed, MemoryPartner, World, tried_twice, users
 
 LATER = SETTLES_AFTER + timedelta(seconds=1)
 
@@ -66,6 +68,19 @@ def test_who_returns_stays_in_although_a_late_first_try_removes_them_again(world
     with clock.shifted(LATER):
         assert world.overwrite(users(1, 2)).unsettled == 0
         assert world.partner.members == users(1, 2)
+
+
+@pytest.mark.parametrize(("minutes", "settled"), [(15, False), (17, True)])
+def test_a_writer_that_is_cut_off_may_try_for_minutes_more(world: World, minutes: int, settled: bool) -> None:
+    fate = Fate()
+    world.partner.on_request = lambda _: setattr(fate, "dead", True)
+    with pytest.raises(Killed):
+        world.overwrite(users(1), fate=fate)
+    world.partner.on_request = None
+    assert timedelta(minutes=15) < LAST_TRY + SETTLES_AFTER < timedelta(minutes=17)
+    world.next_window()
+    with clock.shifted(timedelta(minutes=minutes)):
+        assert world.overwrite(users(2)).unsettled == (0 if settled else 1)
 
 
 def test_only_the_doubtful_rows_of_a_chunk_are_sent_again(world: World) -> None:

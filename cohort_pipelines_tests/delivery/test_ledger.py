@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, SealedSnapshot, Target, schema
+from cohort_pipelines.delivery import Ledger, SealedSnapshot, Target, WindowState, schema
 from cohort_pipelines.errors import LedgerUnusable, NotSealedYet
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.windows import Cadence
@@ -128,6 +128,54 @@ def test_a_window_that_was_delivered_stays_so(ledger: Ledger) -> None:
     ]
 
 
+@pytest.mark.parametrize("state", ["failed", "held", "skipped", "missed"])
+def test_a_second_look_at_a_tick_opens_no_window_again(ledger: Ledger, state: WindowState) -> None:
+    ledger.note_window(SYNC, "2026-11-22T1200Z", "open")
+    ledger.note_window(SYNC, "2026-11-22T1200Z", state, "why")
+    ledger.note_window(SYNC, "2026-11-22T1200Z", "open")
+    assert [(each.state, each.reason) for each in ledger.windows(SYNC)] == [(state, "why")]
+
+
+def test_a_window_whose_run_never_ended_is_missed(ledger: Ledger) -> None:
+    for key in ("2026-11-22T1130Z", "2026-11-22T1145Z", "2026-11-22T1200Z"):
+        ledger.note_window(SYNC, key, "open")
+    ledger.note_window("another", "2026-11-22T1130Z", "open")
+    now = Cadence.QUARTER_HOUR.window_at(NOON)
+    assert ledger.record_missed(SYNC, now) == ["2026-11-22T1130Z", "2026-11-22T1145Z"]
+    assert ledger.record_missed(SYNC, now) == []
+    assert [each.state for each in ledger.windows(SYNC)] == ["open", "missed", "missed"]
+    assert "never began" in ledger.windows(SYNC)[-1].reason
+    assert ledger.windows("another")[0].state == "open"
+
+
+def test_a_window_that_is_still_delivered_is_not_missed(world: World) -> None:
+    window = world.window
+    world.ledger.note_window(SYNC, window.key, "open")
+    missed: list[list[str]] = []
+    world.partner.on_request = lambda _: missed.append(world.ledger.record_missed(SYNC, world.next_window()))
+    world.overwrite(users(1))
+    assert missed == [[]]
+
+
+def test_names_of_one_time_exports_are_no_windows(ledger: Ledger) -> None:
+    now = Cadence.QUARTER_HOUR.window_at(NOON)
+    for key in ("2026-11-20T101500Z", "2026-11-22T1159Z", "2026 launch"):
+        ledger.note_window(SYNC, key, "delivered")
+    assert ledger.record_missed(SYNC, now) == []
+    ledger.note_window(SYNC, "2026-11-22T1130Z", "delivered")
+    assert ledger.record_missed(SYNC, now) == ["2026-11-22T1145Z"]
+
+
+def test_a_year_of_missed_windows_is_one_write(ledger: Ledger) -> None:
+    ledger.note_window(SYNC, "2025-11-22T1200Z", "delivered")
+    statements: list[str] = []
+    with ledger.write() as connection:
+        event.listen(connection.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    missed = ledger.record_missed(SYNC, Cadence.QUARTER_HOUR.window_at(NOON))
+    assert len(missed) == 365 * 96 - 1
+    assert sum(each.startswith("INSERT") for each in statements) == 1
+
+
 def test_missed_windows_are_written_down_once(ledger: Ledger) -> None:
     now = Cadence.QUARTER_HOUR.window_at(NOON)
     assert ledger.record_missed(SYNC, now) == []
@@ -147,7 +195,7 @@ def test_a_change_of_cadence_misses_whole_windows_only(ledger: Ledger) -> None:
 
 def test_what_was_delivered_is_remembered(world: World) -> None:
     assert (world.ledger.newest_delivered(SYNC), world.ledger.target_of(SYNC)) == (None, None)
-    assert world.ledger.delivery_seconds(SYNC) is None
+    assert world.ledger.expected_seconds(SYNC) is None
     world.overwrite(users(1, 2))
     taken = clock.now()
     with clock.shifted(timedelta(minutes=15)):
@@ -159,9 +207,17 @@ def test_what_was_delivered_is_remembered(world: World) -> None:
     assert (newest.window, newest.users, newest.seq) == (window.key, 3, receipt.snapshot_seq)
     assert newest.taken_at > taken
     assert world.ledger.target_of(SYNC) == Target("memory", "localhost", "", "Beta")
-    assert world.ledger.delivery_seconds(SYNC) == pytest.approx(receipt.seconds, abs=5)
     assert [each.state for each in world.ledger.windows(SYNC)] == ["delivered", "delivered"]
     assert not world.ledger.is_delivering(SYNC)
+
+
+def test_a_window_is_expected_to_take_its_snapshot_and_its_delivery(world: World) -> None:
+    for seconds in (5.0, 600.0, None, 40.0):
+        file = stored(Stage.COHORT_SNAPSHOT)
+        world.ledger.record_snapshot(SYNC, file.window, file, NOON, 3, 3, project=1, cohort_id=2, seconds=seconds)
+    assert world.ledger.expected_seconds(SYNC) is None  # who was never delivered may take any time
+    receipt = world.overwrite(users(1, 2))
+    assert world.ledger.expected_seconds(SYNC) == pytest.approx(40 + receipt.seconds, abs=5)
 
 
 def test_no_user_id_is_in_the_ledger(world: World) -> None:

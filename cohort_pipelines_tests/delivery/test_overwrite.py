@@ -17,7 +17,18 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.history import Stage
 from cohort_pipelines.partners.wire import Operation
-from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, MemoryPartner, World, dropped, late, lost, users
+from cohort_pipelines_tests.delivery.world import (
+    ANY_SIZE,
+    SYNC,
+    Fate,
+    Killed,
+    MemoryPartner,
+    World,
+    dropped,
+    late,
+    lost,
+    users,
+)
 
 
 def test_a_first_fill_adds_everybody_and_establishes_the_target_once(world: World) -> None:
@@ -192,6 +203,49 @@ def test_a_gate_holds_however_often_it_is_tried(world: World, gates: Gates, ids:
     assert world.ledger.windows(SYNC)[0].state == "held"
     assert world.deliver(payload, seq, gates=ANY_SIZE).users == len(ids)  # the override
     assert world.partner.members == ids
+
+
+def test_what_a_red_delivery_filled_in_counts_as_what_the_target_may_lose(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    world.partner.faults[5 + len(world.partner.requests)] = dropped
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(*range(60)))
+    world.next_window()
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.overwrite(users(*range(6)), gates=Gates())
+
+
+def test_a_shrink_that_got_half_way_is_still_one_from_the_last_delivered_audience(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    world.partner.faults[len(world.partner.requests) + 2] = dropped
+    world.partner.workers = 1
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(*range(4, 8)))  # three of six leavers are out for certain
+    world.next_window()
+    with pytest.raises(DeliveryHeld, match="4 users after 10"):
+        world.overwrite(users(*range(4, 8)), gates=Gates())
+
+
+def test_a_first_fill_that_never_was_green_is_guarded_too(world: World) -> None:
+    world.partner.faults[5] = dropped
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(*range(60)))
+    world.next_window()
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.overwrite(users(1), gates=Gates())
+
+
+def test_what_a_dead_writer_filled_in_counts_too(world: World) -> None:
+    fate = Fate()
+    world.partner.on_request = lambda number: setattr(fate, "dead", True) if number == 5 else None
+    with pytest.raises(Killed):
+        world.overwrite(users(*range(60)), fate=fate)
+    world.partner.on_request = None
+    world.next_window()
+    with clock.shifted(timedelta(minutes=2)), pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.overwrite(users(1), gates=Gates())
 
 
 def test_an_empty_payload_passes_where_it_is_allowed(world: World) -> None:

@@ -1,6 +1,7 @@
 """The same deliveries over the real wires: HTTP to a stand-in, and a folder."""
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def test_a_file_of_the_whole_audience(world: World, tmp_path: Path) -> None:
         world.deliver(payload, seq, partner=partner)
         world.next_window()
 
+    shutil.rmtree(tmp_path / "imports")
+    payload, seq = world.seal(users(2, 3, 4))
+    assert world.deliver(payload, seq, partner=partner).planned == 0
     (current,) = (tmp_path / "imports").rglob("current*")
     with current.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)

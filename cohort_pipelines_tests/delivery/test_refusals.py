@@ -79,6 +79,60 @@ def test_a_permanent_refusal_from_the_first_request_on_stops_at_once(world: Worl
     assert world.ledger.newest_delivered(SYNC) is None
 
 
+def refusing_whole(operation: Operation, *numbers: int) -> Fault:
+    """Refuse each request that holds one of some users as a whole, and take the others."""
+
+    def fault(partner: MemoryPartner, asked: Operation, ids: Sequence[str]) -> Answer:
+        if asked is operation and users(*numbers) & set(ids):
+            raise PartnerRequestRefused(partner.wire, 400)
+        partner.apply(Sent(asked, tuple(ids)))
+        return Answer(requests=1)
+
+    return fault
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_refused_joiner_holds_up_no_leaver(world: World, workers: int) -> None:
+    world.overwrite(users(1, 2, 3, 4, 5))
+    world.next_window()
+    world.partner.workers = workers
+    world.partner.always = refusing_whole(Operation.ADD, 0)
+    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.overwrite(users(0))
+    assert world.partner.members == set()
+
+
+@pytest.mark.parametrize("leavers", [set(), users(90, 91)])
+def test_refused_first_chunks_hold_up_no_joiner_where_the_target_is_known_to_be_good(
+    world: World, leavers: set[str]
+) -> None:
+    world.overwrite(leavers | users(92))
+    world.next_window()
+    world.partner.always = refusing_whole(Operation.ADD, 0, 3)  # the first chunk of each of the two workers
+    with pytest.raises(DeliveryRefused, match="6 additions and 0 removals"):
+        world.overwrite(users(*range(30), 92))
+    assert world.partner.members == users(*range(6, 30), 92)
+
+
+def test_a_lone_refused_joiner_is_a_bad_row_where_the_target_is_known_to_be_good(world: World) -> None:
+    world.overwrite(users(1))
+    world.next_window()
+    world.partner.always = refused_whole
+    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.overwrite(users(1, 2))
+
+
+@pytest.mark.parametrize("audience", [users(*range(100, 200)), users(*range(200)), users(1)])
+def test_a_target_that_refuses_all_it_is_asked_is_not_asked_on_and_on(world: World, audience: set[str]) -> None:
+    world.overwrite(users(*range(100)))
+    before = len(world.partner.requests)
+    world.next_window()
+    world.partner.always = refused_whole
+    with pytest.raises(DeliveryStopped, match="exists where the partner asks"):
+        world.overwrite(audience)
+    assert len(world.partner.requests) - before <= 2 * world.partner.workers
+
+
 def test_a_key_revoked_on_the_way_stops_at_once(world: World) -> None:
     world.partner.faults = dict.fromkeys(range(5, 50), key_refused)
     with pytest.raises(DeliveryStopped, match="refused the key"):

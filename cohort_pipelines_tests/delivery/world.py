@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Gates, Ledger, Receipt, Target, deliver
+from cohort_pipelines.delivery.chunks import PATIENCE
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.writer import StageWriter
 from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation, Session
@@ -20,6 +21,9 @@ from cohort_pipelines.windows import Cadence, Window
 
 ANY_SIZE = Gates(min_users=0, max_shrink=1.0)
 SYNC = "beta_users"
+LEASE_SECONDS = 60.0
+LAST_TRY = timedelta(seconds=LEASE_SECONDS - 1) + PATIENCE
+"""How long after its intent a chunk may be sent for the last time: it is begun under the lease, then tried again."""
 
 
 class Killed(BaseException):
@@ -96,7 +100,7 @@ class MemoryPartner:
     established: int = 0
     faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the request, from 1
     always: Fault | None = None
-    late: list[tuple[datetime, Sent]] = field(default_factory=list)
+    late: list[tuple[datetime, Sent]] = field(default_factory=list)  # with the moment of the last try
     fate: Fate = field(default_factory=Fate)
     on_request: Callable[[int], None] | None = None
 
@@ -143,12 +147,18 @@ class _MemorySession:
         return 1
 
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
-        partner = self._partner
         assert deadline > clock.now()
         assert 1 <= page <= pages
-        assert 0 < len(ids) <= partner.chunk_rows
+        assert 0 < len(ids) <= self._partner.chunk_rows
+        try:
+            return await self._send(operation, ids)
+        except Killed:  # as good as dead: cut off from its ledger, a writer goes on trying until its time is over
+            self._partner.late.append((clock.now() + LAST_TRY, Sent(operation, tuple(ids))))
+            raise
+
+    async def _send(self, operation: Operation, ids: Sequence[str]) -> Answer:
+        partner, sent = self._partner, Sent(operation, tuple(ids))
         partner.fate.point()
-        sent = Sent(operation, tuple(ids))
         partner.requests.append(sent)
         number = len(partner.requests)
         if partner.on_request is not None:
@@ -207,7 +217,7 @@ class World:
         sync: str = SYNC,
         partner: ChangeWire | FileWire | None = None,
         deadline: datetime | None = None,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
         run_id: str = "run",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Receipt:

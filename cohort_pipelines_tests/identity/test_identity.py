@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cohort_pipelines.identity import (
     DISTINCT_ID,
     MAX_ID_BYTES,
+    NOT_TEXT,
     PARTNER_ID,
     Equality,
     IdRule,
@@ -100,6 +101,21 @@ def test_a_file_import_takes_the_id_without_its_prefix(
     apptimize_id: str | None, expected: tuple[str | None, str | None]
 ) -> None:
     assert outcome(FILE, "anything", apptimize_id) == expected
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        IdRule(source=APPTIMIZE),
+        ORIGINAL,
+        FILE,
+        IdRule(source=APPTIMIZE, strip_prefix="i_"),
+        IdRule(source=APPTIMIZE, reject_device_ids=True, equality="casefold"),
+    ],
+)
+@pytest.mark.parametrize("json", ['["x"]', '{"i_": 1}', "true", "1.5"])
+def test_a_property_that_is_no_string_and_no_integer_is_malformed_by_every_rule(rule: IdRule, json: str) -> None:
+    assert outcome(rule, "anything", NOT_TEXT + json) == (NOT_TEXT + json, Reason.MALFORMED_PARTNER_ID)
 
 
 def test_a_prefix_alone_is_no_id_even_where_none_is_required() -> None:

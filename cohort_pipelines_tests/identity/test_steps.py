@@ -5,11 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cohort_pipelines import steps
-from cohort_pipelines.engine import engine
+from cohort_pipelines import engine, steps
 from cohort_pipelines.errors import CountsDoNotAddUp, HistoryFileDamaged, HistoryNotWritable, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.identity import Equality, IdRule, Reason
@@ -158,8 +157,14 @@ rules = st.builds(
 )
 
 
+def _place_among_rejects(row: tuple[Any, ...]) -> tuple[str, bytes, bool, bytes]:
+    distinct_id, partner_id, reason = row
+    return reason, distinct_id.encode(), partner_id is None, (partner_id or "").encode()
+
+
 @settings(deadline=None, max_examples=60)
 @given(cohort=members, rule=rules)
+@example(cohort=[("", True, None), ("", True, "0")], rule=IdRule(source=APPTIMIZE, strip_prefix="i_"))
 def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule) -> None:
     with tempfile.TemporaryDirectory() as folder:
         payload, ids, rejects = built(History(folder), rule, *cohort)
@@ -167,7 +172,7 @@ def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule)
         assert ids == sorted(set(ids), key=str.encode)
         assert steps.duplicate_ids(History(folder), payload.file) == 0
         assert len(ids) + len(rejects) == len(cohort) == payload.users + sum(payload.rejected.values())
-        assert rejects == sorted(rejects, key=lambda row: (row[2], row[0].encode(), (row[1] or "").encode()))
+        assert rejects == sorted(rejects, key=_place_among_rejects)
         assert {reason: count for reason, count in payload.rejected.items() if count} == {
             reason: sum(row[2] == reason for row in rejects) for reason in {row[2] for row in rejects}
         }
@@ -249,7 +254,8 @@ def test_a_disk_that_takes_no_spill_is_named(history: History, monkeypatch: pyte
     snapshot = large_snapshot(history, 140_001)
     identified = steps.filter_identified(history, snapshot).file
     no_folder = Path(history.root) / identified.path
-    monkeypatch.setattr(steps, "engine", lambda _: engine(no_folder, "8MB"))
+    monkeypatch.setattr(engine, "MEMORY_LIMIT", "8MB")
+    monkeypatch.setattr(steps, "engine", lambda _: engine.engine(no_folder))
 
     with pytest.raises(HistoryNotWritable, match=f"{re.escape(str(no_folder))}: set work could not spill"):
         steps.build_payload(history, snapshot, identified, ORIGINAL)

@@ -12,7 +12,7 @@ from cohort_pipelines.errors import (
     MixpanelUnavailable,
     NotProjectAdmin,
 )
-from cohort_pipelines.mixpanel import CohortInfo, Project, check, check_cohort, check_project, check_project_and_cohorts
+from cohort_pipelines.mixpanel import CohortInfo, Project, check, check_project_and_cohorts
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread
 
@@ -20,10 +20,9 @@ BETA_USERS = CohortInfo(id=1_478_097, name="Beta Users", count=2500)
 
 
 @pytest.mark.parametrize("role", ["admin", "Admin", "OWNER"])
-def test_an_admin_is_connected_at_no_cost(standins: InThread, project: Project, role: str) -> None:
+def test_an_admin_is_connected(standins: InThread, project: Project, role: str) -> None:
     standins.standins.mixpanel.role = role
-    assert check_project(project) == f"Stand-in, as {role}"
-    assert standins.standins.mixpanel.budget.used() == 0
+    assert check_project_and_cohorts(project).connected == f"Stand-in, as {role}"
 
 
 def test_any_number_of_cohorts_costs_one_query(standins: InThread, project: Project) -> None:
@@ -36,39 +35,31 @@ def test_any_number_of_cohorts_costs_one_query(standins: InThread, project: Proj
     assert standins.standins.mixpanel.budget.used() == 1
 
 
-def test_one_cohort_is_found(project: Project) -> None:
-    assert check_cohort(project, 1_478_097) == BETA_USERS
-
-
-def test_one_cohort_is_not_found(project: Project) -> None:
-    with pytest.raises(MixpanelCohortUnknown):
-        check_cohort(project, 5)
-
-
 @pytest.mark.parametrize("role", ["analyst", "consumer", "Owner's friend"])
 def test_another_role_is_no_admin(standins: InThread, project: Project, role: str) -> None:
     standins.standins.mixpanel.role = role
     with pytest.raises(NotProjectAdmin, match=rf"is .{role}. in Mixpanel project"):
-        check_project(project)
+        check_project_and_cohorts(project)
+    assert standins.standins.mixpanel.budget.used() == 0
 
 
 @pytest.mark.parametrize("permission", ["Create and Manage Cohort Syncs", "create_and_manage_cohort_syncs"])
 def test_a_custom_role_may_manage_syncs(standins: InThread, project: Project, permission: str) -> None:
     answer_me_with(standins, {"name": "Shop", "role": {"name": "Growth"}, "permissions": ["x", permission, {"id": 1}]})
-    assert check_project(project) == "Shop, as Growth"
+    assert check_project_and_cohorts(project).connected == "Shop, as Growth"
 
 
 @pytest.mark.parametrize("membership", [{}, {"role": None, "permissions": None}, {"role": "analyst"}])
 def test_an_unusual_membership_is_no_admin(standins: InThread, project: Project, membership: dict[str, object]) -> None:
     answer_me_with(standins, membership)
     with pytest.raises(NotProjectAdmin):
-        check_project(project)
+        check_project_and_cohorts(project)
 
 
 def test_no_access_is_an_unknown_project(standins: InThread, project: Project) -> None:
     standins.standins.mixpanel.role = None
     with pytest.raises(MixpanelProjectUnknown):
-        check_project(project)
+        check_project_and_cohorts(project)
 
 
 def test_a_wrong_secret_is_refused(project: Project) -> None:
@@ -88,13 +79,13 @@ def test_an_answer_of_another_shape_is_not_believed(
     monkeypatch.setattr(check, "PATIENCE", timedelta(seconds=1))
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body='{"results": []}', times=None))
     with pytest.raises(MixpanelUnavailable, match="the projects of the service account"):
-        check_project(project)
+        check_project_and_cohorts(project)
 
 
 def test_the_app_api_may_redirect(standins: InThread, project: Project) -> None:
     fault = Fault(kind="status", status=301, headers={"Location": "/api/app/me/"}, match="/api/app/me$")
     standins.standins.mixpanel_faults.add(fault)
-    assert check_project(project) == "Stand-in, as admin"
+    assert check_project_and_cohorts(project).connected == "Stand-in, as admin"
 
 
 def answer_me_with(standins: InThread, membership: dict[str, object]) -> None:

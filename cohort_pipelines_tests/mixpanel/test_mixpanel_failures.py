@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
@@ -25,13 +25,21 @@ from cohort_pipelines.history import History, Stage
 from cohort_pipelines.mixpanel import Project, Snapshot, client, take_snapshot
 from cohort_pipelines.standins.faults import Fault, Kind
 from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.windows import Window
+from cohort_pipelines.windows import Window, one_time_window
 
 BREAKS: tuple[Kind, ...] = ("status", "cut", "lost_response", "half_body", "html")
 
 
-def take(project: Project, history: History, window: Window, cohort_id: int = 1_478_097) -> Snapshot:
-    return take_snapshot(project, cohort_id, history, sync="beta_users", window=window, properties=())
+def take(
+    project: Project,
+    history: History,
+    window: Window,
+    cohort_id: int = 1_478_097,
+    deadline: datetime | None = None,
+) -> Snapshot:
+    return take_snapshot(
+        project, cohort_id, history, sync="beta_users", window=window, properties=(), deadline=deadline
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +127,30 @@ def test_a_wait_beyond_the_window_is_not_begun(
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=429, headers={"Retry-After": wait}, times=None))
     with pytest.raises(MixpanelOverloaded):
         take(project, history, window)
+    assert standins.standins.mixpanel_faults.requests == {("/api/query/engage", 429): 1}
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_wait_beyond_the_deadline_is_not_begun(
+    standins: InThread, project: Project, history: History, window: Window, *, scheduled: bool
+) -> None:
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "60"}, times=None))
+    with pytest.raises(MixpanelOverloaded):
+        take(
+            project,
+            history,
+            window if scheduled else one_time_window("by hand"),
+            deadline=clock.now() + timedelta(seconds=30),
+        )
+    assert standins.standins.mixpanel_faults.requests == {("/api/query/engage", 429): 1}
+
+
+def test_a_deadline_beyond_the_window_changes_nothing(
+    standins: InThread, project: Project, history: History, closing_window: Window
+) -> None:
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "60"}, times=None))
+    with pytest.raises(MixpanelOverloaded):
+        take(project, history, closing_window, deadline=clock.now() + timedelta(hours=1))
     assert standins.standins.mixpanel_faults.requests == {("/api/query/engage", 429): 1}
 
 

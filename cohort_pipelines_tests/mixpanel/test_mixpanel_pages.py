@@ -3,6 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cohort_pipelines.identity import NOT_TEXT
 from cohort_pipelines.mixpanel.pages import Page, page_decoder, snapshot_schema
 
 ID = "$apptimize_user_id"
@@ -72,12 +73,16 @@ def test_properties_that_are_no_object_spoil_the_page() -> None:
         (b'"i_\\u00e9"', "i_é"),
         (b'""', ""),
         (b"null", None),
-        (b"12.50", "12.50"),
-        (b"true", "true"),
-        (b'["a", 1]', '["a", 1]'),
+        (b"12", "12"),
+        (b"-123456789012345678901", "-123456789012345678901"),
+        (b"12.50", NOT_TEXT + "12.50"),
+        (b"1e3", NOT_TEXT + "1e3"),
+        (b"true", NOT_TEXT + "true"),
+        (b'["a", 1]', NOT_TEXT + '["a", 1]'),
+        (b'{"k":1}', NOT_TEXT + '{"k":1}'),
     ],
 )
-def test_a_property_is_its_text_or_its_json(value: bytes, text: str | None) -> None:
+def test_a_property_is_its_text_or_json_that_no_one_takes_for_an_id(value: bytes, text: str | None) -> None:
     page = page_of(b'{"$distinct_id":"a","$properties":{"$apptimize_user_id":%s}}' % value, properties=(ID,))
     assert column(page, ID) == [text]
 
@@ -101,7 +106,7 @@ def test_half_an_emoji_does_not_keep_a_cohort_from_being_read() -> None:
 def test_bytes_that_are_no_utf8_do_not_keep_a_cohort_from_being_read() -> None:
     page = page_of(b'{"$distinct_id":"a\xff","$properties":{"$apptimize_user_id":["\xff"]}}', properties=(ID,))
     assert column(page, "distinct_id") == ["a�"]
-    assert column(page, ID) == ['["�"]']
+    assert column(page, ID) == [NOT_TEXT + '["�"]']
 
 
 @pytest.mark.parametrize("body", [b"", b"<!doctype html>", b'{"page":0,"page_size":1000,"results":[{"$distinct'])

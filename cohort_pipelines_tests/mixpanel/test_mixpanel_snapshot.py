@@ -1,6 +1,10 @@
+import asyncio
+import os
+import signal
 import tracemalloc
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -158,3 +162,76 @@ def test_what_is_asked_is_what_is_documented(
     standins.standins.mixpanel_faults.add(seen)
     take(project, history, anonymous_members=mode)
     assert seen.times == 8
+
+
+class Cancelled(BaseException):
+    """As Dagster's own interrupt: no Exception, raised by a signal's handler in the main thread."""
+
+
+@pytest.fixture
+def a_signal_cancels() -> Iterator[signal.Signals]:
+    def cancel(_number: int, _frame: FrameType | None) -> None:
+        raise Cancelled
+
+    before = signal.signal(signal.SIGUSR1, cancel)
+    yield signal.SIGUSR1
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_cancel_ends_the_reading_wherever_the_loop_is(
+    standins: InThread, project: Project, history: History, a_signal_cancels: signal.Signals
+) -> None:
+    standins.standins.mixpanel_faults.add(Fault(kind="delay", contains="page=2", seconds=5))
+
+    def cancel_from_a_callback(_done: int, _total: int) -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), a_signal_cancels)
+
+    began = clock.now()
+    with pytest.raises(Cancelled):
+        take(project, history, on_progress=cancel_from_a_callback)
+    assert clock.now() - began < timedelta(seconds=5)
+    assert history.windows("beta_users", Stage.COHORT_SNAPSHOT) == []
+
+
+def test_a_cancel_during_the_proof_files_nothing(project: Project, history: History) -> None:
+    def cancel_at_the_end(done: int, total: int) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if done == total:
+            task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        take(project, history, on_progress=cancel_at_the_end)
+    assert history.windows("beta_users", Stage.COHORT_SNAPSHOT) == []
+
+
+def test_the_moment_it_shows_is_told_before_any_other_page_is_asked_for(
+    standins: InThread, project: Project, history: History
+) -> None:
+    asked: list[int] = []
+
+    def on_taken() -> None:
+        asked.append(standins.standins.mixpanel_faults.requests["/api/query/engage", 200])
+
+    take(project, history, on_taken=on_taken)
+    assert asked == [1]
+
+
+def test_the_moment_is_told_anew_when_the_cohort_is_read_again(
+    standins: InThread, project: Project, history: History
+) -> None:
+    told: list[datetime] = []
+    standins.standins.mixpanel_faults.add(Fault(kind="skip_page", contains="page=1"))
+    snapshot = take(project, history, on_taken=lambda: told.append(clock.now()))
+    assert snapshot.reread
+    assert len(told) == 2
+    assert told[0] < snapshot.taken_at <= told[1]
+
+
+def test_what_fails_when_the_moment_is_told_files_nothing(project: Project, history: History) -> None:
+    def fail() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        take(project, history, on_taken=fail)
+    assert history.windows("beta_users", Stage.COHORT_SNAPSHOT) == []

@@ -49,7 +49,7 @@ class Project:
         sync = self.syncs[name]
         job = self.definitions.resolve_job_def(sync.job).get_subset(
             asset_selection={sync.key(stage) for stage in stages} or set(sync.keys),
-            asset_check_selection=set() if stages else set(sync.inline_checks),
+            asset_check_selection=set() if stages and "partner_payload" not in stages else set(sync.inline_checks),
         )
         return job.execute_in_process(
             instance=self.instance,

@@ -116,7 +116,7 @@ def test_a_budget_that_cannot_carry_the_cadences(load: Load) -> None:
 
     message = refusal(load, {"main": PROJECT, "apptimize": APPTIMIZE, **thirteen})
 
-    assert "need 52 Mixpanel queries an hour, and 48 of its 60" in message
+    assert "need 52 queries an hour, and 48 of its 60" in message
     assert "defs/main/defs.yaml" in message
     assert "defs/sync_12/defs.yaml" in message
 
@@ -148,3 +148,55 @@ def test_a_folder_name_that_no_group_can_have(load: Load) -> None:
     documents = {("Second-Sync" if name == "second" else name): text for name, text in SOUND.items()}
 
     assert "'Second-Sync' cannot be used" in refusal(load, documents)
+
+
+def test_two_views_of_a_project_share_its_budget(load: Load) -> None:
+    syncs = {f"sync_{n}": RECURRING.replace("Beta", f"Beta {n}") for n in range(13)}
+    syncs["sync_0"] = syncs["sync_0"].replace("source: main", "source: other")
+
+    message = refusal(load, {"main": PROJECT, "other": PROJECT, "apptimize": APPTIMIZE, **syncs})
+
+    assert "Mixpanel project 7 need 52 queries an hour" in message
+    assert "defs/other/defs.yaml" in message
+
+
+def test_two_accounts_that_cannot_be_told_apart_need_a_label(load: Load) -> None:
+    message = refusal(load, {**SOUND, "staging": TAPLYTICS.replace("UNSET_KEY", "OTHER_KEY")})
+
+    assert "staging and taplytics deliver to the same place" in message
+    assert "defs/staging/defs.yaml" in message
+    labelled = TAPLYTICS.replace('"{{ env.UNSET_KEY }}"', '"{{ env.OTHER_KEY }}", account: staging')
+    assert load({**SOUND, "staging": labelled})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("type: dynamic", "type: dynamic, gates: {max_shrink: 50}"),
+        ("type: dynamic", "type: dynamic, gates: {min_users: -1}"),
+        ("target: Beta", 'target: ""'),
+    ],
+)
+def test_a_value_that_would_switch_a_promise_off_is_refused(load: Load, old: str, new: str) -> None:
+    message = refusal(load, {**SOUND, "first": DYNAMIC.replace(old, new)})
+
+    assert "first/defs.yaml" in message
+
+
+WEBHOOK = """
+    type: cohort_pipelines.orchestration.WebhookDestination
+    attributes: {url: "https://receiver.example/hook", AUTH}
+"""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ("auth: basic", "hook lacks username and secret"),
+        ("auth: query, secret: '{{ env.UNSET }}'", "hook lacks parameter"),
+        ("auth: bearer", "hook lacks secret"),
+        ("match_on: page", "cannot match on a property called 'page'"),
+    ],
+)
+def test_a_webhook_that_cannot_work_is_refused(load: Load, attributes: str, says: str) -> None:
+    assert says in refusal(load, {**SOUND, "hook": WEBHOOK.replace("AUTH", attributes)})

@@ -105,6 +105,12 @@ def test_everything_is_private_and_no_part_is_left(partner: CsvFile, home: Path)
     assert {path.stat().st_mode & 0o777 for path in home.iterdir()} == {0o600}
 
 
+def test_folders_that_are_made_on_the_way_are_private_too(tmp_path: Path) -> None:
+    apptimize_file(folder=tmp_path / "made" / "imports", region="eu").publish(TARGET, [["a"]], 1, "c")
+
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+
+
 def test_published_again_the_file_is_not_written_again(partner: CsvFile, home: Path) -> None:
     first = partner.publish(TARGET, [["a"]], 1, "c")
     written = (home / "1-c.csv").stat()

@@ -224,10 +224,10 @@ def test_being_told_to_wait_is_obeyed_and_then_tried_again(wait: str | None) -> 
     assert len(asked) == 2
 
 
-def test_an_absurd_wait_is_not_waited_for_but_told() -> None:
+def test_an_absurd_wait_is_not_begun() -> None:
     answer, asked = answered(in_turn(raw(429, headers={"Retry-After": "999999999"})), ["u"], seconds=60)
 
-    assert (list(answer.unknown), answer.retry_after, len(asked)) == ([0], 999_999_999.0, 1)
+    assert (list(answer.unknown), len(asked)) == ([0], 1)
 
 
 def test_a_partner_that_is_down_is_spared_the_rest_of_the_chunk() -> None:
