@@ -38,8 +38,8 @@ def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Des
         CohortPipelinesError: the first thing that is not as it should be.
     """
     cohort = project.cohort(sync.cohort_id)
-    destination_connected(destination, sync.target)
-    return f"Connected: {cohort.name} ({cohort.count:,} members) to {sync.target!r} in {sync.partner_kind}"
+    remark = destination_connected(destination, sync.target).removeprefix("Connected")
+    return f"Connected: {cohort.name} ({cohort.count:,} members) to {sync.target!r} in {sync.partner_kind}{remark}"
 
 
 def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Finding]:

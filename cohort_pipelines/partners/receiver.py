@@ -92,7 +92,7 @@ class CohortMessages:
             except PartnerRequestRefused as refusal:
                 if refusal.status != HTTPStatus.NOT_FOUND:
                     raise
-                return "Connected; the target does not exist there yet (404)"
+                return "Connected; it answers 404, so either the group is not there yet or the path of the URL is wrong"
         return "Connected"
 
     async def _knock(self, http: AsyncClient, deadline: datetime) -> str:
