@@ -96,9 +96,10 @@ def take_graph(page: Page, ui: str) -> None:
 
 def take_plots(page: Page, ui: str) -> None:
     """Take the plots of an upload's numbers over its partitions."""
-    page.set_viewport_size({"width": 1400, "height": 945})
+    page.set_viewport_size({"width": 1400, "height": 1155})  # three rows of plots
     page.goto(f"{ui}/assets/{TAPLYTICS}/destination_upload")
-    page.get_by_role("button", name="Description").click()  # folds it
+    for section in ("Status", "Description"):
+        page.get_by_role("button", name=section).click()  # folds it
     page.get_by_text("Plots", exact=True).click()
     expect(page.get_by_text("unsettled", exact=True)).to_be_visible()
     page.mouse.click(700, 25)  # away from the button, which has the focus
