@@ -60,6 +60,7 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
         watch(children, until=lambda: stopped() or answers(port))
         if not stopped():
             typer.echo(f"Dagster answers at http://{HOST}:{port} (Ctrl-C stops everything)")
+            typer.echo("Schedules that are not turned off deliver in their next window.")
         watch(children, until=stopped)
         typer.echo("Stopping")
 
