@@ -35,7 +35,7 @@ class DeclarationScaffolder(dg.Scaffolder[Params]):
             folder.rmdir()  # dg has just made it, and would refuse the name the next time
             raise click.UsageError(problem)
         template = Template((_TEMPLATES / f"{self.template}.yaml").read_text(encoding="utf-8"))
-        text = template.substitute(self.values(request), type=request.type_name)
+        text = template.substitute(self.values(request), type=request.type_name, name=folder.name)
         (folder / "defs.yaml").write_text(text, encoding="utf-8")
 
 
