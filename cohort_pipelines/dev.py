@@ -59,8 +59,8 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
         children[_DAGSTER] = start_guarded(_dagster(port), folder=project, environment=environment, keep_open=lock)
         watch(children, until=lambda: stopped() or answers(port))
         if not stopped():
-            typer.echo(f"Dagster answers at http://{HOST}:{port} (Ctrl-C stops everything)")
             typer.echo("Schedules that are not turned off deliver in their next window.")
+            typer.echo(f"Dagster answers at http://{HOST}:{port} (Ctrl-C stops everything)")
         watch(children, until=stopped)
         typer.echo("Stopping")
 
