@@ -12,10 +12,10 @@ import dagster as dg
 from cohort_pipelines import delivery, progress, steps
 from cohort_pipelines.errors import DeliverySuperseded
 from cohort_pipelines.orchestration import metadata
-from cohort_pipelines.orchestration.failures import Step, step
 from cohort_pipelines.orchestration.limits import deadline
 from cohort_pipelines.orchestration.resolved import COUNTS_ADD_UP, NO_DUPLICATES, ResolvedSync
 from cohort_pipelines.orchestration.sealing import seal_snapshot
+from cohort_pipelines.orchestration.step import Step, step
 
 if TYPE_CHECKING:
     Materialized = dg.MaterializeResult[None]

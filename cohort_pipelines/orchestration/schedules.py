@@ -4,7 +4,7 @@ Dagster does not catch up on missed ticks, which is right here, since Mixpanel a
 silent, each tick first writes the windows that were missed into the ledger.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -96,9 +96,10 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     def due_syncs(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         ledger: Ledger = context.resources.records.ledger()
         window = cadence.window_at(context.scheduled_execution_time)
+        delivering = {sync.name for sync in syncs if ledger.is_delivering(sync.name)}
         if window == cadence.window_at(clock.now()):  # the UI evaluates ticks of any time, to show what they would do
-            _note(syncs, window, ledger)
-        judged = [(sync, _left_out(sync, window, ledger)) for sync in syncs]
+            _note(syncs, window, delivering, ledger)
+        judged = [(sync, _left_out(sync, window, delivering)) for sync in syncs]
         for _, reason in judged:
             if reason:
                 context.log.info(reason)
@@ -117,22 +118,22 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     return due_syncs
 
 
-def _note(syncs: Sequence[ResolvedSync], window: Window, ledger: Ledger) -> None:
+def _note(syncs: Sequence[ResolvedSync], window: Window, delivering: Container[str], ledger: Ledger) -> None:
     """Write down the windows that were missed, and what this one begins as."""
     for sync in syncs:
         if not _too_early(sync, window):
             ledger.record_missed(sync.name, window)
-            if ledger.is_delivering(sync.name):
+            if sync.name in delivering:
                 ledger.note_window(sync.name, window.key, "skipped", _STILL_DELIVERING)
             else:
                 ledger.note_window(sync.name, window.key, "open")
 
 
-def _left_out(sync: ResolvedSync, window: Window, ledger: Ledger) -> str:
+def _left_out(sync: ResolvedSync, window: Window, delivering: Container[str]) -> str:
     """Return why ``sync`` is not run in ``window``; empty when it is due."""
     if _too_early(sync, window):
         return f"{sync.name} begins with the first window of {sync.since}, {window.key} is before that."
-    if ledger.is_delivering(sync.name):
+    if sync.name in delivering:
         return f"{sync.name} is left out of {window.key}: {_STILL_DELIVERING}."
     return ""
 

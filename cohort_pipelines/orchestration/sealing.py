@@ -10,10 +10,10 @@ from cohort_pipelines.delivery import SealedSnapshot
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.mixpanel import Snapshot, snapshot_schema
 from cohort_pipelines.orchestration import metadata
-from cohort_pipelines.orchestration.failures import Step
 from cohort_pipelines.orchestration.limits import deadline
 from cohort_pipelines.orchestration.metadata import Metadata
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.step import Step
 
 
 def seal_snapshot(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step, *, refresh: bool) -> Metadata:
