@@ -2,16 +2,17 @@
 
 from html import escape
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from cohort_pipelines.standins.groups import ApptimizeState, Group, MembersMode, Refused, read_message
+from cohort_pipelines.standins.behaving import LANDING
+from cohort_pipelines.standins.groups import ApptimizeState, Group, Refused, read_message
 from cohort_pipelines.standins.html import page
 from cohort_pipelines.standins.streaming import ids_response
 
+COHORTS = "/cohorts"
 TOKEN_HEADER = "ApptimizeApiToken"  # noqa: S105  a header's name (apptimize.com/docs/apis/rest-api.html)
 
 
@@ -19,13 +20,12 @@ def apptimize_app(state: ApptimizeState) -> Starlette:
     """Return the stand-in as an ASGI application."""
     app = Starlette(
         routes=[
-            Route("/cohorts", _receive, methods=["POST"]),
+            Route(COHORTS, _receive, methods=["POST"]),
             Route("/groups", _groups),
             Route("/groups/import", _import_csv, methods=["POST"]),
             Route("/", _home),
             Route("/standin/state", _tell),
             Route("/standin/messages", _messages, methods=["GET", "DELETE"]),
-            Route("/standin/mode", _set_mode, methods=["POST"]),
         ]
     )
     app.state.apptimize = state
@@ -40,7 +40,7 @@ async def _receive(request: Request) -> Response:
     try:
         message = read_message(await request.body())
         action = message.action
-        state.take(message)
+        state.take(message, landing=LANDING in request.scope)
     except Refused as refusal:
         return _failure(action, refusal)
     return JSONResponse({"action": action, "status": "success"})
@@ -69,10 +69,12 @@ async def _home(_request: Request) -> Response:
 
 
 async def _tell(request: Request) -> Response:
-    groups = _state(request).groups
+    state = _state(request)
+    groups = state.groups
     if (name := request.query_params.get("group")) is not None:
         return ids_response(groups[name].ids if name in groups else ())
-    return JSONResponse({"groups": {name: len(group.ids) for name, group in groups.items()}})
+    sizes = {name: len(group.ids) for name, group in groups.items()}
+    return JSONResponse({"groups": sizes, "pending": state.reception.pending})
 
 
 async def _messages(request: Request) -> Response:
@@ -80,12 +82,6 @@ async def _messages(request: Request) -> Response:
     if request.method == "DELETE":
         messages.clear()
     return JSONResponse(list(messages))
-
-
-async def _set_mode(request: Request) -> Response:
-    state = _state(request)
-    state.members_mode = msgspec.convert((await request.json())["members"], MembersMode)
-    return JSONResponse({"members": state.members_mode})
 
 
 def _failure(action: str, refusal: Refused) -> Response:

@@ -2,18 +2,23 @@
 
 ``POST /standin/faults`` with the fields of :class:`Fault` switches one on, ``DELETE`` switches all off.
 ``GET /standin/requests`` tells how often which path was answered with which status, ``DELETE`` forgets it.
+``POST /standin/date`` with ``{"offset": seconds}`` sets the clock wrong that the ``Date`` header is read from.
 """
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cohort_pipelines.standins.asgi import answer, answer_json, hang_up, read_body, replaying, swallow
 
 TWIST = "standin.twist"  # key of the scope; what the Mixpanel stand-in should do wrong
 
@@ -24,7 +29,10 @@ Kind: TypeAlias = Literal[
     "cut",
     "lost_response",
     "half_body",
+    "wrong_length",
+    "slow_loris",
     "html",
+    "echo",
     "repeat_page",
     "skip_page",
     "short_page",
@@ -48,10 +56,10 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     contains: str = ""
     after: int = 0
     times: int | None = 1
-    status: int = 503  # kind status
+    status: int = 503  # kinds status and echo
     headers: dict[str, str] = {}
     body: str = ""
-    seconds: float = 1.0  # kind delay
+    seconds: float = 1.0  # kind delay; kind slow_loris: between two bytes
 
     def meets(self, path: str, body: bytes) -> bool:
         """Tell whether a request meets this fault, and count it."""
@@ -66,10 +74,14 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Faults:
-    """ASGI layer; must be the outermost, since cutting a connection takes the server's own ``send``."""
+    """ASGI layer that gets the server's own ``send``, since cutting a connection takes that.
 
-    def __init__(self, app: ASGIApp) -> None:
+    It also writes the ``Date`` header, ``date_offset`` seconds off; the server must not write one.
+    """
+
+    def __init__(self, app: ASGIApp, date_offset: float = 0.0) -> None:
         self.app = app
+        self.date_offset = date_offset
         self.active: list[Fault] = []
         self.requests: Counter[tuple[str, int]] = Counter()  # by path and status; status 0: no answer
 
@@ -90,50 +102,56 @@ class Faults:
         elif self.active:
             await self._perhaps(scope, receive, send)
         else:
-            await self.app(scope, receive, self._counting(scope["path"], send))
+            await self.app(scope, receive, self._leaving(scope["path"], send))
 
     async def _perhaps(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         body = await read_body(receive)
         fault = next((fault for fault in self.active if fault.meets(path, body)), None)
-        send_counted = self._counting(path, send)
-        again = _replaying(body, receive)
+        leave = self._leaving(path, send)
+        again = replaying(body, receive)
         match fault:
             case None:
-                await self.app(scope, again, send_counted)
-            case Fault(kind="status"):
-                await answer(send_counted, fault.status, fault.body.encode(), fault.headers)
-            case Fault(kind="html"):
-                page = b"<!doctype html><title>Just a moment</title><p>We are checking your browser.</p>"
-                await answer(send_counted, HTTPStatus.OK, page, {"content-type": "text/html"})
+                await self.app(scope, again, leave)
+            case Fault(kind="status" | "echo" | "html"):
+                await answer(leave, *_instead(fault, scope, body))
             case Fault(kind="delay"):
                 await asyncio.sleep(fault.seconds)
-                await self.app(scope, again, send_counted)
+                await self.app(scope, again, leave)
             case Fault(kind="cut"):
                 self.requests[path, 0] += 1
-                await _hang_up(receive, send)
+                await hang_up(receive, send)
             case Fault(kind="lost_response"):
                 self.requests[path, 0] += 1
-                await self.app(scope, again, _swallow)
-                await _hang_up(receive, send)
+                await self.app(scope, again, swallow)
+                await hang_up(receive, send)
             case Fault(kind="half_body"):
-                await self.app(scope, again, _halving(send_counted))
-                await _hang_up(receive, send)
+                await self.app(scope, again, _halving(leave))
+                await hang_up(receive, send)
+            case Fault(kind="wrong_length"):
+                rest: list[bytes] = []
+                await self.app(scope, again, _understating(leave, rest))
+                await hang_up(receive, send, b"".join(rest))
+            case Fault(kind="slow_loris"):
+                await self.app(scope, again, _dripping(leave, receive, fault.seconds))
             case _:
-                await self.app({**scope, TWIST: fault.kind}, again, send_counted)
+                await self.app({**scope, TWIST: fault.kind}, again, leave)
 
-    def _counting(self, path: str, send: Send) -> Send:
-        async def counted(message: Message) -> None:
+    def _leaving(self, path: str, send: Send) -> Send:
+        async def dated_and_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.requests[path, message["status"]] += 1
+                date = formatdate(time.time() + self.date_offset, usegmt=True).encode()
+                message = {**message, "headers": [(b"date", date), *message.get("headers", ())]}
             await send(message)
 
-        return counted
+        return dated_and_counted
 
     def _control(self, scope: Scope) -> Callable[[Receive, Send], Awaitable[None]] | None:
         return {
             ("/standin/faults", "POST"): self._switch_on,
             ("/standin/faults", "DELETE"): self._switch_off,
+            ("/standin/date", "POST"): self._set_date,
             ("/standin/requests", "GET"): self._tell_requests,
             ("/standin/requests", "DELETE"): self._forget_requests,
         }.get((scope["path"], scope["method"]))
@@ -150,6 +168,14 @@ class Faults:
         self.clear()
         await answer_json(send, HTTPStatus.OK, {"active": []})
 
+    async def _set_date(self, receive: Receive, send: Send) -> None:
+        try:
+            self.date_offset = msgspec.json.decode(await read_body(receive), type=dict[str, float])["offset"]
+        except (msgspec.MsgspecError, KeyError):
+            await answer_json(send, HTTPStatus.BAD_REQUEST, {"error": 'expected {"offset": seconds}'})
+        else:
+            await answer_json(send, HTTPStatus.OK, {"offset": self.date_offset})
+
     async def _tell_requests(self, _receive: Receive, send: Send) -> None:
         rows = [{"path": path, "status": status, "count": n} for (path, status), n in sorted(self.requests.items())]
         await answer_json(send, HTTPStatus.OK, {"requests": rows})
@@ -159,42 +185,18 @@ class Faults:
         await answer_json(send, HTTPStatus.OK, {"requests": []})
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Read a request's whole body."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
-    return body
-
-
-async def answer(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
-    """Answer a request with one body."""
-    named = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*named, length]})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def answer_json(send: Send, status: int, content: Any) -> None:  # noqa: ANN401  whatever JSON can hold
-    """Answer a request with ``content`` as JSON."""
-    await answer(send, status, msgspec.json.encode(content), {"content-type": "application/json"})
-
-
-def _replaying(body: bytes, receive: Receive) -> Receive:
-    pending = [body]
-
-    async def again() -> Message:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        return await receive()
-
-    return again
-
-
-async def _swallow(_message: Message) -> None:
-    """Take an answer and tell nobody."""
+def _instead(fault: Fault, scope: Scope, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+    """Return status, body and headers of an answer that the application does not give."""
+    match fault.kind:
+        case "html":
+            page = b"<!doctype html><title>Just a moment</title><p>We are checking your browser.</p>"
+            return HTTPStatus.OK, page, {"content-type": "text/html"}
+        case "echo":  # a careless server repeats what was asked, whatever is secret in it
+            headers = b"".join(b"%s: %s\n" % header for header in scope["headers"])
+            asked = b"Bad request: %s?%s\n%s\n%s" % (scope["raw_path"], scope["query_string"], headers, body)
+            return fault.status, asked, {"content-type": "text/plain"}
+        case _:
+            return fault.status, fault.body.encode(), fault.headers
 
 
 def _halving(send: Send) -> Send:
@@ -207,10 +209,34 @@ def _halving(send: Send) -> Send:
     return half
 
 
-async def _hang_up(receive: Receive, send: Send) -> None:
-    # ASGI has no way to hang up; uvicorn's `send` is a method of the object that holds the connection.
-    cycle: Any = getattr(send, "__self__", None)
-    with suppress(AttributeError):  # another server: it will answer 500, which is a fault as well
-        cycle.transport.close()
-        while (await receive())["type"] != "http.disconnect":
-            pass
+def _understating(send: Send, rest: list[bytes]) -> Send:
+    """Promise half of a body that is sent as one piece, and send that half; what must follow it goes to ``rest``."""
+    promised = 0
+
+    async def understated(message: Message) -> None:
+        nonlocal promised
+        if message["type"] == "http.response.start":
+            headers = [(name, value) for name, value in message["headers"] if name != b"content-length"]
+            promised = sum(int(value) for name, value in message["headers"] if name == b"content-length") // 2
+            message = {**message, "headers": [*headers, (b"content-length", str(promised).encode())]}
+        else:
+            rest.append(message["body"][promised:])
+            message = {**message, "body": message["body"][:promised]}
+        await send(message)
+
+    return understated
+
+
+def _dripping(send: Send, receive: Receive, seconds: float) -> Send:
+    """Send bodies byte by byte, until the client has enough of it."""
+
+    async def drip(message: Message) -> None:
+        body = message.get("body", b"")
+        for number in range(len(body)):
+            await send({"type": "http.response.body", "body": body[number : number + 1], "more_body": True})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(receive(), seconds)  # the only thing to come is that the client hung up
+                return
+        await send({**message, "body": b""} if body else message)
+
+    return drip

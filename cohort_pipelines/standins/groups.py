@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from cohort_pipelines import clock
+from cohort_pipelines.standins.behaviour import Behaviour, Reception
 
 Action: TypeAlias = Literal["members", "add_members", "remove_members"]
-MembersMode: TypeAlias = Literal["add", "replace"]
 MAX_MEMBERS = 1000
 MAX_ID_BYTES = 1024
 MESSAGES_KEPT = 10_000
@@ -70,41 +70,62 @@ class Group:
 class ApptimizeState:
     """The groups by name.
 
-    ``members_mode``: whether ``members`` messages add to a group, or, all pages of a session together, replace it.
+    A receiver that replaces does so when the last page of a session has come, in whatever order they come.
     ``id_key`` is the key of a member that holds its id. ``messages`` are the last ones taken: (action, group, ids).
     """
 
     token: str
     region: str = "eu"
     id_key: str = "mixpanel_distinct_id"
-    members_mode: MembersMode = "add"
+    reception: Reception = field(default_factory=lambda: Reception(Behaviour()))
     groups: dict[str, Group] = field(default_factory=dict)
     messages: deque[tuple[Action, str, list[str]]] = field(default_factory=lambda: deque(maxlen=MESSAGES_KEPT))
     _sessions: dict[str, dict[int, list[str]]] = field(default_factory=dict)
 
-    def take(self, message: CohortMessage) -> None:
-        """Apply a message.
+    def take(self, message: CohortMessage, *, landing: bool = False) -> None:
+        """Accept a message: its group is there at once, whoever is in it.
 
         Raises:
-            Refused: the message breaks a rule; nothing of it was applied.
+            Refused: the message breaks a rule; nothing of it is applied.
         """
         ids = _ids(message.parameters.members, self.id_key)
+        if self.reception.refuses(ids):
+            raise Refused(400, "A member is not accepted")
         number, total = _place(message.parameters.page_info)
         name = message.parameters.mixpanel_cohort_name
         if message.action != "members" and name not in self.groups:
             raise Refused(404, "The cohort is unknown")
         group = self.groups.setdefault(name, Group(name, "Mixpanel cohorts"))
         self.messages.append((message.action, name, ids))
-        if message.action == "remove_members":
-            group.ids.difference_update(ids)
-        elif message.action == "members" and self.members_mode == "replace":
-            session = f"{name}\n{message.parameters.mixpanel_session_id}"
-            pages = self._sessions.setdefault(session, {})
-            pages[number] = ids
-            if len(pages) == total:
-                group.ids = {some_id for page_ids in self._sessions.pop(session).values() for some_id in page_ids}
-        else:
-            group.ids.update(ids)
+        stored = [self.reception.spelled(some_id) for some_id in ids if self.reception.stores(some_id)]
+
+        def effect() -> None:
+            if message.action == "remove_members":
+                group.ids.difference_update(stored)
+            elif message.action == "members" and self.reception.behaviour.members == "replace":
+                self._replace(group, message.parameters.mixpanel_session_id, number, total, stored)
+            else:
+                group.ids.update(stored)
+
+        self.reception.apply(effect, landing=landing)
+
+    def _replace(self, group: Group, session_id: str, number: int, total: int, ids: list[str]) -> None:
+        session = f"{group.name}\n{session_id}"
+        pages = self._sessions.setdefault(session, {})
+        pages[number] = ids
+        if len(pages) == total:
+            group.ids = {some_id for page_ids in self._sessions.pop(session).values() for some_id in page_ids}
+
+    def edit(self, target: str, add: Iterable[str], remove: Iterable[str]) -> int:
+        """Change the ids of the group ``target`` by hand, making it if need be; return how many it then has."""
+        group = self.groups.setdefault(target, Group(target, "By hand"))
+        group.ids.update(map(self.reception.spelled, add))
+        group.ids.difference_update(map(self.reception.spelled, remove))
+        return len(group.ids)
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all groups, each group's in their order, since a group keeps none."""
+        return (some_id for group in self.groups.values() for some_id in sorted(group.ids))
 
     def import_csv(self, name: str, text: str) -> int:
         """Make the group's ids those of a CSV file with the single column ``user_id``; return how many.
@@ -116,7 +137,7 @@ class ApptimizeState:
         try:
             if next(rows, None) != ["user_id"]:
                 raise Refused(400, "The file must begin with a header row: user_id")
-            ids = set(_only_column(rows))
+            ids = {self.reception.spelled(some_id) for some_id in _only_column(rows)}
         except csv.Error as error:
             raise Refused(400, f"Line {rows.line_num} is not CSV") from error
         self.groups.setdefault(name, Group(name, "CSV")).ids = ids
@@ -129,7 +150,7 @@ class ApptimizeState:
     def load(self, dumped: dict[str, Any]) -> None:
         """Take up what :meth:`dump` returned."""
         for name, source, created, ids in dumped["groups"]:
-            self.groups[name] = Group(name, source, created, set(ids))
+            self.groups[name] = Group(name, source, created, {self.reception.spelled(some_id) for some_id in ids})
 
 
 def read_message(body: bytes) -> CohortMessage:

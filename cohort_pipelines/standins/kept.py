@@ -1,9 +1,11 @@
 """Stand-ins that belong to a data folder: they come back as they were left there, at the same ports."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from cohort_pipelines.standins.settings import Addresses, Settings
 
@@ -15,8 +17,8 @@ def kept_settings(data: Path, *, members: int = 10_000) -> Settings:
     home = data.absolute() / FOLDER
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     kept = home / "settings.json"
-    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {"members": members}
-    return Settings(**{**known, "state_file": str(home / "state")})
+    known = msgspec.json.decode(kept.read_bytes(), type=Settings) if kept.exists() else Settings(members=members)
+    return replace(known, state_file=str(home / "state"))
 
 
 def keep(data: Path, settings: Settings, addresses: Addresses) -> None:

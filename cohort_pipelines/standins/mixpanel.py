@@ -45,6 +45,7 @@ class MixpanelState:
     page_size: int = 1000
     budget: QueryBudget = field(default_factory=QueryBudget)
     role: str | None = "admin"
+    active_integrations: int = 0  # of each cohort
     engage: Engage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,10 +61,12 @@ def mixpanel_app(state: MixpanelState) -> Starlette:
         for slash in ("", "/")
     ]
     routes += [Route(f"/api/app/me{slash}", _me) for slash in ("", "/")]
+    routes += [Route(f"/api/app/projects/{{project_id}}/cohorts{slash}", _app_cohorts) for slash in ("", "/")]
     routes += [Route(f"/engage{slash}", _ingest, methods=["POST"]) for slash in ("", "/")]
     routes += [
         Route("/standin/churn", _churn, methods=["POST"]),
         Route("/standin/role", _set_role, methods=["POST"]),
+        Route("/standin/integrations", _set_integrations, methods=["POST"]),
         Route("/standin/queries", _queries, methods=["GET", "DELETE"]),
     ]
     app = Starlette(routes=routes, exception_handlers={answers.Answer: _refuse})
@@ -128,6 +131,15 @@ async def _me(request: Request) -> Response:
     return _json({"status": "ok", "results": results})
 
 
+async def _app_cohorts(request: Request) -> Response:
+    """List the cohorts with their integrations; costs no query (Mixpanel's Terraform provider, client.go)."""
+    state, project_id = _state(request), request.path_params["project_id"]
+    _authenticate(request)
+    _require_access(state, project_id, asked(request))
+    results = [_listed_by_app(cohort, state.active_integrations) for cohort in state.project.cohorts.values()]
+    return _json({"status": "ok", "results": results})
+
+
 async def _ingest(request: Request) -> Response:
     parameters = await read_parameters(request)
     text = parameters["data"] if "data" in parameters else (await request.body()).decode()
@@ -148,6 +160,12 @@ async def _set_role(request: Request) -> Response:
     state = _state(request)
     state.role = (await request.json())["role"]
     return _json({"role": state.role})
+
+
+async def _set_integrations(request: Request) -> Response:
+    state = _state(request)
+    state.active_integrations = (await request.json())["count"]
+    return _json({"count": state.active_integrations})
 
 
 async def _queries(request: Request) -> Response:
@@ -218,6 +236,20 @@ def _listed(cohort: Cohort, project_id: str) -> dict[str, Any]:
         "project_id": int(project_id),
         "id": cohort.id,
         "name": cohort.name,
+    }
+
+
+def _listed_by_app(cohort: Cohort, integrations: int) -> dict[str, Any]:
+    # cohort_list_data_source.go of that provider; whether is_visible is a number here too is published nowhere
+    return {
+        "id": cohort.id,
+        "name": cohort.name,
+        "description": cohort.description,
+        "count": cohort.flags.count(1),
+        "is_visible": True,
+        "is_locked": False,
+        "data_group_id": None,
+        "active_integrations": list(range(1, integrations + 1)),
     }
 
 

@@ -29,6 +29,7 @@ class _Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 access_log=False,
+                date_header=False,  # the faults write it
                 log_level="error",
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=1,

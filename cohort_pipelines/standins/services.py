@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cohort_pipelines.standins.apptimize import apptimize_app
+from cohort_pipelines.standins.apptimize import COHORTS, apptimize_app
+from cohort_pipelines.standins.behaving import Behaving
+from cohort_pipelines.standins.behaviour import Reception
 from cohort_pipelines.standins.budget import QueryBudget
 from cohort_pipelines.standins.faults import Faults
 from cohort_pipelines.standins.groups import ApptimizeState
@@ -16,7 +18,7 @@ from cohort_pipelines.standins.mixpanel import Concurrency, MixpanelState, mixpa
 from cohort_pipelines.standins.population import Population
 from cohort_pipelines.standins.project import Project
 from cohort_pipelines.standins.settings import Addresses, Credentials, Settings
-from cohort_pipelines.standins.taplytics import TaplyticsState, taplytics_app
+from cohort_pipelines.standins.taplytics import USERS, TaplyticsState, taplytics_app
 
 
 class StandIns:
@@ -35,10 +37,13 @@ class StandIns:
             token=self.credentials.project_token,
             page_size=settings.page_size,
             budget=QueryBudget(settings.queries_per_hour, settings.concurrency),
+            active_integrations=settings.active_integrations,
         )
-        self.taplytics = TaplyticsState(self.credentials.taplytics_key, _knows(population))
-        self.apptimize = ApptimizeState(self.credentials.apptimize_token, settings.apptimize_region)
-        self.mixpanel_faults = Faults(mixpanel_app(self.mixpanel))
+        self.taplytics = TaplyticsState(self.credentials.taplytics_key, _knows(population), settings.taplytics)
+        self.apptimize = ApptimizeState(
+            self.credentials.apptimize_token, settings.apptimize_region, reception=Reception(settings.apptimize)
+        )
+        self.mixpanel_faults = Faults(mixpanel_app(self.mixpanel), settings.date_offset)
         self.taplytics_faults = Faults(taplytics_app(self.taplytics))
         self.apptimize_faults = Faults(apptimize_app(self.apptimize))
         self.sockets = _listening(settings.mixpanel_port, settings.taplytics_port, settings.apptimize_port)
@@ -46,7 +51,7 @@ class StandIns:
         self.addresses = Addresses(
             mixpanel_url=mixpanel,
             taplytics_url=taplytics,
-            apptimize_url=f"{apptimize}/cohorts",
+            apptimize_url=f"{apptimize}{COHORTS}",
             credentials=self.credentials,
         )
         self._load()
@@ -55,8 +60,8 @@ class StandIns:
         """Return one application for all three, told apart by the port that a request came to."""
         apps: tuple[ASGIApp, ...] = (
             Concurrency(self.mixpanel_faults, self.mixpanel.budget),
-            self.taplytics_faults,
-            self.apptimize_faults,
+            Behaving(self.taplytics_faults, self.taplytics, USERS),
+            Behaving(self.apptimize_faults, self.apptimize, COHORTS),
         )
         by_port = {_port(one): app for one, app in zip(self.sockets, apps, strict=True)}
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urljoin
 
+from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.population import IdMerge
 from cohort_pipelines.standins.project import BETA_USERS
 
@@ -12,6 +13,8 @@ from cohort_pipelines.standins.project import BETA_USERS
 class Settings:
     """What the stand-ins are made of; a port of 0 is any free one.
 
+    ``date_offset``: seconds by which Mixpanel's clock is wrong. ``active_integrations``: how many a cohort of Mixpanel
+    is synced to. ``taplytics`` and ``apptimize``: how the partners behave.
     ``state_file`` keeps what the servers were told: it is read at the start, if it is there, and written at the end.
     """
 
@@ -21,7 +24,11 @@ class Settings:
     seed: int = 1
     queries_per_hour: int = 60
     concurrency: int = 5
+    date_offset: float = 0.0
+    active_integrations: int = 0
     apptimize_region: Literal["na", "eu"] = "eu"
+    taplytics: Behaviour = field(default_factory=Behaviour)
+    apptimize: Behaviour = field(default_factory=Behaviour)
     mixpanel_port: int = 0
     taplytics_port: int = 0
     apptimize_port: int = 0

@@ -5,7 +5,7 @@
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html import escape
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, quote
@@ -17,13 +17,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cohort_pipelines.standins.faults import answer_json, read_body
+from cohort_pipelines.standins.asgi import answer_json, read_body
+from cohort_pipelines.standins.behaving import LANDING
+from cohort_pipelines.standins.behaviour import Behaviour, Reception
 from cohort_pipelines.standins.html import page
 from cohort_pipelines.standins.streaming import ids_response
 
 CustomData: TypeAlias = dict[str, Any]
 WRITES_KEPT = 100_000
-_USERS = "/v2/users"
+USERS = "/v2/users"
 
 
 class UserUpdate(msgspec.Struct):
@@ -42,23 +44,44 @@ class TaplyticsState:
     custom data of many users is one object, so that a million users of a segment fit into memory.
     """
 
-    def __init__(self, key: str, knows: Callable[[str], bool]) -> None:
+    def __init__(self, key: str, knows: Callable[[str], bool], behaviour: Behaviour | None = None) -> None:
         self.key = key
         self.knows = knows
+        self.reception = Reception(behaviour or Behaviour())
         self.users: dict[str, CustomData] = {}
         self.created: set[str] = set()
         self.writes: deque[tuple[str, CustomData]] = deque(maxlen=WRITES_KEPT)
         self._shared: dict[bytes, CustomData] = {}
 
-    def merge(self, user: str, posted: CustomData) -> CustomData:
-        """Merge ``posted`` into the user's custom data, creating the user if need be; return the whole."""
-        before = self.users.get(user)
-        if before is None and not self.knows(user):
-            self.created.add(user)
-        merged = {**(before or {}), **posted}
-        self.users[user] = merged = self._shared.setdefault(msgspec.json.encode(merged, order="sorted"), merged)
+    def take(self, user: str, posted: CustomData, *, landing: bool) -> CustomData:
+        """Accept a write; return the user's custom data as it is or will be."""
         self.writes.append((user, posted))
+        known = self.reception.spelled(user)
+        merged = {**self.users.get(known, {}), **posted}
+        if self.reception.stores(user):
+            self.reception.apply(lambda: self.merge(known, posted), landing=landing)
         return merged
+
+    def merge(self, user: str, posted: CustomData) -> None:
+        """Merge ``posted`` into the user's custom data, creating the user if need be."""
+        if user not in self.users and not self.knows(user):
+            self.created.add(user)
+        self._store(user, posted)
+
+    def edit(self, target: str, add: Iterable[str], remove: Iterable[str]) -> int:
+        """Set the field ``target`` by hand, to true and to false; return for how many it then is true."""
+        for ids, value in ((add, True), (remove, False)):
+            for user in ids:
+                self._store(self.reception.spelled(user), {target: value})
+        return sum(1 for _ in self.members(target))
+
+    def ids(self) -> Iterable[str]:
+        """Return the users."""
+        return self.users
+
+    def _store(self, user: str, posted: CustomData) -> None:
+        merged = {**self.users.get(user, {}), **posted}
+        self.users[user] = self._shared.setdefault(msgspec.json.encode(merged, order="sorted"), merged)
 
     def members(self, field: str) -> Iterator[str]:
         """Yield the users whose ``field`` is true."""
@@ -79,9 +102,8 @@ class TaplyticsState:
     def load(self, dumped: dict[str, Any]) -> None:
         """Take up what :meth:`dump` returned."""
         for user, custom_data in dumped["users"].items():
-            self.merge(user, custom_data)
+            self._store(self.reception.spelled(user), custom_data)
         self.created = set(dumped["created"])
-        self.writes.clear()
 
 
 def taplytics_app(state: TaplyticsState) -> ASGIApp:
@@ -97,7 +119,7 @@ def taplytics_app(state: TaplyticsState) -> ASGIApp:
     pages.state.taplytics = state
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(_USERS):
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(USERS):
             status, content = _write(state, scope, await read_body(receive))
             await answer_json(send, status, content)
         else:
@@ -131,7 +153,8 @@ async def _tell(request: Request) -> Response:
     state = _state(request)
     if (field := request.query_params.get("field")) is not None:
         return ids_response(state.members(field))
-    return JSONResponse({"users": len(state.users), "created": len(state.created), "fields": state.fields()})
+    summary = {"users": len(state.users), "created": len(state.created), "fields": state.fields()}
+    return JSONResponse(summary | {"pending": state.reception.pending})
 
 
 async def _writes(request: Request) -> Response:
@@ -155,10 +178,12 @@ def _write(state: TaplyticsState, scope: Scope, body: bytes) -> tuple[int, dict[
     header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-access-token"), None)
     if state.key not in (header, update.api_token, *query.get("api_token", ())):
         return 401, {"error": "Invalid API token"}
-    path_id = scope["path"][len(_USERS) :].strip("/")
+    path_id = scope["path"][len(USERS) :].strip("/")
     if path_id and path_id not in state.users:
         return 404, {"error": "User not found"}
     user = path_id or update.user_id or update.email or next(iter(query.get("user_id", ())), "")
     if not user:
         return 400, {"error": "One of id, user_id or email is required"}
-    return 200, {"user_id": user, "custom_data": state.merge(user, update.custom_data)}
+    if state.reception.refuses([user]):
+        return 400, {"error": "This user is not accepted"}
+    return 200, {"user_id": user, "custom_data": state.take(user, update.custom_data, landing=LANDING in scope)}

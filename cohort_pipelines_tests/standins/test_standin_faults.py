@@ -1,4 +1,6 @@
 import json
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -10,6 +12,7 @@ from cohort_pipelines.standins.services import StandIns
 
 USERS = "/v2/users/"
 ENGAGE = "/api/query/engage"
+SECRETS = ("authorization", "x-access-token", "apptimizeapitoken")
 COHORT = {"filter_by_cohort": json.dumps({"id": BETA_USERS})}
 
 
@@ -55,6 +58,74 @@ def test_a_connection_can_break(taplytics: httpx.Client, standins: StandIns, kin
 def test_an_answer_can_be_late(taplytics: httpx.Client, standins: StandIns) -> None:
     standins.taplytics_faults.add(Fault(kind="delay", seconds=0.2))
     assert write(taplytics, "u").elapsed.total_seconds() >= 0.2
+
+
+def test_an_answer_can_trickle(taplytics: httpx.Client, standins: StandIns) -> None:
+    standins.taplytics_faults.add(Fault(kind="slow_loris", seconds=0.001))
+    with taplytics.stream("POST", USERS, json={"user_id": "u"}) as answer:
+        pieces = list(answer.iter_raw())
+    assert len(pieces) > 1
+    assert json.loads(b"".join(pieces)) == {"user_id": "u", "custom_data": {}}
+
+
+def test_who_hangs_up_ends_a_trickle(mixpanel: httpx.Client, standins: StandIns) -> None:
+    standins.mixpanel_faults.add(Fault(kind="slow_loris", seconds=3600))
+    with pytest.raises(httpx.ReadTimeout):
+        mixpanel.post(ENGAGE, data=COHORT, timeout=0.5)
+    asked = (mixpanel.get("/standin/queries") for _ in range(1000))  # the server hears of it between two requests
+    assert any(answer.is_success and standins.mixpanel.budget.running == 0 for answer in asked)
+
+
+def test_an_answer_can_be_longer_than_it_says(taplytics: httpx.Client, standins: StandIns) -> None:
+    whole = write(taplytics, "u").content
+    standins.taplytics_faults.add(Fault(kind="wrong_length"))
+    answer = write(taplytics, "u")
+    assert answer.content == whole[: len(whole) // 2]
+    assert answer.headers["content-length"] == str(len(whole) // 2)
+    assert write(taplytics, "v").status_code == 200
+
+
+@pytest.mark.parametrize("service", ["mixpanel", "taplytics", "apptimize"])
+def test_a_careless_server_repeats_what_is_secret(service: str, request: pytest.FixtureRequest) -> None:
+    client: httpx.Client = request.getfixturevalue(service)
+    client.post("/standin/faults", json={"kind": "echo", "status": 400})
+    asked = client.build_request("POST", "/engage", params={"api_token": "in-the-url"}, json={"user_id": "u"})
+    answer = client.send(asked, auth=client.auth)
+    assert answer.status_code == 400
+    secret = next(answer.request.headers[name] for name in SECRETS if name in answer.request.headers)
+    for part in (secret, "/engage?", "api_token=in-the-url", asked.content.decode()):
+        assert part in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Retry-After": "30"}, {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}, {"Retry-After": "999999999"}],
+)
+def test_a_partner_can_turn_everything_away(
+    apptimize: httpx.Client, standins: StandIns, headers: dict[str, str]
+) -> None:
+    apptimize.post("/standin/faults", json={"kind": "status", "status": 429, "headers": headers, "times": None})
+    answers = [apptimize.post("/cohorts", json={}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [429, 429, 429]
+    assert answers[2].headers.get("retry-after") == headers.get("Retry-After")
+    assert standins.apptimize.groups == {}
+
+
+def date_offset(answer: httpx.Response) -> float:
+    assert len(answer.headers.get_list("date")) == 1
+    return parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
+
+
+def test_the_date_is_right_unless_told_otherwise(mixpanel: httpx.Client, taplytics: httpx.Client) -> None:
+    assert abs(date_offset(mixpanel.get("/api/app/me"))) < 60
+    assert mixpanel.post("/standin/date", json={"offset": -3600}).json() == {"offset": -3600}
+    assert abs(date_offset(mixpanel.get("/api/app/me")) + 3600) < 60
+    assert abs(date_offset(write(taplytics, "u"))) < 60
+
+
+@pytest.mark.parametrize("wrong", [{}, {"offset": "soon"}, [], {"offset": None}])
+def test_an_offset_is_a_number(mixpanel: httpx.Client, wrong: Any) -> None:  # noqa: ANN401  any JSON
+    assert mixpanel.post("/standin/date", json=wrong).status_code == 400
 
 
 def test_faults_can_be_switched_off(taplytics: httpx.Client) -> None:

@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
+from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.kept import keep, kept_settings
 from cohort_pipelines.standins.server import running
 
 
 def test_stand_ins_come_back_at_the_same_ports_with_as_many_members(tmp_path: Path) -> None:
-    new = kept_settings(tmp_path, members=20)
+    new = replace(kept_settings(tmp_path, members=20), taplytics=Behaviour(refuse=("bad",)))
     with running(new) as first:
         keep(tmp_path, new, first)
 
@@ -13,7 +15,7 @@ def test_stand_ins_come_back_at_the_same_ports_with_as_many_members(tmp_path: Pa
     with running(known) as second:
         assert second == first
 
-    assert known.members == 20
+    assert (known.members, known.taplytics) == (20, new.taplytics)
     assert known.state_file == str(tmp_path / "standins" / "state")
     assert (tmp_path / "standins" / "state").is_file()
 

@@ -190,6 +190,42 @@ def test_the_cohorts_are_listed(mixpanel: httpx.Client) -> None:
     assert lapsed["name"] == "Lapsed Users"
 
 
+def test_the_app_lists_the_cohorts_with_their_integrations(mixpanel: httpx.Client, standins: StandIns) -> None:
+    assert mixpanel.post("/standin/integrations", json={"count": 2}).json() == {"count": 2}
+    answer = mixpanel.get("/api/app/projects/2529987/cohorts").json()
+    assert answer["status"] == "ok"
+    assert answer["results"][0] == {
+        "id": 1478097,
+        "name": "Beta Users",
+        "description": "plan is beta, or tried the beta before login",
+        "count": 2500,
+        "is_visible": True,
+        "is_locked": False,
+        "data_group_id": None,
+        "active_integrations": [1, 2],
+    }
+    assert [cohort["name"] for cohort in answer["results"]] == ["Beta Users", "Lapsed Users"]
+    assert standins.mixpanel.budget.used() == 0
+
+
+def test_the_app_refuses_who_has_no_access(mixpanel: httpx.Client, addresses: InThread) -> None:
+    path = "/api/app/projects/2529987/cohorts"
+    assert mixpanel.get("/api/app/projects/1/cohorts/").status_code == 403
+    assert httpx.get(f"{addresses.mixpanel_url}{path}").status_code == 400
+    assert httpx.get(f"{addresses.mixpanel_url}{path}", auth=("who", "ever")).status_code == 401
+    mixpanel.post("/standin/role", json={"role": None})
+    assert mixpanel.get(path).status_code == 403
+
+
+def test_a_cohort_has_no_integration_unless_it_is_said(mixpanel: httpx.Client) -> None:
+    listed = mixpanel.get("/api/app/projects/2529987/cohorts/").json()["results"]
+    assert [cohort["active_integrations"] for cohort in listed] == [[], []]
+    with in_thread(Settings(members=10, active_integrations=1)) as one:
+        auth = (one.credentials.service_account, one.credentials.secret)
+        answer = httpx.get(f"{one.mixpanel_url}/api/app/projects/2529987/cohorts", auth=auth)
+    assert [cohort["active_integrations"] for cohort in answer.json()["results"]] == [[1], [1]]
+
+
 @pytest.mark.parametrize("role", ["owner", "admin", "analyst", "consumer", "Cohort syncers"])
 def test_the_role_can_be_set(mixpanel: httpx.Client, role: str) -> None:
     mixpanel.post("/standin/role", json={"role": role})

@@ -2,11 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
+from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.server import in_thread, running
 from cohort_pipelines.standins.settings import Addresses, Settings
 
@@ -36,6 +39,17 @@ def test_they_run_in_a_process_of_their_own_and_end_with_the_context() -> None:
         assert segment(addresses) == '"u"\n'
     with pytest.raises(httpx.ConnectError):
         segment(addresses)
+
+
+def test_they_can_be_started_with_a_behaviour() -> None:
+    settings = Settings(members=10, taplytics=Behaviour(asynchronous=True, refuse=("bad",)), date_offset=7200)
+    with running(settings) as addresses:
+        write(addresses, "u")
+        assert segment(addresses) == ""
+        told = httpx.get(f"{addresses.taplytics_url}/standin/behaviour").json()
+        date = parsedate_to_datetime(httpx.get(f"{addresses.mixpanel_url}/api/app/me").headers["date"])
+    assert (told["behaviour"]["refuse"], told["pending"]) == (["bad"], 1)
+    assert date > datetime.now(UTC) + timedelta(hours=1)
 
 
 def test_they_end_with_their_parent() -> None:

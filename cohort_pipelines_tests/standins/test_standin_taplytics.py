@@ -66,7 +66,7 @@ def test_unknown_users_are_created(taplytics: httpx.Client, standins: StandIns) 
     set_beta(taplytics, population.distinct_id(20), True)  # one in twenty never opened the app
     set_beta(taplytics, "stranger", True)
     state = taplytics.get("/standin/state").json()
-    assert state == {"users": 3, "created": 2, "fields": {"Beta Users": 3}}
+    assert state == {"users": 3, "created": 2, "fields": {"Beta Users": 3}, "pending": 0}
 
 
 def test_the_segment_is_listed_in_the_order_of_its_bytes(taplytics: httpx.Client) -> None:
