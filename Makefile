@@ -7,10 +7,12 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 MEMBERS ?=
+SEEDS ?=
+FIRST ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test test-slow lint types screenshots wheel clean
+.PHONY: help setup demo dev test test-slow soak lint types screenshots wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## +/\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -39,6 +41,9 @@ test: setup  ## the quick tests, less than three minutes
 
 test-slow: setup  ## sweeps, browsers and daemons
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+soak: setup  ## random sequences of windows and mishaps against a model (SEEDS=20000, FIRST=1)
+	@$(BIN)/python -m cohort_pipelines_tests.soak $(or $(SEEDS),2000) $(or $(FIRST),1)
 
 lint: setup  ## formatting and lint
 	@$(BIN)/ruff format --check .

@@ -94,7 +94,7 @@ def _recording_timed() -> Iterator[list[float]]:
     seconds: list[float] = []
     record = Attempt.record
 
-    def timed(attempt: Attempt, ended: Sequence[Ended], begun: Rows | None) -> datetime:
+    def timed(attempt: Attempt, ended: Sequence[Ended], begun: Sequence[Rows]) -> datetime:
         began = time.perf_counter()
         try:
             return record(attempt, ended, begun)

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from cohort_pipelines import __version__
+from cohort_pipelines import __version__, cli_looking, cli_operations
+from cohort_pipelines.cli_options import ProjectFolder
 from cohort_pipelines.errors import CohortPipelinesError
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ app = typer.Typer(
 )
 
 Members = Annotated[int, typer.Option(min=0, max=1_000_000, help="Members of the cohort Beta Users.")]
-ProjectFolder = Annotated[Path, typer.Option("--project", help="The project's folder.")]
 
 
 def main() -> None:
@@ -95,7 +95,8 @@ def check(project: ProjectFolder = Path()) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     findings = []
     for finding in launch.check(project):
-        console.print(f"{finding.name}: {finding.text}", style=None if finding.connected else "red")
+        style = "yellow" if finding.warning else None if finding.connected else "red"
+        console.print(f"{finding.name}: {finding.text}", style=style)
         findings.append(finding)
     raise typer.Exit(0 if all(finding.connected for finding in findings) else 1)
 
@@ -131,3 +132,7 @@ def export(
         typer.echo(f"Delivered to {outcome.upload['target']!r}: {numbers}.")
         typer.echo(f"Partition {outcome.partition_key}, run {outcome.run_id}.")
     raise typer.Exit(0 if outcome.upload else 1)
+
+
+app.add_typer(cli_looking.app)
+app.add_typer(cli_operations.app)

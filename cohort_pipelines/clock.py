@@ -4,12 +4,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from cohort_pipelines.errors import ClockSkewed
+
+TOLERANCE = timedelta(minutes=1)
+"""By how much the clocks of this host, the database and Mixpanel may differ."""
+
 _offset = timedelta(0)
 
 
 def now() -> datetime:
     """Return the current moment, in UTC, shifted when :func:`shifted` is in force."""
     return datetime.now(UTC) + _offset
+
+
+def offset() -> timedelta:
+    """Return by how much :func:`now` is shifted; nothing, but where a clock is moved on purpose."""
+    return _offset
+
+
+def host_now() -> datetime:
+    """Return what this host's clock says, in UTC, never shifted: for comparing it with other clocks."""
+    return datetime.now(UTC)
+
+
+def require_agreement(their_time: datetime, whose: str, asked_at: datetime | None = None) -> None:
+    """Refuse to go on where another clock and this host's differ by more than :data:`TOLERANCE`.
+
+    Args:
+        their_time: what the other clock said, not shifted.
+        whose: the other clock's owner, in words.
+        asked_at: the host's time (:func:`host_now`) when it was asked; it may have answered at any moment since.
+
+    Raises:
+        ClockSkewed: they differ by more.
+    """
+    here = host_now()
+    nearest = min(max(their_time, asked_at or here), here)
+    if abs(their_time - nearest) > TOLERANCE:
+        raise ClockSkewed(whose, their_time.astimezone(UTC), nearest)
 
 
 @contextmanager

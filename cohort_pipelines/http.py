@@ -79,12 +79,21 @@ def retry_after(response: Response) -> float | None:
     value = response.headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value)
+    at = _read_date(value)
+    return None if at is None else max(0.0, (at - clock.now()).total_seconds())
+
+
+def date_of(response: Response) -> datetime | None:
+    """Read the Date header: what the server's clock said; None when it is missing or makes no sense."""
+    return _read_date(response.headers.get("date", ""))
+
+
+def _read_date(value: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - clock.now()).total_seconds())
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 async def with_retries(

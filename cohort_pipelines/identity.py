@@ -124,6 +124,11 @@ def equality_key(ids: pa.Array, equality: Equality) -> pa.Array:
     return _casefolded(ids) if equality == "casefold" else ids
 
 
+def invalid_text(ids: pa.Array) -> pa.Array:
+    """Say which ids no receiver takes: they are too long, or hold a character that cannot be told from another."""
+    return pc.or_(pc.greater(pc.binary_length(ids), MAX_ID_BYTES), pc.match_substring_regex(ids, _UNUSABLE))
+
+
 def split_duplicates(candidates: pa.Table, last_key: str | None) -> tuple[pa.Table, pa.Table, str | None]:
     """Split candidates, sorted by what makes them equal, into the first of each and the surplus.
 
@@ -161,8 +166,7 @@ def _reasons(read: pa.Array, ids: pa.Array, rule: IdRule) -> pa.Array:
     if rule.reject_device_ids:
         cases.append((pc.starts_with(read, DEVICE_PREFIX), Reason.DEVICE_ID))
     cases.append((pc.equal(ids, ""), Reason.NO_PARTNER_ID))
-    too_long = pc.greater(pc.binary_length(ids), MAX_ID_BYTES)
-    cases.append((pc.or_(too_long, pc.match_substring_regex(ids, _UNUSABLE)), Reason.INVALID_TEXT))
+    cases.append((invalid_text(ids), Reason.INVALID_TEXT))
     conditions = pc.make_struct(*(mask for mask, _ in cases), field_names=[str(n) for n in range(len(cases))])
     return pc.case_when(conditions, *(pa.scalar(reason.value) for _, reason in cases))
 

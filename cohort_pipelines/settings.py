@@ -23,12 +23,18 @@ def history_root() -> str:
 def ledger_url() -> str:
     """Return the ledger's SQLAlchemy URL: ``COHORT_PIPELINES_LEDGER``, or a SQLite file beside the history.
 
+    That of PostgreSQL is ``postgresql://user@host/database``; its password is better kept in ``PGPASSWORD`` or a
+    `~/.pgpass`, which its driver reads (https://www.postgresql.org/docs/current/libpq-pgpass.html).
+
     Raises:
         LedgerUnusable: the history is not on this host's disk, and the ledger would be.
     """
     protocol, path = split_protocol(data_root())
     url = os.environ.get(LEDGER) or f"sqlite:///{path}/ledger.sqlite"
     if protocol not in {None, "file", "local"} and url.startswith("sqlite"):
-        problem = f"it is a file of one host, and the history lies on {protocol}; set {DATA} to a folder of this host"
+        problem = (
+            f"it is a file of one host, and the history lies on {protocol}; set {LEDGER} to a PostgreSQL database, "
+            f"postgresql://user@host/database, or set {DATA} to a folder of this host"
+        )
         raise LedgerUnusable(url, problem)
     return url

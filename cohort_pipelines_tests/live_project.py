@@ -59,6 +59,7 @@ def defs() -> dg.Definitions:
         asset_checks=ours.asset_checks,
         jobs=ours.jobs,
         schedules=[every_minute],
+        sensors=ours.sensors,
         resources=ours.resources,
         executor=ours.executor,
     )

@@ -1,12 +1,11 @@
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,55 +13,17 @@ import dagster as dg
 import httpx
 import pytest
 
-from cohort_pipelines import __version__, cli, history
+from cohort_pipelines import __version__, history
 from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.standins.server import InThread
+from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, PROJECT, TAPLYTICS, Ended, Run
 
-COMMANDS = ("demo", "dev", "standins", "check", "init", "export")
-TAPLYTICS, APPTIMIZE, PROJECT = "beta_users_taplytics", "beta_users_apptimize", "demo_project"
-LAUNCH_LIST = """
-type: cohort_pipelines.orchestration.CohortSync
-attributes:
-  source: demo_project
-  cohort_id: 1478097
-  destination: taplytics
-  target: Launch List
-  type: one_time
-"""
+COMMANDS = (
+    *("demo", "dev", "standins", "check", "init", "export"),
+    *("plan", "history", "pause", "resume", "release", "restore", "retarget", "retire", "ledger"),
+)
 
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left on the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def findings(self) -> dict[str, str]:
-        """What `check` says, by name."""
-        return dict(line.split(": ", 1) for line in self.out.splitlines())
-
-
-Run = Callable[..., Ended]
 Spoil = Callable[[InThread, pytest.MonkeyPatch], None]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Return what runs the command line in this process: the same code as the console script, without its start-up."""
-
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["cohort-pipelines", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, captured.out, captured.err)
-
-    return run
 
 
 def process(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Ended:
@@ -76,53 +37,6 @@ def process(*arguments: str, folder: Path, environment: Mapping[str, str] | None
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[InThread]:
-    with in_thread(Settings(members=300, page_size=100)) as standins:
-        yield standins
-
-
-@pytest.fixture
-def standins(served: InThread, monkeypatch: pytest.MonkeyPatch) -> Iterator[InThread]:
-    """Return the module's stand-ins in perfect health, with the environment that leads to them and to nothing else."""
-    for name in ("COHORT_PIPELINES_DATA", "COHORT_PIPELINES_LEDGER", "DAGSTER_HOME"):
-        monkeypatch.setenv(name, "")  # so that what a command sets is undone
-        monkeypatch.delenv(name)
-    for name, value in served.environment().items():
-        monkeypatch.setenv(name, value)
-    yield served
-    for faults in (served.standins.mixpanel_faults, served.standins.taplytics_faults, served.standins.apptimize_faults):
-        faults.clear()
-    served.standins.mixpanel.budget.reset()
-    served.standins.mixpanel.role = "admin"
-
-
-@pytest.fixture
-def demo_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, which holds nothing but a dagster.yaml: it runs the demo's declarations."""
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def export_project(tmp_path: Path, standins: InThread, request: pytest.FixtureRequest) -> Path:
-    """Return a project with one sync, of type one_time, to the stand-in of Taplytics; it is not the current folder."""
-    assert standins.credentials.cohort_id == BETA_USERS
-    module = "exporting_" + re.sub(r"\W", "_", request.node.name)  # Python imports each name once
-    folder = tmp_path / "project"
-    package = folder / module
-    for name in (PROJECT, "taplytics"):
-        shutil.copytree(Path(cli.__file__).parent / "defs" / name, package / "defs" / name)
-    (package / "defs" / "launch_list").mkdir()
-    (package / "defs" / "launch_list" / "defs.yaml").write_text(LAUNCH_LIST, encoding="utf-8")
-    (package / "__init__.py").touch()
-    (package / "defs" / "__init__.py").touch()
-    (folder / "pyproject.toml").write_text(f'[tool.dg.project]\nroot_module = "{module}"\n', encoding="utf-8")
-    shutil.copy(Path(cli.__file__).parent / "templates" / "project" / "dagster.yaml", folder)
-    return folder
 
 
 # -- without a project ------------------------------------------------------------------------------------------

@@ -3,30 +3,46 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, schema
 from cohort_pipelines.delivery.belief import Belief
-from cohort_pipelines.delivery.gates import Gates, Verdict
-from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
 from cohort_pipelines.delivery.ledger_windows import note_window
+from cohort_pipelines.delivery.pausing import Pause, require_not_paused
 from cohort_pipelines.delivery.receipt import Receipt
-from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptState, ChunkState, WindowState
-from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable
+from cohort_pipelines.delivery.schema import (
+    GREEN_STATES,
+    OPEN_STATES,
+    AttemptKind,
+    AttemptState,
+    ChunkState,
+    WindowState,
+)
+from cohort_pipelines.delivery.terms import Terms
+from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
 
 GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
 """When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
 
+_RENEW = (  # built once, since every chunk pays for it
+    update(schema.lease)
+    .where(schema.lease.c.target == bindparam("of_target"), schema.lease.c.token == bindparam("held_token"))
+    .values(expires=bindparam("until"))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a delivery was asked for: this payload, of this snapshot, to this target."""
+    """What a delivery was asked for: this payload, of this snapshot, to this target, on these terms.
+
+    A restore names the window that it puts back, and may pause the sync in the same transaction that claims the target.
+    """
 
     target: Target
     sync: str
@@ -35,6 +51,10 @@ class Asked:
     payload: StoredFile
     run_id: str
     deadline: datetime
+    terms: Terms = field(default_factory=Terms)
+    kind: AttemptKind = AttemptKind.OVERWRITE
+    restored_from: str | None = None
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,7 @@ class Attempt:
         lease_seconds: how long the lease holds without being renewed.
         started: when it was claimed.
         established: whether anything was ever sent to the target.
+        ledger_generation: the ledger's own count of changes as of the claim, which the history mirrors.
         newer: the window of the newer snapshot that supersedes it; empty when none does.
     """
 
@@ -74,6 +95,7 @@ class Attempt:
     lease_seconds: float
     started: datetime
     established: bool
+    ledger_generation: int
     newer: str = ""
 
     @contextmanager
@@ -116,10 +138,16 @@ class Attempt:
 
     def bury(self, dead: DeadAttempt, belief: Belief) -> None:
         """Mark an attempt as orphaned, now that ``belief`` holds all it may have done."""
-        ended = {"state": AttemptState.ORPHANED, "ended": clock.now(), "error": "its process died"}
-        with self._fenced() as connection:
+        with self.fenced() as connection:
+            now = self.ledger.now(connection)
+            ended = {"state": AttemptState.ORPHANED, "ended": now, "error": "its process died"}
             connection.execute(update(schema.attempt).filter_by(id=dead.id).values(**ended))
-            self._believe(connection, belief)
+            self._believe(connection, belief, dead.id)
+
+    def on_target(self) -> "Row[tuple[object, ...]]":
+        """Return what the ledger has of the target: a row of :data:`schema.target`."""
+        with self.ledger.read() as connection:
+            return connection.execute(select(schema.target).filter_by(id=self.target_id)).one()
 
     def belief(self, history: History) -> Belief:
         """Return what is believed of the target.
@@ -127,50 +155,44 @@ class Attempt:
         Raises:
             HistoryFileMissing: the belief's file is gone.
         """
-        with self.ledger.read() as connection:
-            row = connection.execute(select(schema.target).filter_by(id=self.target_id)).one()
-        if row.belief_checksum is None:
-            return Belief()
-        file = history.stored(row.belief_sync, Stage.BELIEF, row.belief_window, row.belief_checksum)
-        return Belief(file, row.unsettled, row.held)
+        return believed(history, self.on_target())
 
-    def judge(self, gates: Gates) -> list[Verdict]:
-        """Judge the payload against the last delivered one and what the target may hold since; record the findings.
-
-        To be called once the dead attempts are buried: what a delivery that did not end green has added counts too.
-        """
-        delivered, held = schema.attempt, select(schema.target.c.held).filter_by(id=self.target_id)
-        newest = (
-            select(delivered.c.users)
-            .filter_by(target=self.target_id, state=AttemptState.DELIVERED)
-            .order_by(delivered.c.generation.desc())
-            .limit(1)
-        )
-        with self._fenced() as connection:
-            before = max(connection.execute(newest).scalar() or 0, connection.execute(held).scalar_one())
-            verdicts = gates.judge(self.asked.payload.rows, before)
-            for each in verdicts:
-                judged = {"name": each.name, "value": each.value, "limit": each.limit, "held": each.held}
-                connection.execute(insert(schema.gate).values(attempt=self.id, **judged))
-        return verdicts
+    def adopt(self, baseline: str, belief: Belief) -> None:
+        """Record what the target held before the first delivery."""
+        with self.fenced() as connection:
+            connection.execute(update(schema.target).filter_by(id=self.target_id).values(baseline=baseline))
+            self._believe(connection, belief, self.id)
 
     def begin_sending(self, plan: StoredFile, base: Belief) -> None:
         """Bind the attempt to its sealed plan: planned -> sending."""
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
-        with self._fenced() as connection:
+        with self.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
 
-    def record(self, ended: Sequence[chunks.Ended], begun: chunks.Rows | None) -> datetime:
-        """Record what became of one chunk and that the next one is about to be sent.
+    def record(self, ended: Sequence[chunks.Ended], begun: Sequence[chunks.Rows]) -> datetime:
+        """Record what became of chunks and that others are about to be sent.
 
-        One transaction for both: it is the price of every chunk. Returns the moment of the intent.
+        One transaction for both: it is the price of every chunk. Returns the moment of the intents.
+
+        Raises:
+            LeaseLost: another run has taken the target over.
+            SyncPaused: the sync was paused; ``ended`` is recorded, ``begun`` is not.
         """
-        with self._fenced() as connection:
-            chunks.record_ended(connection, self.id, ended)
-            now = clock.now()
-            if begun is not None:
+        paused: SyncPaused | None = None
+        intents: list[chunks.Ended] = []
+        with self.fenced() as connection:
+            now = self.ledger.now(connection)
+            try:
+                if begun and self.asked.kind is AttemptKind.OVERWRITE:
+                    require_not_paused(connection, self.asked.sync)
+            except SyncPaused as error:
+                paused = error
+            else:
                 last_try = now + timedelta(seconds=self.lease_seconds) + chunks.PATIENCE
-                chunks.record_intent(connection, self.id, begun, now, last_try)
+                intents = [chunks.intent(rows, now, last_try) for rows in begun]
+            chunks.record(connection, self.id, [*ended, *intents])
+        if paused:
+            raise paused
         return now
 
     def ever_acknowledged(self) -> bool:
@@ -182,12 +204,12 @@ class Attempt:
 
     def mark_established(self) -> None:
         """Remember that something was sent to the target."""
-        with self._fenced() as connection:
+        with self.fenced() as connection:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(established=True))
 
     def mark_sent(self) -> None:
         """Record that nothing of the plan is left to be sent: sending -> sent."""
-        with self._fenced() as connection:
+        with self.fenced() as connection:
             self._move(connection, AttemptState.SENDING, AttemptState.SENT, {})
 
     def chunk_table(self, attempt: int | None = None) -> pa.Table:
@@ -205,10 +227,20 @@ class Attempt:
         with self.ledger.read() as connection:
             return chunks.refused_ranges(connection, self.id)
 
-    def end(self, receipt: Receipt, file: StoredFile, belief: Belief | None, window: WindowState) -> None:
-        """Record how the attempt ended, and give the lease back, in one transaction."""
-        with self._fenced() if self.token else self.ledger.write() as connection:
-            now = clock.now()
+    def end(
+        self,
+        receipt: Receipt,
+        file: StoredFile,
+        belief: Belief | None,
+        window: WindowState,
+        healed_until: datetime | None = None,
+    ) -> int:
+        """Record how the attempt ended, and give the lease back, in one transaction; return the ledger's generation.
+
+        ``healed_until``: up to when the slices of belief have been sent again.
+        """
+        with self.fenced() if self.token else self.ledger.write() as connection:
+            now = self.ledger.now(connection)
             ended = {"state": receipt.state, "ended": now, "error": receipt.error or None}
             connection.execute(update(schema.attempt).filter_by(id=self.id).values(**ended))
             connection.execute(
@@ -221,14 +253,28 @@ class Attempt:
                     at=now,
                 )
             )
-            note_window(connection, self.asked.sync, self.asked.window, window, receipt.error)
+            if self.asked.kind is AttemptKind.OVERWRITE:
+                note_window(connection, self.asked.sync, self.asked.window, window, receipt.error)
             if self.token:
-                self._believe(connection, belief)
-                connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
+                self._believe(connection, belief, self.id)
+                self._conclude(connection, receipt, healed_until, now)
+            return next_generation(connection)
 
-    def _believe(self, connection: Connection, belief: Belief | None) -> None:
+    def _conclude(self, connection: Connection, receipt: Receipt, healed_until: datetime | None, now: datetime) -> None:
+        green = receipt.state in GREEN_STATES
+        concluded: dict[str, datetime] = {"healed_until": healed_until} if green and healed_until else {}
+        if green and self.asked.kind is AttemptKind.RETIRE:
+            concluded["retired"] = now
+        if concluded:
+            connection.execute(update(schema.target).filter_by(id=self.target_id).values(**concluded))
+        connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
+
+    def _believe(self, connection: Connection, belief: Belief | None, attempt: int) -> None:
+        """Let the target have ``belief``, which the chunks of ``attempt`` have led to."""
         if belief is None or belief.file is None:
             return
+        sent = select(func.max(schema.chunk.c.ended_at)).filter_by(attempt=attempt)
+        last_sent = connection.execute(sent).scalar()
         connection.execute(
             update(schema.target)
             .filter_by(id=self.target_id)
@@ -238,6 +284,7 @@ class Attempt:
                 belief_checksum=belief.file.checksum,
                 unsettled=belief.unsettled,
                 held=belief.held,
+                **({"last_sent": last_sent} if last_sent else {}),
             )
         )
 
@@ -251,15 +298,15 @@ class Attempt:
             raise LeaseLost(self.asked.target.name)
 
     def _renew(self) -> None:
-        with self._fenced():
+        with self.fenced():
             pass
 
     def _release(self) -> None:
-        with self._fenced() as connection:
+        with self.fenced() as connection:
             connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
 
     @contextmanager
-    def _fenced(self) -> Iterator[Connection]:
+    def fenced(self) -> Iterator[Connection]:
         """Open a transaction that only the lease's holder can make; it renews the lease.
 
         The token decides, not the time: a lease that ran out but was not taken is still ours.
@@ -267,9 +314,21 @@ class Attempt:
         Raises:
             LeaseLost: another run has taken the target over.
         """
-        held = update(schema.lease).filter_by(target=self.target_id, token=self.token)
+        held = {"of_target": self.target_id, "held_token": self.token}
         with self.ledger.write() as connection:
-            expires = clock.now() + timedelta(seconds=self.lease_seconds)
-            if connection.execute(held.values(expires=expires)).rowcount != 1:
+            expires = self.ledger.now(connection) + timedelta(seconds=self.lease_seconds)
+            if connection.execute(_RENEW, held | {"until": expires}).rowcount != 1:
                 raise LeaseLost(self.asked.target.name)
             yield connection
+
+
+def believed(history: History, target: "Row[tuple[object, ...]]") -> Belief:
+    """Return what is believed of ``target``, a row of :data:`schema.target`.
+
+    Raises:
+        HistoryFileMissing: the belief's file is gone.
+    """
+    if target.belief_checksum is None:
+        return Belief()
+    file = history.stored(target.belief_sync, Stage.BELIEF, target.belief_window, target.belief_checksum)
+    return Belief(file, target.unsettled, target.held)

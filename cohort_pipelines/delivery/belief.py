@@ -2,20 +2,25 @@
 
 It is a sealed file, owned by the target. While an attempt is under way the truth is three things: the belief that the
 attempt started from, its plan, and what the ledger says of each range of that plan. :func:`fold` makes them one again.
+
+Spellings that the partner takes for one id are one row, in the spelling that was sent last.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.engine import engine
+from cohort_pipelines.delivery.spelling import key_of, spelling_engine
 from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.history.store import open_parquet
+from cohort_pipelines.identity import Equality
 
 SETTLES_AFTER = timedelta(minutes=10)
 """No request takes effect later than this after it was sent: assumption A1, above any request's own deadline."""
@@ -24,6 +29,7 @@ _FIELDS: "list[pa.Field[Any]]" = [  # quoted: only the type stubs know it as gen
     pa.field("id", pa.string(), nullable=False),
     pa.field("state", pa.string(), nullable=False),  # IN, OUT or MAYBE
     pa.field("unsettled_since", pa.timestamp("us", tz="UTC")),  # an unknown request may land for a while after
+    pa.field("refused", pa.bool_(), nullable=False),  # the partner refused the last request for it
 ]
 BELIEF_SCHEMA = pa.schema(_FIELDS)
 _CHUNK_COLUMNS: dict[str, pa.DataType] = {
@@ -52,49 +58,69 @@ class Belief:
     held: int = 0
 
 
-def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table) -> Belief:
+def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table, *, equality: Equality = "exact") -> Belief:
     """Work what became of ``plan`` into belief; ``chunks`` has :data:`CHUNK_SCHEMA`, rows of the plan as ranges.
 
     An acknowledged row is IN or OUT. A row that may have taken effect is MAYBE. Where a try got no answer, though a
     later one may have, the row is unsettled too, and stays so until a request for it, begun later than
-    :data:`SETTLES_AFTER` after, was acknowledged without a doubt. Rows of requests that were refused whole, or never
-    begun, stay as they were.
+    :data:`SETTLES_AFTER` after, was acknowledged without a doubt. Rows of requests that were refused whole stay as they
+    were, an unknown id OUT. Rows that were never begun, or left untouched, stay as they were altogether.
+
+    An id is marked while the last request for it was refused, until one is acknowledged.
 
     Raises:
         HistoryError: a file is gone or damaged, or the new one cannot be written.
     """
-    told = chunks.filter(pc.field("state") != ChunkState.REFUSED_WHOLE)
+    told = chunks.filter(pc.field("state") != ChunkState.UNTOUCHED)
     if not told.num_rows or not plan.rows:
         return base
+    with ExitStack() as opened:
+        paths = {"plan": str(opened.enter_context(history.local_file(plan)))}
+        if base.file is not None:
+            paths["belief"] = str(opened.enter_context(history.local_file(base.file)))
+        duckdb = opened.enter_context(spelling_engine(history, equality))
+        duckdb.register("told", told)
+        keys = {"sent": key_of("outcome.id", equality), "known": key_of("belief.id", equality)}
+        folded = one_state(_FOLD.format(belief=belief_source(paths), **keys), equality)
+        rows = duckdb.sql(f"FROM {folded} ORDER BY id", params=paths).to_arrow_reader(BATCH)
+        return seal_belief(history, plan.sync, plan.window, rows)
+
+
+def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.RecordBatch]) -> Belief:
+    """Seal ``rows``, of :data:`BELIEF_SCHEMA` and sorted by id, and count them.
+
+    Raises:
+        HistoryNotWritable: the disk or the object store refused.
+    """
     unsettled = held = 0
-    with history.writer(plan.sync, Stage.BELIEF, plan.window, BELIEF_SCHEMA) as writer:
-        for batch in _folded(history, base, plan, told):
+    with history.writer(sync, Stage.BELIEF, window, BELIEF_SCHEMA) as writer:
+        for batch in rows:
             unsettled += batch.num_rows - batch.column("unsettled_since").null_count
             held += batch.filter(pc.field("state") != "OUT").num_rows
             writer.write(batch)
     return Belief(writer.stored, unsettled, held)
 
 
-def _folded(history: History, base: Belief, plan: StoredFile, told: pa.Table) -> Iterator[pa.RecordBatch]:
-    with ExitStack() as opened:
-        paths = {"plan": str(opened.enter_context(history.local_file(plan)))}
-        if base.file is not None:
-            paths["belief"] = str(opened.enter_context(history.local_file(base.file)))
-        duckdb = opened.enter_context(engine(opened.enter_context(history.scratch())))
-        duckdb.execute("SET TimeZone = 'UTC'")
-        duckdb.register("told", told)
-        yield from duckdb.sql(_FOLD.format(belief=belief_source(base)), params=paths).to_arrow_reader(BATCH)
+def belief_source(paths: dict[str, str]) -> str:
+    """Return the SQL that reads the belief at ``paths["belief"]``, the parameter `$belief`; without one, no rows."""
+    if "belief" not in paths:
+        return "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused WHERE false)"
+    with open_parquet(Path(paths["belief"])) as file:
+        marked = "refused" in file.schema_arrow.names  # a belief of the first release has no such column
+    return "read_parquet($belief)" if marked else "(SELECT *, false AS refused FROM read_parquet($belief))"
 
 
-def belief_source(belief: Belief) -> str:
-    """Return the SQL that reads ``belief``, whose path is the parameter `$belief`; where it is nothing, no rows."""
-    if belief.file is not None:
-        return "read_parquet($belief)"
-    return "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since WHERE false)"
+def one_state(believed: str, equality: Equality) -> str:
+    """Return the SQL that makes one row of all spellings of an id in ``believed``, a relation with belief's columns.
+
+    Two spellings are there when the setting was changed, or after both were sent under the one before it: MAYBE, unless
+    they agree. The spelling that may be in is kept.
+    """
+    return believed if equality == "exact" else _ONE_STATE.format(believed=believed, key=key_of("id", equality))
 
 
 # an interval join by ASOF: of the ranges that start at or before a row, only the last can hold it
-_FOLD = f"""
+_FOLD = f"""(
 WITH outcome AS (
     SELECT planned.id, planned.operation, told.state, told.intent_at, told.ended_at
     FROM read_parquet($plan, file_row_number = true) AS planned
@@ -102,9 +128,13 @@ WITH outcome AS (
     WHERE planned.file_row_number < told.hi
 )
 SELECT
-    coalesce(outcome.id, belief.id) AS id,
     CASE
-        WHEN outcome.id IS NULL THEN belief.state
+        WHEN outcome.state = '{ChunkState.REFUSED_WHOLE}' THEN coalesce(belief.id, outcome.id)
+        ELSE coalesce(outcome.id, belief.id)
+    END AS id,
+    CASE
+        WHEN outcome.state IS NULL THEN belief.state
+        WHEN outcome.state = '{ChunkState.REFUSED_WHOLE}' THEN coalesce(belief.state, 'OUT')
         WHEN outcome.state NOT IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN 'MAYBE'
         WHEN outcome.operation = 'add' THEN 'IN'
         ELSE 'OUT'
@@ -116,7 +146,21 @@ SELECT
         WHEN outcome.state IN ('{ChunkState.INTENT}', '{ChunkState.UNKNOWN}', '{ChunkState.DOUBTED}')
             THEN greatest(outcome.ended_at, belief.unsettled_since)
         ELSE belief.unsettled_since
-    END AS unsettled_since
-FROM outcome FULL JOIN {{belief}} AS belief ON outcome.id = belief.id
-ORDER BY 1
-"""  # noqa: S608  nothing but constants of this module stands in it
+    END AS unsettled_since,
+    CASE
+        WHEN outcome.state IN ('{ChunkState.REFUSED}', '{ChunkState.REFUSED_WHOLE}') THEN true
+        WHEN outcome.state IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN false
+        ELSE coalesce(belief.refused, false)
+    END AS refused
+FROM outcome FULL JOIN {{belief}} AS belief ON {{sent}} = {{known}}
+)"""  # noqa: S608  nothing but constants of this module stands in it
+
+_ONE_STATE = """(
+SELECT
+    coalesce(min(id) FILTER (state <> 'OUT'), min(id)) AS id,
+    CASE WHEN min(state) = max(state) THEN min(state) ELSE 'MAYBE' END AS state,
+    max(unsettled_since) AS unsettled_since,
+    bool_or(refused) AS refused
+FROM {believed}
+GROUP BY {key}
+)"""

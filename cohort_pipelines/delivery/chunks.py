@@ -1,20 +1,20 @@
 """Chunks: what is known of each range of an attempt's plan, before and after it was sent."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from itertools import chain, groupby, islice
 from typing import cast
 
 import pyarrow as pa
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, func, select, text
 
-from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.belief import CHUNK_SCHEMA
+from cohort_pipelines.delivery.plan import PlanCounts
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.history import History, StoredFile
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation
 
 PUBLISH = "publish"
 """What a file wire does with the whole plan at once."""
@@ -26,6 +26,8 @@ PATIENCE = timedelta(minutes=5)
 """How long one chunk may take with its retries; below belief's SETTLES_AFTER."""
 
 _MAX_REASON = 200
+_LEAST_EXTRA = 64
+_EXTRA_SHARE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,18 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows `[lo, hi)` of a plan, to be sent at once; ``page`` of ``pages`` counts the chunks of its operation."""
+    """Rows `[lo, hi)` of a plan, to be sent at once.
+
+    Attributes:
+        lo: its first row.
+        hi: the row after its last one.
+        operation: what the rows ask for.
+        page: its place among the chunks of its operation, from 1; parts of a chunk keep the place of the whole.
+        pages: how many they are.
+        ids: the partner's ids of the rows.
+        alone: whether the partner refused these rows last time, so that another refusal tells nothing new.
+        splits: how often it was divided, since the whole was refused.
+    """
 
     lo: int
     hi: int
@@ -51,24 +64,71 @@ class Chunk:
     page: int
     pages: int
     ids: Sequence[str]
+    alone: bool = False
+    splits: int = 0
 
-    def ended(self, state: ChunkState, reason: str, intent_at: datetime) -> Ended:
+    @property
+    def rows(self) -> Rows:
+        """What the ledger calls it."""
+        return self.lo, self.hi, self.operation
+
+    def part(self, lo: int, hi: int, *, splits: int = 0) -> "Chunk":
+        """Return rows `[lo, hi)` of the plan, which lie within this chunk, ``splits`` times divided more than it."""
+        return replace(self, lo=lo, hi=hi, ids=self.ids[lo - self.lo : hi - self.lo], splits=self.splits + splits)
+
+    def ended(self, state: ChunkState, reason: str, intent_at: datetime, ended_at: datetime) -> Ended:
         """Return that all of the chunk's rows fared alike."""
-        return Ended(self.lo, self.hi, self.operation, state, intent_at, clock.now(), reason)
+        return Ended(*self.rows, state, intent_at, ended_at, reason)
 
 
-def read_phases(history: History, plan: StoredFile, adds: int, chunk_rows: int) -> tuple[Iterator[Chunk], ...]:
-    """Return the chunks of a plan's additions and those of its removals; each reads the plan as they are asked for."""
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The chunks of one operation, and after them those with rows that the partner refused last time."""
 
-    def read(operation: Operation, first: int, end: int) -> Iterator[Chunk]:
-        ids = islice(chain.from_iterable(column_of(batch) for batch in history.batches(plan, ["id"])), first, end)
-        pages = -(-(end - first) // chunk_rows)
-        for page in range(1, pages + 1):
-            lo = first + (page - 1) * chunk_rows
-            hi = min(lo + chunk_rows, end)
-            yield Chunk(lo, hi, operation, page, pages, list(islice(ids, hi - lo)))
+    chunks: Iterator[Chunk]
+    alone: Iterator[Chunk]
 
-    return read(Operation.ADD, 0, adds), read(Operation.REMOVE, adds, plan.rows)
+
+def extra_requests(rows: int) -> int:
+    """Return how many requests may be spent on finding the refused ones among ``rows``: 64, or 2 % of them if more."""
+    return max(_LEAST_EXTRA, rows // _EXTRA_SHARE)
+
+
+def read_phases(
+    history: History, plan: StoredFile, counts: PlanCounts, wire: ChangeWire, turn: int
+) -> tuple[Phase, ...]:
+    """Return a plan's additions and its removals, which read the plan as chunks are asked for.
+
+    Rows that were refused last time go one to a request, or as few as :func:`extra_requests` allows; ``turn`` says
+    which of these requests is the first, so that they take turns at being divided further.
+    """
+
+    def read(operation: Operation, bounds: Sequence[tuple[int, int]], *, alone: bool) -> Iterator[Chunk]:
+        if not bounds:
+            return
+        ids = chain.from_iterable(column_of(batch) for batch in history.batches(plan, ["id"]))
+        wanted = islice(ids, bounds[0][0], bounds[-1][1])
+        for page, (lo, hi) in enumerate(bounds, start=1):
+            yield Chunk(lo, hi, operation, page, len(bounds), list(islice(wanted, hi - lo)), alone)
+
+    def phase(operation: Operation, first: int, end: int, refused: int) -> Phase:
+        few = wire.chunk_rows if wire.judges_rows else -(-refused // extra_requests(refused))
+        together = _bounds(first, end - refused, wire.chunk_rows)
+        alone = _bounds(end - refused, end, min(wire.chunk_rows, max(few, 1)))
+        start = turn % len(alone) if alone else 0
+        return Phase(
+            read(operation, together, alone=False),
+            chain(read(operation, alone[start:], alone=True), read(operation, alone[:start], alone=True)),
+        )
+
+    return (
+        phase(Operation.ADD, 0, counts.adds, counts.alone_adds),
+        phase(Operation.REMOVE, counts.adds, plan.rows, counts.alone_removals),
+    )
+
+
+def _bounds(first: int, end: int, rows: int) -> Sequence[tuple[int, int]]:
+    return [(lo, min(lo + rows, end)) for lo in range(first, end, rows)]
 
 
 def column_of(batch: pa.RecordBatch) -> list[str]:
@@ -76,17 +136,19 @@ def column_of(batch: pa.RecordBatch) -> list[str]:
     return cast("list[str]", batch.column(0).to_pylist())
 
 
-def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime) -> list[Ended]:
+def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime, ended_at: datetime) -> list[Ended]:
     """Split a chunk into ranges of rows that fared alike."""
 
     def outcome(index: int) -> tuple[ChunkState, str]:
         if index in answer.unknown:
             return ChunkState.UNKNOWN, answer.unknown[index]
+        if index in answer.untouched:
+            return ChunkState.UNTOUCHED, answer.untouched[index]
         if index in answer.refused:
             return ChunkState.REFUSED, answer.refused[index]
         return ChunkState.DOUBTED if index in answer.doubtful else ChunkState.ACKED, ""
 
-    ended, ended_at = [], clock.now()
+    ended = []
     for (state, reason), rows in groupby(range(chunk.hi - chunk.lo), key=outcome):
         run = list(rows)
         lo, hi = chunk.lo + run[0], chunk.lo + run[-1] + 1
@@ -94,24 +156,35 @@ def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime) -> list[
     return ended
 
 
-def record_intent(connection: Connection, attempt: int, rows: Rows, at: datetime, last_try: datetime) -> None:
-    """Record that ``rows`` are about to be sent: from now on they may have taken effect.
+def intent(rows: Rows, at: datetime, last_try: datetime) -> Ended:
+    """Return that ``rows`` are about to be sent: from now on they may have taken effect.
 
     Should the writer die, or be cut off from the ledger while it goes on trying, nobody records more than this:
     ``last_try`` is when it sends them for the last time at the latest.
     """
-    record_ended(connection, attempt, [Ended(*rows, ChunkState.INTENT, at, last_try)])
+    return Ended(*rows, ChunkState.INTENT, at, last_try)
 
 
-def record_ended(connection: Connection, attempt: int, ended: Sequence[Ended]) -> None:
-    """Replace what was known of a chunk by what became of its rows."""
-    if not ended:
-        return
-    connection.execute(delete(schema.chunk).filter_by(attempt=attempt, lo=ended[0].lo))
-    connection.execute(
-        insert(schema.chunk),
-        [asdict(each) | {"attempt": attempt} for each in ended],
-    )
+def record(connection: Connection, attempt: int, ended: Sequence[Ended]) -> None:
+    """Put what became of rows in the place of what was known of them.
+
+    A range that is not of the same rows as one known before must be one of several that make up the same rows.
+    """
+    if ended:
+        connection.execute(
+            _RECORD, [{"attempt": attempt} | {name: getattr(each, name) for name in _ENDED} for each in ended]
+        )
+
+
+_ENDED = tuple(each.name for each in fields(Ended))
+
+# one statement, built once: it is the price of every chunk
+_RECORD = text(
+    "INSERT INTO chunk (attempt, lo, hi, operation, state, intent_at, ended_at, reason) "
+    "VALUES (:attempt, :lo, :hi, :operation, :state, :intent_at, :ended_at, :reason) "
+    "ON CONFLICT (attempt, lo) DO UPDATE SET hi = excluded.hi, state = excluded.state, "
+    "intent_at = excluded.intent_at, ended_at = excluded.ended_at, reason = excluded.reason"
+).bindparams(bindparam("intent_at", type_=schema.Moment()), bindparam("ended_at", type_=schema.Moment()))
 
 
 def chunk_table(connection: Connection, attempt: int) -> pa.Table:

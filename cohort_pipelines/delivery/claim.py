@@ -1,16 +1,18 @@
 """The claim: one transaction that says whose turn it is, and that the order is kept."""
 
 import time
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, or_, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.attempt import Asked, Attempt
-from cohort_pipelines.delivery.ledger import Ledger, Target
-from cohort_pipelines.delivery.schema import AttemptState
-from cohort_pipelines.errors import TargetBusy, TargetOwnedByAnother
+from cohort_pipelines.delivery.ledger import Ledger, next_generation, next_seq
+from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
+from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
+from cohort_pipelines.errors import TargetBusy, TargetMoved, TargetOwnedByAnother
 
 LEASE_SECONDS = 60.0
 _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease can last
@@ -20,33 +22,46 @@ _POLL_SECONDS = 0.25
 def claim(ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt:
     """Claim the target for ``asked``, waiting for the lease of a writer that may be dead to run out.
 
-    Where a newer snapshot was claimed before, the attempt that is returned names it and holds no lease.
+    Where a newer snapshot was claimed before, the attempt that is returned names it and holds no lease. What was asked
+    for by name (a restore, a retirement) waits until its deadline, since a window's delivery gives way at its own.
 
     Raises:
         TargetOwnedByAnother: the target belongs to another sync.
+        TargetMoved: the sync owns another target, which has to be given up first.
         TargetBusy: another run keeps its lease alive.
+        SyncPaused: the sync is paused.
+        ClockSkewed: this host's clock and the database's differ.
     """
     patience = clock.now() + timedelta(seconds=lease_seconds + _A_LITTLE)
+    until = min(patience, asked.deadline) if asked.kind is AttemptKind.OVERWRITE else asked.deadline
     while True:
         with ledger.write() as connection:
             claimed = _claim(connection, ledger, asked, lease_seconds)
         if isinstance(claimed, Attempt):
             return claimed
-        if clock.now() >= min(patience, asked.deadline):
+        if clock.now() >= until:
             raise TargetBusy(asked.target.name, claimed)
         time.sleep(min(_POLL_SECONDS, lease_seconds / 10))
 
 
 def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt | datetime:
     """Return the attempt, or until when somebody else's lease holds."""
-    now, target = clock.now(), _pinned(connection, asked)
-    superseded = asked.snapshot_seq < target.head_seq
+    now = ledger.now(connection)
+    clock.require_agreement(now - clock.offset(), "the ledger's database")
+    if asked.pause is not None:
+        pause_within(connection, asked.sync, replace(asked.pause, at=now))
+    target = _pinned(connection, asked)
+    _settle_accepted(connection, target.id, now - asked.terms.applies_within)
+    superseded = asked.kind is AttemptKind.OVERWRITE and asked.snapshot_seq < target.head_seq
+    if not superseded and asked.kind is AttemptKind.OVERWRITE:
+        require_not_paused(connection, asked.sync)
     token = 0 if superseded else _take_lease(connection, target.id, asked, now, lease_seconds)
     if isinstance(token, datetime):
         return token
-    head = {"generation": target.generation + 1, "head_seq": max(asked.snapshot_seq, target.head_seq)}
+    seq = asked.snapshot_seq if asked.kind is AttemptKind.OVERWRITE else next_seq(connection)
+    head = {"generation": target.generation + 1, "head_seq": max(seq, target.head_seq)}
     connection.execute(update(schema.target).filter_by(id=target.id).values(**head))
-    attempt = _insert_attempt(connection, target, token, asked, now)
+    attempt = _insert_attempt(connection, target, asked, token=token, seq=seq, now=now)
     return Attempt(
         ledger=ledger,
         asked=asked,
@@ -57,25 +72,49 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         lease_seconds=lease_seconds,
         started=now,
         established=target.established,
-        newer=_window_of(connection, target.head_seq) if superseded else "",
+        ledger_generation=next_generation(connection),
+        newer=_newer(connection, target.id, target.head_seq) if superseded else "",
     )
 
 
 def _pinned(connection: Connection, asked: Asked) -> Row[tuple[object, ...]]:
-    """Return the target's row, made at its first delivery and never moved by a renaming."""
-    known = select(schema.target).filter_by(**_identity(asked.target))
+    """Return the target's row, made at its first delivery and never moved by a renaming.
+
+    A retired target is nobody's, and what is believed of it still holds for whoever takes it.
+    """
+    known = select(schema.target).filter_by(**asdict(asked.target))
     row = connection.execute(known).first()
+    if row is not None and row.owner != asked.sync and row.retired is None:
+        raise TargetOwnedByAnother(asked.target.name, row.owner)
+    if asked.kind is not AttemptKind.RETIRE:
+        _require_no_other(connection, asked, row.id if row else 0)
     if row is None:
         fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "unsettled": 0, "held": 0}
-        connection.execute(insert(schema.target).values(**_identity(asked.target), **fresh))
-        row = connection.execute(known).one()
-    if row.owner != asked.sync:
-        raise TargetOwnedByAnother(asked.target.name, row.owner)
-    return row
+        connection.execute(insert(schema.target).values(**asdict(asked.target), **fresh))
+    elif row.retired is not None:
+        connection.execute(update(schema.target).filter_by(id=row.id).values(owner=asked.sync, retired=None))
+    return connection.execute(known).one()
 
 
-def _identity(target: Target) -> dict[str, str]:
-    return {"wire": target.wire, "host": target.host, "account": target.account, "name": target.name}
+def _require_no_other(connection: Connection, asked: Asked, target: int) -> None:
+    """Refuse to leave members behind in a target that the sync owns and is not declared for any more."""
+    table = schema.target
+    under_way = select(schema.attempt.c.target).where(schema.attempt.c.state.in_(OPEN_STATES))
+    written = or_(table.c.belief_checksum.is_not(None), table.c.established, table.c.id.in_(under_way))
+    others = select(table.c.name).where(
+        table.c.owner == asked.sync, table.c.retired.is_(None), table.c.id != target, written
+    )
+    if moved_from := connection.execute(others).scalar():
+        raise TargetMoved(asked.sync, moved_from, asked.target.name)
+
+
+def _settle_accepted(connection: Connection, target: int, applied_before: datetime) -> None:
+    """Call delivered what the partner had time enough to apply."""
+    table = schema.attempt
+    accepted = update(table).where(
+        table.c.target == target, table.c.state == AttemptState.ACCEPTED, table.c.ended <= applied_before
+    )
+    connection.execute(accepted.values(state=AttemptState.DELIVERED))
 
 
 def _take_lease(
@@ -96,7 +135,7 @@ def _take_lease(
 
 
 def _insert_attempt(
-    connection: Connection, target: Row[tuple[object, ...]], token: int, asked: Asked, now: datetime
+    connection: Connection, target: Row[tuple[object, ...]], asked: Asked, *, token: int, seq: int, now: datetime
 ) -> int:
     values = {
         "target": target.id,
@@ -104,8 +143,11 @@ def _insert_attempt(
         "token": token,
         "state": AttemptState.PLANNED if token else AttemptState.SUPERSEDED,
         "sync": asked.sync,
+        "kind": asked.kind,
         "window": asked.window,
         "snapshot": asked.snapshot_seq,
+        "seq": seq,
+        "restored_from": asked.restored_from,
         "payload_checksum": asked.payload.checksum,
         "users": asked.payload.rows,
         "run_id": asked.run_id,
@@ -117,6 +159,10 @@ def _insert_attempt(
     return number
 
 
-def _window_of(connection: Connection, seq: int) -> str:
-    window: str = connection.execute(select(schema.snapshot.c.window).filter_by(seq=seq)).scalar_one()
-    return window
+def _newer(connection: Connection, target: int, head_seq: int) -> str:
+    """Return the window of what is at the head of the target's order."""
+    table = schema.attempt
+    query = select(table.c.window).filter_by(target=target, seq=head_seq).order_by(table.c.id.desc())
+    snapshot = select(schema.snapshot.c.window).filter_by(seq=head_seq)
+    window: str | None = connection.execute(query).scalar() or connection.execute(snapshot).scalar()
+    return window or "a later one"

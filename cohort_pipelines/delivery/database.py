@@ -1,50 +1,40 @@
 """The database under the ledger: opened once, private, and durable at every commit."""
 
-import os
-import sqlite3
 import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, inspect, make_url, select
+from sqlalchemy import Connection, exc, func, insert, inspect, select
 
-from cohort_pipelines.delivery import schema
-from cohort_pipelines.errors import LedgerUnusable
-
-_BUSY_MILLISECONDS = 30_000
-_PRAGMAS = (
-    f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # a commit that a power cut takes back would be a request that never was
-    "PRAGMA foreign_keys = ON",
-)
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import migrations, schema
+from cohort_pipelines.delivery.connecting import connect, parse, shown
+from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 
 
 class Database:
-    """Transactions on the ledger's database; its tables are created at first use.
+    """Transactions on the ledger's database; its tables are created, and brought up to date, at first use.
 
     Args:
-        url: SQLAlchemy's URL of a SQLite file, ``sqlite:///folder/ledger.sqlite``.
+        url: SQLAlchemy's URL of a SQLite file, ``sqlite:///folder/ledger.sqlite``, or of a PostgreSQL database,
+            ``postgresql://user@host/database``.
+        create: False opens a ledger only as it is, for who must change nothing.
 
     Raises:
-        LedgerUnusable: it cannot be opened or written, or a newer version of this project made it.
+        LedgerUnusable: it cannot be opened or written, or a newer version of this project made it. With ``create``
+            false also where there is none yet, or only one that an older version made.
     """
 
-    def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        self.where = parsed.database or parsed.render_as_string(hide_password=True)
-        if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
-            raise LedgerUnusable(self.where, "this version keeps its ledger in a SQLite file")
-        self._create_private(Path(self.where))
-        engine = create_engine(parsed, hide_parameters=True)
-        event.listen(engine, "connect", _configure)
-        event.listen(engine, "begin", _begin)
-        weakref.finalize(self, engine.dispose)
-        self._reader = engine
-        self._writer: Engine = engine.execution_options(begin="BEGIN IMMEDIATE")
-        self.ledger_id = self._prepare()
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        parsed = parse(url)
+        self.where = shown(parsed)
+        self._reader, self._writer = connect(parsed, create=create)
+        weakref.finalize(self, self._reader.dispose)  # the writer's pool is the same
+        if create:
+            self._prepare()
+        self.ledger_id = self._require_current()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -58,47 +48,55 @@ class Database:
         with self._refusals(), self._writer.begin() as connection:
             yield connection
 
-    def _create_private(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its side files the same mode
-        except OSError as error:
-            raise LedgerUnusable(self.where, error.strerror or type(error).__name__) from error
+    def now(self, connection: Connection) -> datetime:
+        """Return the database's own time, in UTC, which all hosts share; with SQLite that of its one host."""
+        if connection.dialect.name == "sqlite":
+            return clock.now()
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment.astimezone(UTC) + clock.offset()
 
-    def _prepare(self) -> str:
+    def _prepare(self) -> None:
         with self.read() as connection:
-            known = inspect(connection).has_table(schema.meta.name)
-        if not known:
-            self._create_tables()
-        with self.read() as connection:
-            row = connection.execute(select(schema.meta)).one()
-        if row.schema_version > schema.SCHEMA_VERSION:
-            problem = f"a newer version of this project made it (schema {row.schema_version}); upgrade this one"
-            raise LedgerUnusable(self.where, problem)
-        return str(row.ledger_id)
-
-    def _create_tables(self) -> None:
+            version = _version(connection)
+        if version is not None and version >= schema.SCHEMA_VERSION:
+            return
         with self.write() as connection:
-            schema.metadata.create_all(connection)
-            if connection.execute(select(schema.meta)).first() is None:  # another process may have been first
+            version = _version(connection)  # another process may have been first
+            if version is None:
+                schema.metadata.create_all(connection)
                 first = {"ledger_id": uuid.uuid4().hex, "schema_version": schema.SCHEMA_VERSION, "last_seq": 0}
                 connection.execute(insert(schema.meta).values(first))
+            else:
+                migrations.migrate(connection, version)
+
+    def _require_current(self) -> str:
+        with self.read() as connection:
+            version = _version(connection)
+            if version == schema.SCHEMA_VERSION:
+                return str(connection.execute(select(schema.meta.c.ledger_id)).scalar_one())
+        if version is None:
+            raise NoLedgerYet(self.where)
+        if version > schema.SCHEMA_VERSION:
+            problem = f"a newer version of this project made it (schema {version}); upgrade this one"
+        else:
+            problem = f"an older version of this project made it (schema {version}); the next run brings it up to date"
+        raise LedgerUnusable(self.where, problem)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
         try:
             yield
-        except (exc.OperationalError, exc.DatabaseError) as error:
-            if isinstance(error, exc.IntegrityError | exc.ProgrammingError):
-                raise
-            raise LedgerUnusable(self.where, str(error.orig)) from error
+        except exc.IntegrityError:  # ours to mend, not the database's
+            raise
+        except exc.DBAPIError as error:
+            raise LedgerUnusable(self.where, " ".join(str(error.orig).split()).rstrip(".")) from error
+        except exc.TimeoutError as error:
+            raise LedgerUnusable(self.where, "no connection to it was free for half a minute") from error
 
 
-def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says so, in _begin
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+def _version(connection: Connection) -> int | None:
+    """Return the version of the ledger's tables, or None where there are none yet."""
+    if not inspect(connection).has_table(schema.meta.name):
+        return None
+    version: int | None = connection.execute(select(schema.meta.c.schema_version)).scalar()
+    return version

@@ -4,19 +4,23 @@ Killed anywhere and run again it converges. What a request may have done is reco
 of these records, whatever the verdict on the whole; the next attempt starts from belief.
 """
 
+import time
 from datetime import datetime
 
 from cohort_pipelines import clock
+from cohort_pipelines.delivery import judging, pairing
 from cohort_pipelines.delivery.attempt import Asked
 from cohort_pipelines.delivery.chunks import read_phases
 from cohort_pipelines.delivery.claim import LEASE_SECONDS, claim
 from cohort_pipelines.delivery.gates import Gates
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.overwrite import Overwrite
+from cohort_pipelines.delivery.pausing import Pause, paused
 from cohort_pipelines.delivery.publishing import publish
 from cohort_pipelines.delivery.receipt import Receipt
-from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
 from cohort_pipelines.delivery.sending import Progress, Sending
+from cohort_pipelines.delivery.terms import Terms
 from cohort_pipelines.errors import (
     NOTHING_SENT,
     DeliveryHeld,
@@ -27,12 +31,16 @@ from cohort_pipelines.errors import (
     HistoryError,
     LeaseLost,
     LedgerUnusable,
+    SyncPaused,
     TargetBusy,
+    TargetMoved,
     TargetOwnedByAnother,
 )
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.windows import Window
+
+_POLL_SECONDS = 0.25
 
 
 def deliver(
@@ -45,9 +53,13 @@ def deliver(
     window: Window,
     payload: StoredFile,
     snapshot_seq: int,
-    gates: Gates,
+    gates: Gates | None,
     run_id: str,
     deadline: datetime,
+    terms: Terms | None = None,
+    kind: AttemptKind = AttemptKind.OVERWRITE,
+    restored_from: str | None = None,
+    pause: Pause | None = None,
     on_progress: Progress | None = None,
     lease_seconds: float = LEASE_SECONDS,
 ) -> Receipt:
@@ -62,9 +74,13 @@ def deliver(
         window: the window that the payload belongs to.
         payload: what the target shall hold.
         snapshot_seq: the number of the recorded snapshot that the payload comes from.
-        gates: what must not happen unasked.
+        gates: what must not happen unasked; None: nothing holds it, since it was asked for by name.
         run_id: who is writing, for whoever reads the ledger.
         deadline: when to stop between two chunks; the next window goes on.
+        terms: what is true of the target.
+        kind: a window's own overwrite, or what :mod:`cohort_pipelines.delivery.restoring` asks for.
+        restored_from: the window whose payload is put back.
+        pause: pause the sync in the transaction that claims the target.
         on_progress: told every half second, in the caller's thread, how many of how many operations are done.
         lease_seconds: how long a dead writer keeps others waiting.
 
@@ -72,44 +88,54 @@ def deliver(
         DeliveryHeld: a gate holds the payload; nothing was sent.
         DeliverySuperseded: a newer snapshot was delivered or claimed; nothing was sent.
         DeliveryYielded: the deadline came before the plan was done.
+        SyncPaused: the sync is paused, or was while this was under way.
         DeliveryStopped: the partner, the ledger or the history did not let the plan be done.
         DeliveryRefused: everything was sent, some of it was refused.
-        TargetBusy, TargetOwnedByAnother, LeaseLost: somebody else writes the target.
+        TargetBusy, TargetOwnedByAnother, TargetMoved, LeaseLost: somebody else writes the target, or it is another one.
         HistoryError, LedgerUnusable: what is needed is gone, damaged or cannot be written; nothing was sent.
+        ClockSkewed: this host's clock and the database's differ; nothing was sent.
     """
     history.require_writable()
-    asked = Asked(target, sync, window.key, snapshot_seq, payload, run_id, deadline)
+    pairing.require_paired(ledger, history)
+    asked = Asked(
+        target, sync, window.key, snapshot_seq, payload, run_id, deadline, terms or Terms(), kind, restored_from, pause
+    )
     try:
         attempt = claim(ledger, asked, lease_seconds)
-    except (TargetBusy, TargetOwnedByAnother) as error:
-        ledger.note_window(sync, window.key, "skipped", str(error))
+    except (TargetBusy, TargetOwnedByAnother, TargetMoved, SyncPaused) as error:
+        if kind is AttemptKind.OVERWRITE:
+            passes = isinstance(error, TargetBusy | SyncPaused)  # by itself, or when somebody says so
+            ledger.note_window(sync, window.key, "skipped" if passes else "failed", str(error))
         raise
     overwrite = Overwrite(attempt, history)
     if attempt.newer:
-        superseded = DeliverySuperseded(window.key, attempt.newer)
+        superseded = DeliverySuperseded(window.key, attempt.newer, "" if window.closes else sync)
         overwrite.end(AttemptState.SUPERSEDED, str(superseded))
         raise superseded
     with attempt.leased():
-        _prepare(overwrite, gates)
+        _prepare(overwrite, gates, whole=isinstance(partner, FileWire) and not partner.atomic)
         return _carry_out(overwrite, partner, on_progress)
 
 
-def _prepare(overwrite: Overwrite, gates: Gates) -> None:
+def _prepare(overwrite: Overwrite, gates: Gates | None, *, whole: bool) -> None:
     try:
         overwrite.bury_the_dead()
-        _require_gates(overwrite, gates)
-        overwrite.prepare()
+        overwrite.prepare(whole=whole)
+        if gates is not None:
+            _require_gates(overwrite, gates)
+        overwrite.begin_sending()
     except HistoryError as error:
         overwrite.end(AttemptState.STOPPED, str(error))
         raise
 
 
 def _require_gates(overwrite: Overwrite, gates: Gates) -> None:
-    for verdict in overwrite.attempt.judge(gates):
-        if verdict.held:
-            held = DeliveryHeld(verdict.name, verdict.finding, verdict.remedy)
-            overwrite.end(AttemptState.HELD, str(held))
-            raise held
+    verdicts, overwrite.release = judging.judge(overwrite.attempt, gates, overwrite.counts)
+    held = next((verdict for verdict in verdicts if verdict.held), None)
+    if held is not None and overwrite.release is None:
+        error = DeliveryHeld(held.name, held.finding, held.remedy)
+        overwrite.end(AttemptState.HELD, str(error))
+        raise error
 
 
 def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress: Progress | None) -> Receipt:
@@ -131,10 +157,15 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
     if plan is None:
         return
     try:
-        if isinstance(partner, FileWire):
-            sending.stopped = publish(attempt, partner, overwrite.history, counts.operations)
+        if counts.operations and not _wait_until_applied(overwrite):
+            sending.yielded = True
+        elif isinstance(partner, FileWire):
+            published = publish(attempt, partner, overwrite.history, counts.operations)
+            sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
+            sending.done = sending.acknowledged = published.acknowledged
+            sending.requests = published.requests
         elif counts.operations or not attempt.established:
-            phases = read_phases(overwrite.history, plan, counts.adds, partner.chunk_rows)
+            phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
             sending.run(partner, phases, counts.operations, on_progress)
     except (LeaseLost, LedgerUnusable):
         raise
@@ -145,23 +176,41 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         raise
 
 
+def _wait_until_applied(overwrite: Overwrite) -> bool:
+    """Wait until the partner has applied what was sent last, so that no id is reversed before; False: out of time."""
+    asked, last_sent = overwrite.attempt.asked, overwrite.attempt.on_target().last_sent
+    if last_sent is None or not asked.terms.applies_within:
+        return True
+    while clock.now() < last_sent + asked.terms.applies_within:
+        if clock.now() >= asked.deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
 def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
     planned, overwrite.requests = overwrite.counts.operations, sending.requests
+    asked = overwrite.attempt.asked
     if sending.stopped:
         stopped = DeliveryStopped(sending.stopped, sending.acknowledged, planned)
         overwrite.end(AttemptState.STOPPED, str(stopped))
         raise stopped
-    if sending.yielded:
+    if sending.paused and (pause := paused(overwrite.attempt.ledger, asked.sync)):
+        cut_short = SyncPaused(asked.sync, pause.who, pause.why)
+        overwrite.end(AttemptState.YIELDED, str(cut_short))
+        raise cut_short
+    if sending.yielded or sending.paused:
         yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done))
         overwrite.end(AttemptState.YIELDED, str(yielded))
         raise yielded
     overwrite.attempt.mark_sent()
     refused_adds, refused_removals = overwrite.refused()
-    if refused_adds or refused_removals:
-        refused = DeliveryRefused(refused_adds, refused_removals)
+    left_over = overwrite.left_over()
+    if refused_removals or left_over or refused_adds > asked.terms.max_refused:
+        refused = DeliveryRefused(refused_adds, refused_removals, left_over)
         overwrite.end(AttemptState.REFUSED, str(refused))
         raise refused
-    return overwrite.end(AttemptState.DELIVERED)
+    return overwrite.end(AttemptState.ACCEPTED if planned and asked.terms.applies_within else AttemptState.DELIVERED)
 
 
 def _eta(overwrite: Overwrite, done: int) -> float | None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger_windows import Windows
-from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
 from cohort_pipelines.errors import NotSealedYet
 from cohort_pipelines.history import Stage, StoredFile
 
@@ -52,6 +52,17 @@ class DeliveredSnapshot:
     delivered_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The snapshot behind a payload: its checksum, when it was taken, and its members, identified and rejected."""
+
+    checksum: str
+    taken_at: datetime
+    members: int
+    identified: int
+    rejected: int
+
+
 class Ledger(Windows):
     """Opens the ledger, creating it at first use; safe to share between threads.
 
@@ -66,7 +77,7 @@ class Ledger(Windows):
     def begin_snapshot(self) -> int:
         """Take the number that orders a snapshot among all others; to be called when page 0 answered."""
         with self.write() as connection:
-            return _next_seq(connection)
+            return next_seq(connection)
 
     def record_snapshot(  # noqa: PLR0917  what a snapshot is, in its own order
         self,
@@ -89,7 +100,7 @@ class Ledger(Windows):
         same order as long as no two snapshots of a sync are taken at once.
         """
         with self.write() as connection:
-            number = _next_seq(connection) if seq is None else seq
+            number = next_seq(connection) if seq is None else seq
             connection.execute(
                 insert(schema.snapshot).values(
                     seq=number,
@@ -171,7 +182,7 @@ class Ledger(Windows):
         query = (
             select(table)
             .join(schema.attempt, schema.attempt.c.target == table.c.id)
-            .where(table.c.owner == sync)
+            .where(table.c.owner == sync, table.c.retired.is_(None))
             .order_by(schema.attempt.c.id.desc())
         )
         with self.read() as connection:
@@ -180,25 +191,38 @@ class Ledger(Windows):
 
     def is_delivering(self, sync: str) -> bool:
         """Say whether a live lease is held on a target of ``sync``, whatever Dagster thinks of the run."""
-        query = (
-            select(schema.lease.c.target)
-            .join(schema.target)
-            .where(schema.target.c.owner == sync, schema.lease.c.expires > clock.now())
-        )
+        query = select(schema.lease.c.target).join(schema.target).where(schema.target.c.owner == sync)
         with self.read() as connection:
-            return connection.execute(query).first() is not None
+            live = schema.lease.c.expires > self.now(connection)
+            return connection.execute(query.where(live)).first() is not None
 
     def newest_delivered(self, sync: str) -> DeliveredSnapshot | None:
         """Return the newest snapshot that reached the target of ``sync``: what freshness is judged by."""
-        query = (
-            select(schema.attempt.c.users, schema.attempt.c.ended, schema.snapshot)
+        delivered = (
+            select(schema.attempt.c.id, schema.attempt.c.users, schema.attempt.c.ended, schema.snapshot)
             .join(schema.snapshot, schema.snapshot.c.seq == schema.attempt.c.snapshot)
-            .where(schema.attempt.c.sync == sync, schema.attempt.c.state == AttemptState.DELIVERED)
-            .order_by(schema.snapshot.c.seq.desc(), schema.attempt.c.id.desc())
+            .where(schema.attempt.c.sync == sync, schema.attempt.c.kind == AttemptKind.OVERWRITE)
+            .order_by(schema.attempt.c.id.desc())
+            .limit(1)
         )
-        with self.read() as connection:
-            row = connection.execute(query.limit(1)).first()
+        with self.read() as connection:  # state by state, so that the index gives the newest without a sort
+            newest = [connection.execute(delivered.where(schema.attempt.c.state == state)) for state in GREEN_STATES]
+            row = max((row for found in newest for row in found), key=lambda row: row.id, default=None)
         return None if row is None else DeliveredSnapshot(row.seq, row.window, row.taken_at, row.users, row.ended)
+
+    def origin(self, seq: int) -> "Origin":
+        """Return where the payload of snapshot ``seq`` comes from, as numbers."""
+        with self.read() as connection:
+            row = connection.execute(select(schema.snapshot).filter_by(seq=seq)).one()
+            derived = connection.execute(
+                select(schema.derived.c.stage, schema.derived.c.rows)
+                .filter_by(snapshot=seq)
+                .order_by(schema.derived.c.id)
+            )
+            rows = {stage: count for stage, count in derived}  # noqa: C416  a row is no pair for dict()
+        return Origin(
+            row.checksum, row.taken_at, row.rows, rows.get(Stage.IDENTIFIED_USERS, 0), rows.get(Stage.REJECTS, 0)
+        )
 
     def expected_seconds(self, sync: str, last: int = 20) -> float | None:
         """Return how long a window of ``sync`` takes, in seconds, or None when none was delivered yet.
@@ -214,7 +238,7 @@ class Ledger(Windows):
         )
         deliveries = (
             select(sent.c.started, sent.c.ended)
-            .where(sent.c.sync == sync, sent.c.state == AttemptState.DELIVERED)
+            .where(sent.c.sync == sync, sent.c.state.in_(GREEN_STATES))
             .order_by(sent.c.id.desc())
             .limit(last)
         )
@@ -240,10 +264,18 @@ def _sealed(row: Row[tuple[object, ...]]) -> SealedSnapshot:
     return SealedSnapshot(row.seq, file, row.taken_at, row.total, row.rows, row.project, row.cohort_id, row.options)
 
 
-def _next_seq(connection: Connection) -> int:
+def next_seq(connection: Connection) -> int:
+    """Take the next number in the order of snapshots as part of a transaction."""
     last = schema.meta.c.last_seq
     seq: int = connection.execute(update(schema.meta).values(last_seq=last + 1).returning(last)).scalar_one()
     return seq
+
+
+def next_generation(connection: Connection) -> int:
+    """Count one more change that the history mirrors, as part of a transaction; it only grows."""
+    last = schema.meta.c.generation
+    generation: int = connection.execute(update(schema.meta).values(generation=last + 1).returning(last)).scalar_one()
+    return generation
 
 
 def _derive(connection: Connection, seq: int, file: StoredFile, counts: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ from cohort_pipelines.delivery.schema import OPEN_STATES, WindowState
 from cohort_pipelines.windows import Cadence, Window
 
 _NEVER_BEGUN = "no run was started in it"
-_NEVER_ENDED = "its run never began, or ended before it delivered"
+NEVER_ENDED = "its run never began, or ended before it delivered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class Windows(Database):
         never_ended = (
             update(table)
             .where(*earlier, table.c.state == "open", table.c.key.not_in(under_way))
-            .values(state="missed", reason=_NEVER_ENDED, at=clock.now())
+            .values(state="missed", reason=NEVER_ENDED, at=clock.now())
             .returning(table.c.key)
         )
         with self.write() as connection:
             begun = sorted(connection.execute(never_ended).scalars())
             noted = connection.execute(select(table.c.key).where(*earlier).order_by(table.c.key.desc())).scalars()
-            skipped = _between(next(filter(None, map(_opening, noted)), None), window)
+            skipped = _between(next(filter(None, map(opening_of, noted)), None), window)
             rows = [
                 {"sync": sync, "key": key, "state": "missed", "reason": _NEVER_BEGUN, "at": clock.now()}
                 for key in skipped
@@ -89,7 +89,7 @@ def note_window(connection: Connection, sync: str, key: str, state: WindowState,
         connection.execute(update(table).filter_by(sync=sync, key=key).values(**noted))
 
 
-def _opening(key: str) -> datetime | None:
+def opening_of(key: str) -> datetime | None:
     """Return when the window called ``key`` opens, or None where that is the name of a one-time export."""
     with suppress(ValueError):
         return Cadence.QUARTER_HOUR.window_named(key).opens  # where windows of two hours begin, one of these does too

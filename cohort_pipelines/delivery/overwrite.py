@@ -1,29 +1,48 @@
 """One attempt on its way: what it started from, what it planned, and how it ends, with a receipt in every case."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from cohort_pipelines import clock
+from cohort_pipelines.delivery import healing, pairing
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
+from cohort_pipelines.delivery.baseline import adopt
 from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
+from cohort_pipelines.delivery.releasing import Release
 from cohort_pipelines.delivery.schema import AttemptState, ChunkState, WindowState
+from cohort_pipelines.errors import HistoryError
 from cohort_pipelines.history import History, Stage, StoredFile
 
-_WINDOW_STATES: Mapping[AttemptState, WindowState] = {
+WINDOW_STATES: Mapping[AttemptState, WindowState] = {
+    AttemptState.ACCEPTED: "delivered",
     AttemptState.DELIVERED: "delivered",
     AttemptState.HELD: "held",
     AttemptState.SUPERSEDED: "skipped",
-    AttemptState.YIELDED: "failed",
+    AttemptState.YIELDED: "yielded",
     AttemptState.STOPPED: "failed",
     AttemptState.REFUSED: "failed",
 }
+_WITHOUT_A_FILE = ("empty", "unknown")
 
 
 @dataclass(slots=True)
 class Overwrite:
-    """An attempt and what is known of it so far; ``base`` is what was believed when it was planned."""
+    """An attempt and what is known of it so far.
+
+    Attributes:
+        attempt: the attempt.
+        history: where its files lie.
+        base: what was believed when it was planned.
+        plan: the sealed plan.
+        counts: how much is planned.
+        requests: requests made.
+        release: what lets it pass the gates.
+        heals_until: up to when belief's slices are sent again by this plan.
+    """
 
     attempt: Attempt
     history: History
@@ -31,6 +50,9 @@ class Overwrite:
     plan: StoredFile | None = None
     counts: PlanCounts = field(default_factory=PlanCounts)
     requests: int = 0
+    release: Release | None = None
+    baseline: str | None = None
+    heals_until: datetime | None = None
 
     def bury_the_dead(self) -> None:
         """Work what dead writers may have done into belief.
@@ -41,16 +63,34 @@ class Overwrite:
         for dead in self.attempt.dead_attempts():
             self.attempt.bury(dead, self._fold(dead))
 
-    def prepare(self) -> None:
-        """Seal the plan.
+    def prepare(self, *, whole: bool) -> None:
+        """Seal the plan; with ``whole`` it names everybody as soon as anything is to be done.
 
         Raises:
-            HistoryError: payload or belief cannot be trusted, or the history cannot be written.
+            HistoryError: payload, belief or baseline cannot be trusted, or the history cannot be written.
         """
-        attempt, asked = self.attempt, self.attempt.asked
+        attempt, asked, target = self.attempt, self.attempt.asked, self.attempt.on_target()
         self.base = attempt.belief(self.history)
-        self.plan, self.counts = seal_plan(self.history, asked.payload, self.base, sync=asked.sync, window=asked.window)
-        attempt.begin_sending(self.plan, self.base)
+        self.baseline = target.baseline or self._adopt(asked.terms.baseline)
+        now = clock.now()
+        self.plan, self.counts = seal_plan(
+            self.history,
+            asked.payload,
+            self.base,
+            sync=asked.sync,
+            window=asked.window,
+            equality=asked.terms.id_equality,
+            heal=healing.due(target.healed_until, now, asked.terms.heal_within, whole=whole),
+            whole=whole,
+        )
+        self.heals_until = None if whole and not self.counts.operations else now
+
+    def begin_sending(self) -> None:
+        """Bind the attempt to its plan; from now on something may have been sent."""
+        assert self.plan is not None  # noqa: S101  prepared before
+        assert self.base is not None  # noqa: S101
+        self.attempt.begin_sending(self.plan, self.base)
+        self._mirror(self.attempt.ledger_generation)
 
     def refused(self) -> tuple[int, int]:
         """Return how many additions and removals were refused."""
@@ -61,6 +101,12 @@ class Overwrite:
         )
         return adds, removals
 
+    def left_over(self) -> int:
+        """Return how many operations of the plan have not been tried."""
+        return self.counts.operations - sum(
+            rows for (_, state), rows in self.attempt.tally().items() if state is not ChunkState.UNTOUCHED
+        )
+
     def end(self, state: AttemptState, error: str = "") -> Receipt:
         """Make belief of what happened, write the receipt, record both, and give the lease back.
 
@@ -69,21 +115,38 @@ class Overwrite:
             LeaseLost: another run has taken the target over.
         """
         attempt, asked, tally = self.attempt, self.attempt.asked, self.attempt.tally()
+        origin = attempt.ledger.origin(asked.snapshot_seq)
         belief = self._belief_afterwards()
         ended = clock.now()
         receipt = Receipt(
             attempt=attempt.id,
             generation=attempt.generation,
+            kind=asked.kind,
             state=state,
             error=error,
             sync=asked.sync,
             window=asked.window,
+            restored_from=asked.restored_from,
             target=asked.target.name,
-            payload_checksum=asked.payload.checksum,
+            wire=asked.target.wire,
+            host=asked.target.host,
+            account=asked.target.account,
+            baseline=self.baseline,
+            run_id=asked.run_id,
+            started=attempt.started,
             snapshot_seq=asked.snapshot_seq,
+            snapshot_checksum=origin.checksum,
+            taken_at=origin.taken_at,
+            members=origin.members,
+            identified=origin.identified,
+            rejected=origin.rejected,
+            payload_checksum=asked.payload.checksum,
+            plan_checksum=self.plan.checksum if self.plan else None,
             users=asked.payload.rows,
             joiners=self.counts.joiners,
             leavers=self.counts.leavers,
+            repeated=self.counts.repeated,
+            healed=self.counts.healed,
             unchanged=asked.payload.rows - self.counts.joiners if self.plan else 0,
             planned=self.counts.operations,
             acknowledged=_rows(tally, ChunkState.ACKED, ChunkState.DOUBTED),
@@ -91,26 +154,46 @@ class Overwrite:
             unsettled=belief.unsettled if belief else 0,
             requests=self.requests,
             seconds=(ended - attempt.started).total_seconds(),
+            released=str(self.release) if self.release else None,
             belief_after=belief.file.checksum if belief and belief.file else None,
         )
         refused_rows = list_refused(self.history, self.plan, attempt.refused_ranges()) if self.plan else []
         file = write_receipt(
             self.history, receipt, ended=ended, ledger_id=attempt.ledger.ledger_id, refused_rows=refused_rows
         )
-        attempt.end(receipt, file, belief, _WINDOW_STATES[state])
+        generation = attempt.end(receipt, file, belief, WINDOW_STATES[state], self.heals_until)
+        if attempt.token:
+            with suppress(HistoryError):  # an older mirror is none that is refused, and the end is recorded
+                self._mirror(generation)
         return receipt
+
+    def _adopt(self, baseline: str) -> str:
+        """Take over what the target held before the first delivery; return the word for it."""
+        asked, word = self.attempt.asked, baseline if baseline in _WITHOUT_A_FILE else "adopted"
+        if word == "adopted" and self.base == Belief():
+            self.base = adopt(
+                self.history, baseline, sync=asked.sync, window=asked.window, equality=asked.terms.id_equality
+            )
+        self.attempt.adopt(word, self.base or Belief())
+        return word
+
+    def _mirror(self, generation: int) -> None:
+        attempt = self.attempt
+        pairing.mirror(self.history, attempt.ledger.ledger_id, generation, attempt.asked.target, attempt.asked.sync)
 
     def _belief_afterwards(self) -> Belief | None:
         if self.base is None or self.plan is None:
             return self.base
-        return fold(self.history, self.base, self.plan, self.attempt.chunk_table())
+        equality = self.attempt.asked.terms.id_equality
+        return fold(self.history, self.base, self.plan, self.attempt.chunk_table(), equality=equality)
 
     def _fold(self, dead: DeadAttempt) -> Belief:
         belief = self.attempt.belief(self.history)
         if dead.plan_checksum is None:
             return belief
         plan = self.history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
-        return fold(self.history, belief, plan, self.attempt.chunk_table(dead.id))
+        equality = self.attempt.asked.terms.id_equality
+        return fold(self.history, belief, plan, self.attempt.chunk_table(dead.id), equality=equality)
 
 
 def _rows(tally: Mapping[tuple[str, str], int], *wanted: ChunkState) -> int:

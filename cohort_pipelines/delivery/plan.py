@@ -4,23 +4,41 @@ It is drawn from belief, not from the last finished overwrite: who left in an at
 nobody's joiner, and would be lost (F27). Additions go first, so that what a crash leaves behind is a superset.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source
-from cohort_pipelines.engine import engine
+from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, one_state
+from cohort_pipelines.delivery.healing import Slices
+from cohort_pipelines.delivery.spelling import key_of, one_spelling, spelling_engine
 from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.identity import Equality
 from cohort_pipelines.partners.wire import Operation
 
-PLAN_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("operation", "id")])
+_FIELDS: "list[pa.Field[Any]]" = [  # quoted: only the type stubs know it as generic
+    pa.field("operation", pa.string(), nullable=False),
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("alone", pa.bool_(), nullable=False),  # to be sent in a request of its own: it was refused last time
+]
+PLAN_SCHEMA = pa.schema(_FIELDS)
 
 
-_ADDS = pc.field("operation") == Operation.ADD.value
-_CHANGES = pc.field("changes")
+class Cause(StrEnum):
+    """Why a row is in the plan, in the order in which they are looked for.
+
+    CHANGE: the id is not known to be as the payload wants it. REPEAT: it is, but an earlier request may still land.
+    HEAL: it is, and its turn to be sent again has come. WHOLE: it is, and the partner takes everything or nothing.
+    """
+
+    CHANGE = "change"
+    REPEAT = "repeat"
+    HEAL = "heal"
+    WHOLE = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,76 +50,136 @@ class PlanCounts:
         removals: removals planned, likewise.
         joiners: additions of ids that are not known to be in.
         leavers: removals of ids that are not known to be out.
+        repeated: operations that change nothing, but make certain.
+        healed: operations that change nothing, but undo what somebody else may have changed.
+        alone_adds: additions that need a request of their own; the last of them.
+        alone_removals: removals that need a request of their own; the last of them.
     """
 
     adds: int = 0
     removals: int = 0
     joiners: int = 0
     leavers: int = 0
+    repeated: int = 0
+    healed: int = 0
+    alone_adds: int = 0
+    alone_removals: int = 0
 
     @property
     def operations(self) -> int:
         """Additions and removals together: the rows of the plan."""
         return self.adds + self.removals
 
+    @classmethod
+    def of(cls, batches: Iterable[pa.RecordBatch]) -> "PlanCounts":
+        """Count the batches of :func:`make_plan`."""
+        counts = cls()
+        for batch in batches:
+            counts = counts.with_batch(batch)
+        return counts
+
     def with_batch(self, batch: pa.RecordBatch) -> "PlanCounts":
         """Return the counts with one more batch of :func:`make_plan`."""
-        adds, changes = _rows(batch, _ADDS), _rows(batch, _CHANGES)
-        joiners = _rows(batch, _ADDS & _CHANGES)
+        adds, alone = pc.equal(batch["operation"], Operation.ADD.value), batch["alone"]
+        changes = pc.equal(batch["cause"], Cause.CHANGE.value)
+        removals = pc.invert(adds)
         return PlanCounts(
-            self.adds + adds,
-            self.removals + batch.num_rows - adds,
-            self.joiners + joiners,
-            self.leavers + changes - joiners,
+            adds=self.adds + adds.true_count,
+            removals=self.removals + removals.true_count,
+            joiners=self.joiners + pc.and_(adds, changes).true_count,
+            leavers=self.leavers + pc.and_(removals, changes).true_count,
+            repeated=self.repeated + pc.equal(batch["cause"], Cause.REPEAT.value).true_count,
+            healed=self.healed + pc.equal(batch["cause"], Cause.HEAL.value).true_count,
+            alone_adds=self.alone_adds + pc.and_(adds, alone).true_count,
+            alone_removals=self.alone_removals + pc.and_(removals, alone).true_count,
         )
 
 
 @contextmanager
-def make_plan(history: History, payload: StoredFile, belief: Belief) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Yield the plan's batches, `operation`, `id` and `changes` (false: only repeated to make certain).
+def make_plan(
+    history: History,
+    payload: StoredFile,
+    belief: Belief,
+    *,
+    equality: Equality = "exact",
+    heal: Slices | None = None,
+    whole: bool = False,
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Yield the plan's batches: `operation`, `id`, `alone` and `cause`, one of :class:`Cause`.
 
-    Additions come before removals, each sorted by id. Nothing is written but spill files that go away.
+    Additions come before removals, of each those that go alone last, sorted by id. Nothing is written but spill files
+    that go away. A partner that refused an id which is out is not asked to remove it again only to heal.
+
+    Args:
+        history: where payload and belief lie.
+        payload: what the target shall hold.
+        belief: what it holds.
+        equality: which spellings the partner takes for one id; one that is in under another spelling is unchanged.
+        heal: the slices of belief that are sent again.
+        whole: if anything is to be done, add everybody and remove every other id that is not known to be out.
 
     Raises:
         HistoryFileMissing, HistoryFileDamaged: payload or belief cannot be trusted.
     """
-    with history.local_file(payload) as path, history.scratch() as spill, engine(spill) as duckdb:
-        query, files = _PLAN.format(belief=belief_source(belief)), {"payload": str(path)}
-        if belief.file is None:
-            yield duckdb.sql(query, params=files).to_arrow_reader(BATCH)
-            return
-        with history.local_file(belief.file) as believed:
-            yield duckdb.sql(query, params=files | {"belief": str(believed)}).to_arrow_reader(BATCH)
+    with ExitStack() as opened:
+        paths = {"payload": str(opened.enter_context(history.local_file(payload)))}
+        if belief.file is not None:
+            paths["belief"] = str(opened.enter_context(history.local_file(belief.file)))
+        duckdb = opened.enter_context(spelling_engine(history, equality))
+        query = _PLAN.format(
+            payload=one_spelling("(SELECT partner_user_id AS id FROM read_parquet($payload))", equality),
+            belief=one_state(belief_source(paths), equality),
+            wanted=key_of("payload.id", equality),
+            known=key_of("belief.id", equality),
+            heal=heal.holding(key_of("belief.id", equality)) if heal else "false",
+        )
+        plan = duckdb.sql(query, params={**paths, "whole": False})
+        if whole and plan.limit(1).fetchall():
+            plan = duckdb.sql(query, params={**paths, "whole": True})
+        yield plan.to_arrow_reader(BATCH)
 
 
 def seal_plan(
-    history: History, payload: StoredFile, belief: Belief, *, sync: str, window: str
+    history: History,
+    payload: StoredFile,
+    belief: Belief,
+    *,
+    sync: str,
+    window: str,
+    equality: Equality = "exact",
+    heal: Slices | None = None,
+    whole: bool = False,
 ) -> tuple[StoredFile, PlanCounts]:
-    """Write the plan into the history; an unchanged audience gives one without rows.
+    """Write the plan of :func:`make_plan` into the history; an unchanged audience gives one without rows.
 
     Raises:
         HistoryError: payload or belief cannot be trusted, or the plan cannot be written.
     """
     counts = PlanCounts()
-    with history.writer(sync, Stage.PLAN, window, PLAN_SCHEMA) as writer, make_plan(history, payload, belief) as plan:
+    with (
+        history.writer(sync, Stage.PLAN, window, PLAN_SCHEMA) as writer,
+        make_plan(history, payload, belief, equality=equality, heal=heal, whole=whole) as plan,
+    ):
         for batch in plan:
             counts = counts.with_batch(batch)
             writer.write(batch.select(PLAN_SCHEMA.names))
     return writer.stored, counts
 
 
-def _rows(batch: pa.RecordBatch, condition: pc.Expression) -> int:
-    return int(batch.filter(condition).num_rows)
-
-
 # one full outer join: EXCEPT or two anti joins take twice the time (measured on 10 M ids)
-_PLAN = """
+_PLAN = f"""
 SELECT
     CASE WHEN payload.id IS NULL THEN 'remove' ELSE 'add' END AS operation,
     coalesce(payload.id, belief.id) AS id,
-    belief.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END AS changes
-FROM (SELECT partner_user_id AS id FROM read_parquet($payload)) AS payload
-FULL JOIN {belief} AS belief ON payload.id = belief.id
-WHERE changes OR belief.unsettled_since IS NOT NULL
-ORDER BY 1, 2
-"""
+    coalesce(belief.refused, false) AS alone,
+    CASE
+        WHEN belief.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END THEN '{Cause.CHANGE}'
+        WHEN belief.unsettled_since IS NOT NULL THEN '{Cause.REPEAT}'
+        WHEN {{heal}} AND NOT (belief.refused AND belief.state = 'OUT') THEN '{Cause.HEAL}'
+        WHEN $whole AND payload.id IS NOT NULL THEN '{Cause.WHOLE}'
+    END AS cause
+FROM {{payload}} AS payload
+FULL JOIN {{belief}} AS belief ON {{wanted}} = {{known}}
+WHERE cause IS NOT NULL
+ORDER BY operation, alone, id
+"""  # noqa: S608  nothing but constants of this module stands in it

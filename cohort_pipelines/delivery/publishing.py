@@ -1,35 +1,110 @@
-"""Publishing a payload as one file: the whole audience at once, and a pointer to it that every window looks at."""
+"""Publishing a payload whole, to a partner that takes it as one file or as pages that only count together."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery.attempt import Attempt
-from cohort_pipelines.delivery.chunks import PUBLISH, Ended, column_of
+from cohort_pipelines.delivery.chunks import PATIENCE, PUBLISH, Ended, Rows, column_of
 from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.errors import NewerFilePublished, PartnerError
+from cohort_pipelines.delivery.sending import GRACE
+from cohort_pipelines.errors import (
+    LeaseLost,
+    NewerFilePublished,
+    PartnerError,
+    PartnerRequestRefused,
+    PartnerUnreachable,
+    SyncPaused,
+)
 from cohort_pipelines.history import History
-from cohort_pipelines.partners.wire import FileWire
+from cohort_pipelines.partners.wire import Audience, FileWire, Publication
+
+_WITHOUT_EFFECT = (PartnerRequestRefused, PartnerUnreachable, NewerFilePublished)
 
 
-def publish(attempt: Attempt, wire: FileWire, history: History, operations: int) -> str:
-    """Publish the payload, as one chunk that covers all ``operations`` of the plan; return why it failed, or "".
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How publishing a payload ended.
 
-    Where nothing is planned, it is published if the partner does not hold it: files can be deleted.
+    Attributes:
+        stopped: why it failed, in words; empty where it did not.
+        yielded: whether the deadline came before all of it was there.
+        paused: whether the sync was paused before all of it was there.
+        acknowledged: rows of the plan that the partner acknowledged: all or none.
+        requests: HTTP requests made, as far as is known.
+    """
+
+    stopped: str = ""
+    yielded: bool = False
+    paused: bool = False
+    acknowledged: int = 0
+    requests: int = 0
+
+
+def publish(attempt: Attempt, wire: FileWire, history: History, operations: int) -> Published:
+    """Publish the payload, as one chunk that covers all ``operations`` of the plan.
+
+    Where nothing is planned, it is published if the partner does not hold it: files can be deleted or edited.
 
     Raises:
         LeaseLost: another run has taken the target over.
         LedgerUnusable: what happened could not be recorded.
     """
-    asked = attempt.asked
-    intent_at = attempt.record((), (0, operations, PUBLISH))
-    batches = (column_of(batch) for batch in history.batches(asked.payload, ["partner_user_id"]))
-    state, reason, failure = ChunkState.ACKED, "", ""
+    target, payload = attempt.asked.target.name, attempt.asked.payload
+    permits = _Permits(attempt, (0, operations, PUBLISH))
+    ids = (column_of(batch) for batch in history.batches(payload, ["partner_user_id"]))
+    audience = Audience(ids, payload.rows, attempt.generation, payload.checksum)
     try:
-        if operations or not wire.holds(asked.target.name, asked.payload.checksum):
-            wire.publish(asked.target.name, batches, attempt.generation, asked.payload.checksum)
-    except NewerFilePublished as error:
-        state, reason, failure = ChunkState.REFUSED_WHOLE, "a newer file is there", str(error)
+        if not operations and attempt.established and wire.holds(target, payload.checksum):
+            return Published()
+        publication = wire.publish(target, audience, permits.another)
+    except SyncPaused:
+        permits.end(ChunkState.UNKNOWN, "paused")
+        return Published(paused=True, requests=permits.given)
     except PartnerError as error:
-        state, reason, failure = ChunkState.UNKNOWN, "not confirmed", str(error)
-    attempt.record([Ended(0, operations, PUBLISH, state, intent_at, clock.now(), reason)], None)
-    if state is ChunkState.ACKED:
+        without_effect = isinstance(error, _WITHOUT_EFFECT) and permits.given <= 1  # no earlier page was taken either
+        permits.end(ChunkState.UNTOUCHED if without_effect else ChunkState.UNKNOWN, type(error).__name__)
+        return Published(stopped=str(error), requests=error.requests)
+    return _published(attempt, permits, publication, operations)
+
+
+def _published(attempt: Attempt, permits: "_Permits", publication: Publication, operations: int) -> Published:
+    if publication.reached != "all":
+        permits.end(ChunkState.UNTOUCHED if publication.reached == "none" else ChunkState.UNKNOWN, "no time was left")
+        return Published(yielded=True, requests=publication.requests)
+    permits.end(ChunkState.DOUBTED if publication.doubtful else ChunkState.ACKED, "")
+    if not publication.doubtful:  # what may still change what is there establishes nothing
         attempt.mark_established()
-    return failure
+    return Published(acknowledged=operations, requests=publication.requests)
+
+
+@dataclass(slots=True)
+class _Permits:
+    """The permits to send that were given; each is recorded first, since what it allows may take effect."""
+
+    attempt: Attempt
+    rows: Rows
+    given: int = 0
+    first_at: datetime | None = None
+
+    def another(self) -> datetime | None:
+        """Return until when the next request may be tried, or None once the deadline has come.
+
+        Raises:
+            LeaseLost: another run has taken the target over, or this process was stopped for long.
+            SyncPaused: the sync is paused.
+        """
+        now, deadline = clock.now(), self.attempt.asked.deadline
+        if now >= deadline:
+            return None
+        intent_at = self.attempt.record((), [self.rows])
+        self.given += 1
+        self.first_at = self.first_at or intent_at
+        if clock.now() >= now + timedelta(seconds=self.attempt.lease_seconds):
+            raise LeaseLost(self.attempt.asked.target.name)
+        return max(now + GRACE, min(deadline, now + PATIENCE))
+
+    def end(self, state: ChunkState, reason: str) -> None:
+        """Record what became of the rows, as sent when the first permit was given; nothing where none was."""
+        if self.first_at is not None:
+            self.attempt.record([Ended(*self.rows, state, self.first_at, clock.now(), reason)], ())

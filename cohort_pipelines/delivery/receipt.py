@@ -9,7 +9,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
 from cohort_pipelines.history import History, Stage, StoredFile
 
 MAX_LISTED = 10_000
@@ -23,38 +23,68 @@ class Receipt:
     Attributes:
         attempt: the attempt's number in the ledger.
         generation: its place in the order of all attempts on this target.
-        state: how it ended; only ``delivered`` means that the target equals the payload.
+        kind: a window's own overwrite, a restore or a retirement.
+        state: how it ended; ``delivered`` means that the target equals the payload, ``accepted`` that it will as soon
+            as the partner has applied what it acknowledged.
         error: why it did not deliver; empty when it did.
         sync: the sync's name.
         window: the window's key.
-        target: the target's name at the partner.
-        payload_checksum: of the payload file.
+        restored_from: the window whose payload a restore puts back; None for anything else.
+        target: the target's name at the partner; with ``wire``, ``host`` and ``account`` it names it for good.
+        baseline: what the target held before the first delivery: ``empty``, ``unknown`` or ``adopted``.
+        run_id: who wrote it.
+        started: when it claimed the target.
         snapshot_seq: the number of the snapshot that the payload comes from.
+        snapshot_checksum: of that snapshot's file.
+        taken_at: when Mixpanel was asked for it.
+        members: members of the cohort in it, ``identified`` of them with a profile property, ``rejected`` without a
+            usable partner id or for another reason.
+        payload_checksum: of the payload file.
+        plan_checksum: of the plan file; None when it did not come to a plan.
         users: ids in the payload.
         joiners: additions planned, of ids not known to be in.
         leavers: removals planned, of ids not known to be out.
+        repeated: operations planned only since what became of earlier ones is uncertain.
+        healed: operations planned only to undo what somebody else may have changed.
         unchanged: ids of the payload that were known to be in.
-        planned: operations planned, those repeated to make certain included.
+        planned: operations planned, all of these together.
         acknowledged: operations that the partner acknowledged.
         refused: operations that it refused.
         unsettled: ids whose outcome is uncertain, or was too lately to be sure.
         requests: requests made.
         seconds: from the claim to the end.
+        released: who let it pass the gates, when and why; None when no gate had to be passed so.
         belief_after: checksum of the belief afterwards; None when nothing was ever sent, or it did not come to a plan.
     """
 
     attempt: int
     generation: int
+    kind: AttemptKind = AttemptKind.OVERWRITE
     state: AttemptState
     error: str = ""
     sync: str
     window: str
+    restored_from: str | None = None
     target: str
-    payload_checksum: str
+    wire: str
+    host: str
+    account: str
+    baseline: str | None = None
+    run_id: str
+    started: datetime
     snapshot_seq: int
+    snapshot_checksum: str
+    taken_at: datetime
+    members: int
+    identified: int
+    rejected: int
+    payload_checksum: str
+    plan_checksum: str | None = None
     users: int
     joiners: int = 0
     leavers: int = 0
+    repeated: int = 0
+    healed: int = 0
     unchanged: int = 0
     planned: int = 0
     acknowledged: int = 0
@@ -62,13 +92,15 @@ class Receipt:
     unsettled: int = 0
     requests: int = 0
     seconds: float = 0.0
+    released: str | None = None
     belief_after: str | None = None
 
 
 REFUSED_ROW = pa.struct([("operation", pa.string()), ("id", pa.string()), ("reason", pa.string())])
-_NUMBERS: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64()}
-_COLUMNS: dict[str, pa.DataType] = {each.name: _NUMBERS.get(each.type, pa.string()) for each in fields(Receipt)} | {
-    "ended": pa.timestamp("us", tz="UTC"),
+_MOMENT = pa.timestamp("us", tz="UTC")
+_TYPES: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64(), datetime: _MOMENT}
+_COLUMNS: dict[str, pa.DataType] = {each.name: _TYPES.get(each.type, pa.string()) for each in fields(Receipt)} | {
+    "ended": _MOMENT,
     "ledger_id": pa.string(),  # with the generation it tells a lost or doubled ledger
     "refused_rows": pa.list_(REFUSED_ROW),
 }

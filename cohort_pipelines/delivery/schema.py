@@ -9,6 +9,7 @@ from typing import Literal
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -24,9 +25,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held"]
+WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held", "yielded"]
 
 
 class AttemptState(StrEnum):
@@ -40,11 +41,21 @@ class AttemptState(StrEnum):
     YIELDED = "yielded"
     STOPPED = "stopped"
     ORPHANED = "orphaned"
+    ACCEPTED = "accepted"
     DELIVERED = "delivered"
     REFUSED = "refused"
 
 
+GREEN_STATES = (AttemptState.ACCEPTED, AttemptState.DELIVERED)
 OPEN_STATES = (AttemptState.PLANNED, AttemptState.SENDING, AttemptState.SENT)
+
+
+class AttemptKind(StrEnum):
+    """What an attempt is for: a window's own payload, an earlier one again, or nobody any more."""
+
+    OVERWRITE = "overwrite"
+    RESTORE = "restore"
+    RETIRE = "retire"
 
 
 class ChunkState(StrEnum):
@@ -52,7 +63,8 @@ class ChunkState(StrEnum):
 
     DOUBTED: acknowledged, after an earlier try that got no clear answer and may still land.
     REFUSED: the partner would not take these rows, and what it did with them is its secret. REFUSED_WHOLE: it refused
-    the request as such, so that none of the rows took effect.
+    the request as such, so that none of the rows took effect. UNTOUCHED: not sent after all, or only turned away, so
+    that the rows are as they were.
     """
 
     INTENT = "intent"
@@ -61,6 +73,7 @@ class ChunkState(StrEnum):
     REFUSED = "refused"
     REFUSED_WHOLE = "refused_whole"
     UNKNOWN = "unknown"
+    UNTOUCHED = "untouched"
 
 
 class Moment(TypeDecorator[datetime]):
@@ -87,7 +100,8 @@ meta = Table(
     metadata,
     Column("ledger_id", String, primary_key=True),
     Column("schema_version", Integer, nullable=False),
-    Column("last_seq", Integer, nullable=False),  # the newest snapshot number that was given out
+    Column("last_seq", Integer, nullable=False),  # the newest number in the order of snapshots that was given out
+    Column("generation", Integer, nullable=False, server_default="0"),  # of the newest change that the history mirrors
 )
 
 target = Table(
@@ -107,6 +121,10 @@ target = Table(
     Column("belief_checksum", String),  # null: nothing is known to be there
     Column("unsettled", Integer, nullable=False),
     Column("held", Integer, nullable=False),  # ids that belief has in, or maybe in
+    Column("baseline", String),  # what it held before the first delivery; null: not delivered to yet
+    Column("last_sent", Moment),  # when a request to it may last have been sent
+    Column("healed_until", Moment),  # up to when the slices of belief were sent again
+    Column("retired", Moment),  # its sync was ended, or moved to another target
     UniqueConstraint("wire", "host", "account", "name"),
 )
 
@@ -136,7 +154,7 @@ snapshot = Table(
     Column("sync", String, nullable=False),
     Column("window", String, nullable=False),
     Column("checksum", String, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("taken_at", Moment, nullable=False),
     Column("total", Integer, nullable=False),
     Column("rows", Integer, nullable=False),
@@ -155,7 +173,7 @@ derived = Table(  # what was worked out from a snapshot; the newest row of a sta
     Column("stage", String, nullable=False),
     Column("checksum", String, nullable=False),
     Column("rows", Integer, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("counts", JSON, nullable=False),  # of rejects: reason -> members
     Column("at", Moment, nullable=False),
     Index("derived_of_snapshot", "snapshot", "stage"),
@@ -170,8 +188,11 @@ attempt = Table(
     Column("token", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("sync", String, nullable=False),
+    Column("kind", String, nullable=False, server_default=AttemptKind.OVERWRITE),
     Column("window", String, nullable=False),
     Column("snapshot", ForeignKey(snapshot.c.seq), nullable=False),
+    Column("seq", Integer),  # its place in the order of snapshots; null: that of its snapshot
+    Column("restored_from", String),  # the window whose payload it puts back
     Column("payload_checksum", String, nullable=False),
     Column("users", Integer, nullable=False),
     Column("base_belief", String),  # the belief's checksum that the plan was made from
@@ -181,6 +202,7 @@ attempt = Table(
     Column("deadline", Moment, nullable=False),
     Column("ended", Moment),
     Column("error", String),
+    Column("released", ForeignKey("release.id")),  # what let it pass the gates
     UniqueConstraint("target", "generation"),
     Index("attempt_of_sync", "sync", "state"),
 )
@@ -206,6 +228,45 @@ gate = Table(
     Column("value", Float, nullable=False),
     Column("limit", Float, nullable=False),
     Column("held", Boolean, nullable=False),
+    Column("finding", String, nullable=False, server_default=""),
+)
+
+release = Table(  # lets payloads of a sync pass its gates: the one of that checksum, or those of a size for a while
+    "release",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sync", String, nullable=False, index=True),
+    Column("payload_checksum", String),
+    Column("min_users", Integer),
+    Column("max_users", Integer),
+    Column("until", Moment),
+    Column("who", String, nullable=False),
+    Column("why", String, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+pause = Table(  # a row: nothing is sent for the sync
+    "pause",
+    metadata,
+    Column("sync", String, primary_key=True),
+    Column("who", String, nullable=False),
+    Column("why", String, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+alert = Table(  # what was to be told to a channel; the newest row says what it knows of the sync
+    "alert",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("channel", String, nullable=False),
+    Column("sync", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("previous", String, nullable=False),
+    Column("detail", String, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("claimed_until", Moment),  # until then somebody is sending it
+    Column("sent_at", Moment),  # null: not told yet
+    Index("alert_of_channel", "channel", "sync"),
 )
 
 receipt = Table(

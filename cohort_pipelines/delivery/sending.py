@@ -5,24 +5,38 @@ that the workers end between two chunks and what they know is recorded.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from datetime import datetime, timedelta
 
 from cohort_pipelines import clock, loops
 from cohort_pipelines.delivery.attempt import Attempt
-from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, split_by_outcome
+from cohort_pipelines.delivery.bisecting import Bisection
+from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, Phase, extra_requests, split_by_outcome
+from cohort_pipelines.delivery.recording import Recorded, Recorder
 from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.errors import LeaseLost, PartnerError, PartnerKeyRefused, PartnerRequestRefused
+from cohort_pipelines.errors import (
+    LeaseLost,
+    PartnerError,
+    PartnerKeyRefused,
+    PartnerRequestRefused,
+    PartnerTurnedAway,
+    SyncPaused,
+)
+from cohort_pipelines.partners.exchange import again_after
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
 
 GRACE = timedelta(seconds=30)
 """How long chunks under way may go on after the deadline or a cancel."""
 
 _PROGRESS_SECONDS = 0.5
+_NAP_SECONDS = 0.5
+_LONGEST_UNNAMED = 30.0
+_LONGEST_WAIT = 86_400.0  # as good as for ever
+_TO_TAKE_BACK = frozenset({ChunkState.UNTOUCHED, ChunkState.REFUSED_WHOLE})
 
 Progress = Callable[[int, int], None]
-Phases = Sequence[Iterator[Chunk]]
 
 
 class Sending:
@@ -32,7 +46,8 @@ class Sending:
         requests: requests made so far.
         done: rows of the plan that got a clear answer so far, ``acknowledged`` of them a good one.
         stopped: why it ended before its plan was done, in words; empty when it was done, or only short of time.
-        yielded: whether it ended for want of time, or was cancelled.
+        yielded: whether it ended for want of time, or was cancelled or paused.
+        paused: whether it ended since the sync was paused.
     """
 
     def __init__(self, attempt: Attempt) -> None:
@@ -41,18 +56,25 @@ class Sending:
         self.acknowledged = 0
         self.stopped = ""
         self.yielded = False
+        self.paused = False
         self._attempt = attempt
         self._deadline = attempt.asked.deadline
+        self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
-        self._recording = asyncio.Lock()
+        self._last_refusal = ""
+        self._again: deque[Chunk] = deque()  # what was left untouched
+        self._bisection = Bisection(0, judges_rows=True)
+        self._not_before = clock.now()  # the partner turned us away until then
+        self._turned_away = 0  # so often in a row
 
-    def run(self, wire: ChangeWire, phases: Phases, planned: int, on_progress: Progress | None) -> None:
+    def run(self, wire: ChangeWire, phases: Sequence[Phase], planned: int, on_progress: Progress | None) -> None:
         """Send ``phases``; return when nothing is under way any more. ``on_progress`` is told rows done of ``planned``.
 
         Raises:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: what happened could not be recorded.
         """
+        self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
         with loops.running(self._send_all(wire, phases, planned)) as sending:
             try:
                 while not sending.done():
@@ -65,16 +87,22 @@ class Sending:
                 raise
             sending.result()
 
-    async def _send_all(self, wire: ChangeWire, phases: Phases, planned: int) -> None:
+    async def _send_all(self, wire: ChangeWire, phases: Sequence[Phase], planned: int) -> None:
         async with wire.open(self._attempt.asked.target.name) as session:
             if not self._attempt.established:
                 await self._establish(session)
-            await self._send_phases(session, phases, wire.workers)
+            for phase in phases:  # additions end before removals begin
+                await self._send_chunks(session, phase.chunks, wire.workers)
+                if self.acknowledged or not self._refusals:
+                    await self._send_chunks(session, phase.alone, wire.workers)
             known_good = await self._is_known_good()
-            if known_good:  # whatever refused chunks held up follows; else nothing is left
-                await self._send_phases(session, phases, wire.workers)
-            if self._refusals and not self.acknowledged and not (known_good and self.done == planned):
-                self.stopped = self.stopped or next(iter(self._refusals.values()))
+            for phase in phases if known_good else ():  # whatever refused chunks held up; else nothing is left
+                await self._send_chunks(session, phase.chunks, wire.workers)
+                await self._send_chunks(session, phase.alone, wire.workers)
+        if self._refusals and not self.acknowledged and not (known_good and self.done == planned) and not self.paused:
+            self.stopped = self.stopped or next(iter(self._refusals.values()))
+        elif self._bisection.suspects_the_connection and not self.yielded:
+            self.stopped = self.stopped or self._last_refusal
 
     async def _is_known_good(self) -> bool:
         """Say whether refusals concern their rows only, and neither the connection nor the target as a whole.
@@ -87,19 +115,21 @@ class Sending:
         return len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
 
     async def _establish(self, session: Session) -> None:
-        try:
-            self.requests += await session.establish(self._time_limit())
-        except PartnerError as error:
-            self.requests += 1
-            self.stopped = str(error)
-        else:
-            await asyncio.to_thread(self._attempt.mark_established)
+        while not self._must_end():
+            try:
+                self.requests += await session.establish(self._time_limit())
+            except PartnerTurnedAway as busy:
+                self.requests += busy.requests
+                self._leave_alone(again_after(busy))
+                await self._nap()
+            except PartnerError as error:
+                self.requests += error.requests
+                self._stop(str(error), for_good=True)
+            else:
+                await asyncio.to_thread(self._attempt.mark_established)
+                return
 
-    async def _send_phases(self, session: Session, phases: Phases, workers: int) -> None:
-        for phase in phases:  # additions end before removals begin
-            await self._send_phase(session, phase, workers)
-
-    async def _send_phase(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
+    async def _send_chunks(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(workers):
@@ -110,56 +140,106 @@ class Sending:
     async def _work(self, session: Session, chunks: Iterator[Chunk]) -> None:
         ended: Sequence[Ended] = ()
         while (chunk := self._next(chunks)) is not None:
-            intent_at = await self._record(ended, chunk)
-            ended = await self._send(session, chunk, intent_at)
-            if ended[0].state is ChunkState.REFUSED_WHOLE and not self.acknowledged:
-                break  # the others go on only if something of theirs is acknowledged
-        if ended:
-            await self._record(ended, None)
+            if clock.now() < self._not_before:
+                await self._flush(ended)
+                ended = ()
+                await self._nap()
+            if self._must_end():
+                break
+            try:
+                recorded = await self._recorder.record(ended, chunk.rows)
+            except SyncPaused:
+                self.paused = self.yielded = True
+                return
+            ended = await self._send(session, chunk, recorded)
+            if any(each.state in _TO_TAKE_BACK for each in ended):
+                await self._flush(ended)  # before anybody begins them anew
+                self._take_back(chunk, ended)
+                if ended[0].state is ChunkState.REFUSED_WHOLE and not self.acknowledged and not chunk.alone:
+                    return  # the others go on only if something of theirs is acknowledged
+                ended = ()
+        await self._flush(ended)
 
     def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
-        """Take the next chunk, unless there is none or a reason to start no more."""
-        if self.stopped or (chunk := next(chunks, None)) is None or self._must_end():
+        """Take what is to be sent next, unless there is nothing or a reason to start no more."""
+        if self.stopped or self.yielded:
             return None
-        return chunk
+        if self._again:
+            return self._again.popleft()
+        if part := self._bisection.take():
+            self.done -= part.hi - part.lo  # which it was when the whole was refused
+            return part
+        return next(chunks, None)
 
     def _must_end(self) -> bool:
         """Say whether no further chunk may be started, though there are some."""
-        if not self.stopped and clock.now() >= self._deadline:
+        if not self.stopped and max(clock.now(), self._not_before) >= self._deadline:
             self.yielded = True
         return self.yielded or bool(self.stopped)
 
-    async def _record(self, ended: Sequence[Ended], begun: Chunk | None) -> datetime:
-        rows = None if begun is None else (begun.lo, begun.hi, begun.operation)
-        async with self._recording:  # SQLite's own way to wait for its lock is to sleep
-            return await asyncio.to_thread(self._attempt.record, ended, rows)
+    async def _nap(self) -> None:
+        """Wait until the partner may be asked again, or something ends the attempt."""
+        while clock.now() < self._not_before and not self._must_end():  # noqa: ASYNC110  a cancel has no event
+            await asyncio.sleep(min(_NAP_SECONDS, (self._not_before - clock.now()).total_seconds()))
 
-    async def _send(self, session: Session, chunk: Chunk, intent_at: datetime) -> list[Ended]:
-        if clock.now() >= intent_at + timedelta(seconds=self._attempt.lease_seconds):
+    def _leave_alone(self, seconds: float) -> None:
+        """Send nothing for a while, which grows with each time in a row that the partner turned us away."""
+        least = min(2 ** (self._turned_away - 1), _LONGEST_UNNAMED) if self._turned_away else 0
+        self._turned_away += 1
+        wait = timedelta(seconds=min(max(seconds, least), _LONGEST_WAIT))
+        self._not_before = max(self._not_before, clock.now() + wait)
+
+    async def _flush(self, ended: Sequence[Ended]) -> None:
+        """Record what became of a chunk, if anything, and begin nothing."""
+        if ended:
+            await self._recorder.record(ended, None)
+
+    def _take_back(self, chunk: Chunk, ended: Sequence[Ended]) -> None:
+        """Let what was left untouched be sent again, and the parts of what was refused as a whole."""
+        if ended[0].state is ChunkState.REFUSED_WHOLE:
+            self._bisection.put([chunk.part(each.lo, each.hi, splits=1) for each in ended])
+        else:
+            self._again += [chunk.part(each.lo, each.hi) for each in ended if each.state is ChunkState.UNTOUCHED]
+
+    async def _send(self, session: Session, chunk: Chunk, recorded: Recorded) -> list[Ended]:
+        if clock.now() >= recorded.asked + timedelta(seconds=self._attempt.lease_seconds):
             raise LeaseLost(self._attempt.asked.target.name)  # this process was stopped in between
         try:
             answer = await session.send(chunk.operation, chunk.ids, chunk.page, chunk.pages, self._time_limit())
         except PartnerRequestRefused as error:
-            self.requests += 1
-            self.done += chunk.hi - chunk.lo
-            if not self.acknowledged:
-                self._refusals[chunk.operation] = str(error)
-            return [chunk.ended(ChunkState.REFUSED_WHOLE, f"refused ({error.status})", intent_at)]
+            return self._refused(chunk, error, recorded)
         except PartnerError as error:
-            self.requests += 1
+            self.requests += error.requests
             self._stop(str(error), for_good=isinstance(error, PartnerKeyRefused))
-            return [chunk.ended(ChunkState.UNKNOWN, type(error).__name__, intent_at)]
-        return self._answered(chunk, answer, intent_at)
+            return [chunk.ended(ChunkState.UNKNOWN, type(error).__name__, recorded.at, recorded.now())]
+        return self._answered(chunk, answer, recorded)
 
-    def _answered(self, chunk: Chunk, answer: Answer, intent_at: datetime) -> list[Ended]:
-        rows = chunk.hi - chunk.lo
+    def _refused(self, chunk: Chunk, error: PartnerRequestRefused, recorded: Recorded) -> list[Ended]:
+        self.requests += error.requests
+        self.done += chunk.hi - chunk.lo
+        self._last_refusal = str(error)
+        if not self.acknowledged and not chunk.alone:
+            self._refusals[chunk.operation] = str(error)
+        if self._bisection.refused(chunk):
+            self._stop(str(error), for_good=True)
+        state, reason = ChunkState.REFUSED_WHOLE, f"refused ({error.status})"
+        return [part.ended(state, reason, recorded.at, recorded.now()) for part in self._bisection.divide(chunk)]
+
+    def _answered(self, chunk: Chunk, answer: Answer, recorded: Recorded) -> list[Ended]:
+        clear = chunk.hi - chunk.lo - len(answer.unknown) - len(answer.untouched)
         self.requests += answer.requests
-        self.done += rows - len(answer.unknown)
-        self.acknowledged += rows - len(answer.unknown) - len(answer.refused)
-        if answer.unknown:
-            reason = next(iter(answer.unknown.values()))
-            self._stop(f"{len(answer.unknown):,} changes got no clear answer ({reason})", for_good=False)
-        return split_by_outcome(chunk, answer, intent_at)
+        self.done += clear
+        self.acknowledged += clear - len(answer.refused)
+        if clear > len(answer.refused):
+            self._bisection.acknowledged()
+            self._turned_away = 0
+        if answer.unknown or (answer.untouched and answer.again_after is None):
+            reason = next(iter((answer.unknown or answer.untouched).values()))
+            unclear = len(answer.unknown) + len(answer.untouched)
+            self._stop(f"{unclear:,} changes got no clear answer ({reason})", for_good=False)
+        elif answer.again_after is not None:
+            self._leave_alone(answer.again_after)
+        return split_by_outcome(chunk, answer, recorded.at, recorded.now())
 
     def _stop(self, cause: str, *, for_good: bool) -> None:
         """Start no more chunks; what the deadline or a cancel cut off is no failure of the partner's."""

@@ -7,6 +7,7 @@ user id. Whether trying again can help is a type: :class:`Transient` or not.
 from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError, Transient
 from cohort_pipelines.errors.configuration import (
     ConfigurationError,
+    ConfirmationNeeded,
     DestinationInvalid,
     MissingVariable,
     PortTaken,
@@ -23,11 +24,20 @@ from cohort_pipelines.errors.delivery import (
     DeliverySuperseded,
     DeliveryYielded,
     LeaseLost,
+    LedgerUnpaired,
     LedgerUnusable,
+    NoLedgerYet,
+    NothingHeld,
+    NothingToRestore,
     NotSealedYet,
+    ReleaseIncomplete,
+    SyncPaused,
     TargetBusy,
+    TargetMoved,
+    TargetNotKnown,
     TargetOwnedByAnother,
 )
+from cohort_pipelines.errors.notices import AlertsUntold, NoticeError, NoticeNotSent
 from cohort_pipelines.errors.partners import (
     NewerFilePublished,
     PartnerError,
@@ -39,6 +49,7 @@ from cohort_pipelines.errors.partners import (
     PartnerUnreachable,
 )
 from cohort_pipelines.errors.records import (
+    BaselineUnusable,
     CountsDoNotAddUp,
     HistoryError,
     HistoryFileDamaged,
@@ -49,6 +60,7 @@ from cohort_pipelines.errors.records import (
     PropertyNotInSnapshot,
 )
 from cohort_pipelines.errors.source import (
+    ClockSkewed,
     ExportNameInvalid,
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
@@ -70,8 +82,12 @@ from cohort_pipelines.errors.source import (
 
 __all__ = [
     "NOTHING_SENT",
+    "AlertsUntold",
+    "BaselineUnusable",
+    "ClockSkewed",
     "CohortPipelinesError",
     "ConfigurationError",
+    "ConfirmationNeeded",
     "CountsDoNotAddUp",
     "DeliveryError",
     "DeliveryHeld",
@@ -87,6 +103,7 @@ __all__ = [
     "HistoryNotWritable",
     "IdentityError",
     "LeaseLost",
+    "LedgerUnpaired",
     "LedgerUnusable",
     "MissingVariable",
     "MixpanelCohortUnknown",
@@ -99,9 +116,14 @@ __all__ = [
     "MixpanelTimedOut",
     "MixpanelUnavailable",
     "NewerFilePublished",
+    "NoLedgerYet",
     "NotInHistory",
     "NotProjectAdmin",
     "NotSealedYet",
+    "NothingHeld",
+    "NothingToRestore",
+    "NoticeError",
+    "NoticeNotSent",
     "PartnerError",
     "PartnerFolderNotWritable",
     "PartnerKeyRefused",
@@ -113,11 +135,15 @@ __all__ = [
     "ProjectFolderInvalid",
     "PropertyNotInSnapshot",
     "QueryBudgetExhausted",
+    "ReleaseIncomplete",
     "ServiceEnded",
     "ServingError",
     "SnapshotTorn",
+    "SyncPaused",
     "SyncUnknown",
     "TargetBusy",
+    "TargetMoved",
+    "TargetNotKnown",
     "TargetOwnedByAnother",
     "TooManyConcurrentQueries",
     "Transient",

@@ -29,6 +29,13 @@ class SyncUnknown(ConfigurationError):
         )
 
 
+class ConfirmationNeeded(ConfigurationError):
+    """A command that changes an audience has to be confirmed, and nobody is there to be asked."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__(f"{question} There is no terminal to ask that at. Nothing was changed. Say --yes.")
+
+
 class ProjectFolderInvalid(ConfigurationError):
     """A command was pointed at a folder that it cannot or must not use."""
 

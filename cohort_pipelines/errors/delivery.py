@@ -1,6 +1,8 @@
 """Overwrites that did not end green."""
 
+from collections.abc import Iterable
 from datetime import datetime
+from shlex import quote
 
 from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError
 
@@ -20,10 +22,11 @@ class DeliveryHeld(DeliveryError):
 class DeliverySuperseded(DeliveryError):
     """A newer snapshot has been delivered or claimed; this older one must not go over it."""
 
-    def __init__(self, window: str, newer: str) -> None:
+    def __init__(self, window: str, newer: str, export_of: str = "") -> None:
+        remedy = f" To put a delivered export back: cohort-pipelines restore {export_of} {quote(window)}"
         super().__init__(
             f"The snapshot of {window} is older than that of {newer}, which the target already has or is getting. "
-            "Nothing was sent; the newer audience stays."
+            f"Nothing was sent; the newer audience stays.{remedy if export_of else ''}"
         )
         self.newer = newer
 
@@ -46,8 +49,61 @@ class TargetOwnedByAnother(DeliveryError):
     def __init__(self, target: str, owner: str) -> None:
         super().__init__(
             f"The target {target!r} belongs to the sync {owner!r}. {NOTHING_SENT} A target has one owner: give this "
-            "sync another target."
+            "sync another target, or, where it is the same sync under a new name, hand the target over with "
+            "`cohort-pipelines retarget`."
         )
+
+
+class TargetMoved(DeliveryError):
+    """The sync's declaration names another target than the one that it owns."""
+
+    def __init__(self, sync: str, owned: str, declared: str) -> None:
+        super().__init__(
+            f"{sync} delivers to {owned!r}, and is now declared for {declared!r}. {NOTHING_SENT} "
+            f"`cohort-pipelines retarget {sync}` empties the old target, so that the next window fills the new one."
+        )
+
+
+class TargetNotKnown(DeliveryError):
+    """There is no such target to retarget or to retire."""
+
+    def __init__(self, sync: str, problem: str) -> None:
+        super().__init__(f"{sync}: {problem}. {NOTHING_SENT}")
+
+
+class SyncPaused(DeliveryError):
+    """The sync is paused: no request is started for it until it is resumed."""
+
+    def __init__(self, sync: str, who: str, why: str) -> None:
+        super().__init__(
+            f"{sync} was paused by {who}: {why}. No further request is sent; what was sent before is known, and the "
+            f"next window after `cohort-pipelines resume {sync}` goes on from there."
+        )
+
+
+class NothingToRestore(DeliveryError):
+    """The window's payload was never delivered by this sync, so it cannot be put back."""
+
+    def __init__(self, sync: str, window: str, known: Iterable[str]) -> None:
+        there = ", ".join(known) or "none yet"
+        super().__init__(
+            f"{sync} has delivered nothing in the window {window}. {NOTHING_SENT} The newest that can be restored: "
+            f"{there}."
+        )
+
+
+class NothingHeld(DeliveryError):
+    """There is no held payload to release."""
+
+    def __init__(self, sync: str) -> None:
+        super().__init__(f"No payload of {sync} is held by a gate. {NOTHING_SENT} There is nothing to release.")
+
+
+class ReleaseIncomplete(DeliveryError):
+    """A release does not say all that it must."""
+
+    def __init__(self, sync: str, problem: str) -> None:
+        super().__init__(f"Nothing of {sync} was released: {problem}. {NOTHING_SENT}")
 
 
 class LeaseLost(DeliveryError):
@@ -83,10 +139,14 @@ class DeliveryStopped(DeliveryError):
 class DeliveryYielded(DeliveryError):
     """The window's time was over before the plan was done; the next window goes on."""
 
+    BEGINS = "The delivery yielded at its deadline"
+    """What tells it, in the ledger's windows, from a delivery that was cancelled or paused."""
+
     def __init__(self, done: int, planned: int, eta_seconds: float | None) -> None:
+        self.done, self.planned, self.eta_seconds = done, planned, eta_seconds
         eta = "" if eta_seconds is None else f" At this pace {eta_seconds / 60:,.0f} more minutes are needed."
         super().__init__(
-            f"The delivery yielded at its deadline after {done:,} of {planned:,} changes; the next window goes on from "
+            f"{self.BEGINS} after {done:,} of {planned:,} changes; the next window goes on from "
             f"there.{eta}"
         )
 
@@ -94,10 +154,13 @@ class DeliveryYielded(DeliveryError):
 class DeliveryRefused(DeliveryError):
     """Everything was sent, and the partner refused some of it."""
 
-    def __init__(self, refused_adds: int, refused_removals: int) -> None:
+    def __init__(self, refused_adds: int, refused_removals: int, left_over: int = 0) -> None:
+        rest = "everything else was sent"
+        if left_over:
+            rest = f"{left_over:,} that it refused before were left for the next window, and everything else was sent"
         super().__init__(
-            f"The partner refused {refused_adds:,} additions and {refused_removals:,} removals; everything else was "
-            "sent. The receipt in the history lists the refused rows; they are tried again in the next window."
+            f"The partner refused {refused_adds:,} additions and {refused_removals:,} removals; {rest}. The receipt in "
+            "the history lists the refused rows; they are tried again in the next window."
         )
 
 
@@ -106,3 +169,22 @@ class LedgerUnusable(DeliveryError):
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(f"The ledger at {where} cannot be used: {problem}. {NOTHING_SENT}")
+
+
+class LedgerUnpaired(LedgerUnusable):
+    """The ledger and the history are not of one piece: a ledger was lost, put back from a copy, or there are two."""
+
+    def __init__(self, where: str, history: str, finding: str) -> None:
+        super().__init__(
+            where,
+            f"{finding}, so it does not know all that was sent. If the right ledger still exists, put it back; if not, "
+            "cohort-pipelines ledger rebuild makes this one the ledger of the history, and takes every id found there "
+            f"for possibly delivered (the history is {history})",
+        )
+
+
+class NoLedgerYet(LedgerUnusable):
+    """A command that changes nothing was asked about a ledger that no delivery has made yet."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where, "there is none yet")

@@ -9,7 +9,10 @@ class PartnerError(CohortPipelinesError):
     """A partner refused, failed or answered something that its wire does not promise.
 
     Messages say nothing about the audience: a partner adapter cannot know what was sent before; delivery does.
+    ``requests`` were made until it was raised, retries included.
     """
+
+    requests: int = 1
 
 
 class PartnerKeyRefused(PartnerError):
@@ -47,11 +50,13 @@ class PartnerOutcomeUnknown(Transient, PartnerError):
 
 
 class PartnerTurnedAway(PartnerOutcomeUnknown):
-    """The partner turned the request away for now (429), so that this try of it cannot take effect any more."""
+    """The request was turned away for now (429), or not even made for want of time: this try of it has no effect."""
 
 
 class PartnerFolderNotWritable(PartnerOutcomeUnknown):
     """The folder that a partner's files are imported from refuses to be written."""
+
+    requests = 0
 
     def __init__(self, partner: str, folder: PurePath, cause: str) -> None:
         super().__init__(partner, f"{folder}: {cause}; check free space and permissions of that folder")
@@ -59,6 +64,8 @@ class PartnerFolderNotWritable(PartnerOutcomeUnknown):
 
 class NewerFilePublished(PartnerError):
     """The target's pointer already names a file of a later generation, and stays there."""
+
+    requests = 0
 
     def __init__(self, partner: str, published: int, generation: int) -> None:
         super().__init__(

@@ -40,6 +40,17 @@ class HistoryFileDamaged(HistoryError):
         )
 
 
+class BaselineUnusable(HistoryError):
+    """The file of what a target held before the first delivery is not there, or not one of user ids."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(
+            f"The baseline {path} cannot be adopted: {problem}. {NOTHING_SENT} It must be a CSV file in UTF-8 or a "
+            "Parquet file with one column of user ids, or with one that is named partner_user_id, user_id or id. Mend "
+            "it, or declare `baseline: empty` or `baseline: unknown`."
+        )
+
+
 class NotInHistory(HistoryError):
     """What was asked for was never stored under that name."""
 

@@ -41,6 +41,18 @@ class ExportNameInvalid(WindowError):
         )
 
 
+class ClockSkewed(CohortPipelinesError):
+    """This host's clock and another one differ so much that windows, leases and waits would go wrong."""
+
+    def __init__(self, whose: str, their_time: datetime, host_time: datetime) -> None:
+        apart = abs(their_time - host_time).total_seconds()
+        super().__init__(
+            f"The clocks differ by {apart:,.0f} seconds: {whose} says {their_time:%Y-%m-%d %H:%M:%S} UTC, this host "
+            f"{host_time:%Y-%m-%d %H:%M:%S} UTC. {NOTHING_SENT} Set this host's clock by NTP, such as with "
+            "`timedatectl set-ntp true`, then run again."
+        )
+
+
 class MixpanelError(CohortPipelinesError):
     """Mixpanel refused, failed or answered something that cannot be trusted."""
 

@@ -35,6 +35,7 @@ from cohort_pipelines.history.layout import (
 from cohort_pipelines.history.writer import StageWriter
 
 SCRATCH = ".scratch"
+MARKS = ".ledger"
 
 
 class History:
@@ -60,7 +61,7 @@ class History:
             with StageWriter(path, schema, shown_as=self._full(window_folder(sync, stage, window))) as writer:
                 yield writer
             stored = StoredFile(sync, stage, window, disk.sha256(path), writer.rows, path.stat().st_size)
-            self._place(path, stored)
+            self._move(path, stored.path)  # over one of the same content: what was stored last is the newest version
             writer.stored = stored
 
     def write(self, sync: str, stage: Stage, window: str, table: pa.Table) -> StoredFile:
@@ -130,9 +131,13 @@ class History:
         Raises:
             HistoryFileDamaged: one of them is not a Parquet file any more.
         """
+        return [self.stored(sync, stage, window, checksum) for checksum in self.checksums(sync, stage, window)]
+
+    def checksums(self, sync: str, stage: Stage, window: str) -> list[str]:
+        """Return the checksum of every version of one window's stage, oldest first; no file is opened."""
         paths = self._list(window_folder(sync, stage, window))
         found = sorted((self._files.modified(path), checksum) for path in paths if (checksum := checksum_in(path)))
-        return [self.stored(sync, stage, window, checksum) for _, checksum in found]
+        return [checksum for _, checksum in found]
 
     def modified(self, stored: StoredFile) -> datetime:
         """Return when the file was stored.
@@ -153,6 +158,30 @@ class History:
     def windows(self, sync: str, stage: Stage) -> list[str]:
         """Return the keys of the windows that have a file of this stage, in order of their names."""
         return self._values("window", stage_folder(sync, stage))
+
+    def read_marks(self) -> dict[str, bytes]:
+        """Return the marks that the ledger left here, by name; what cannot be read is there without content."""
+        names = {path: path.rpartition("/")[2] for path in self._list(MARKS)}
+        read = self._files.cat(list(names), on_error="return") if names else {}
+        return {names[path]: content if isinstance(content, bytes) else b"" for path, content in read.items()}
+
+    def write_mark(self, name: str, content: bytes) -> None:
+        """Leave a small file of the ledger's own, whole or not at all; one of that name is replaced.
+
+        Raises:
+            HistoryNotWritable: the disk or the object store refused.
+        """
+        with self.scratch() as scratch:
+            path = scratch / "mark"
+            with disk.writing(path), disk.create_private(path) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._move(path, f"{MARKS}/{name}")
+
+    def remove_mark(self, name: str) -> None:
+        """Take a mark away."""
+        self._files.rm_file(self._full(f"{MARKS}/{name}"))
 
     def require_writable(self) -> None:
         """Refuse unless a file can be written under the root right now.
@@ -183,12 +212,12 @@ class History:
             return disk.scratch(self._local / SCRATCH)
         return disk.scratch(Path(tempfile.gettempdir()) / f"cohort-pipelines-{os.getuid()}")
 
-    def _place(self, path: Path, stored: StoredFile) -> None:
-        """Put the file where it belongs, over one of the same content: what was stored last is the newest version."""
+    def _move(self, path: Path, name: str) -> None:
+        """Let a file out of the scratch space appear under its name, relative to the root, in one step."""
         if self._local is None:
-            self._upload(path, self._full(stored.path))
+            self._upload(path, self._full(name))
             return
-        final = self._local / stored.path
+        final = self._local / name
         with disk.writing(final):
             disk.make_private(final.parent)
             path.replace(final)

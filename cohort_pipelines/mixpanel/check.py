@@ -1,7 +1,8 @@
 """Is it connected, and if not, why: the credential, the project, the plan, the role, and the cohorts.
 
 The role is read from ``GET /api/app/me``, which docs.mixpanel.com shows as the way to try a service account
-(reference/service-accounts) and which costs no query; the list of cohorts costs one.
+(reference/service-accounts) and which costs no query; the list of cohorts costs one. Syncs of Mixpanel's own are
+counted in the App API's list of cohorts, which is not documented: what it does not clearly say is not known.
 """
 
 import re
@@ -11,9 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from cohort_pipelines import clock, loops
-from cohort_pipelines.errors import MixpanelCohortUnknown, MixpanelProjectUnknown, NotProjectAdmin
+from cohort_pipelines.errors import MixpanelCohortUnknown, MixpanelError, MixpanelProjectUnknown, NotProjectAdmin
 from cohort_pipelines.mixpanel.client import Client, Question, connect
 from cohort_pipelines.mixpanel.project import Project
 
@@ -23,11 +25,41 @@ _MANAGES_SYNCS = "create and manage cohort syncs"  # a custom role's permission 
 
 
 class CohortInfo(msgspec.Struct, frozen=True):
-    """A saved cohort; ``count`` is what Mixpanel counted for the list, and may differ from a snapshot's total."""
+    """A saved cohort.
+
+    Attributes:
+        id: its number.
+        name: its name.
+        count: what Mixpanel counted for the list, which may differ from a snapshot's total.
+        hosted_syncs: syncs of Mixpanel's own that run for it, as far as is known.
+    """
 
     id: int
     name: str
     count: int
+    hosted_syncs: int = 0
+
+    @property
+    def warning(self) -> str:
+        """What is to be said although it is connected; empty when there is nothing."""
+        if not self.hosted_syncs:
+            return ""
+        syncs = "sync" if self.hosted_syncs == 1 else "syncs"
+        return (
+            f"Mixpanel still runs {self.hosted_syncs} {syncs} of its own for this cohort; turn them off, or they undo "
+            "each other"
+        )
+
+
+class _Integrated(msgspec.Struct):
+    """A cohort in the App API's list; each active integration is a sync that Mixpanel runs."""
+
+    id: int
+    active_integrations: list[Any] | None = None
+
+
+class _Integrations(msgspec.Struct):
+    results: list[_Integrated]
 
 
 class _Role(msgspec.Struct):
@@ -86,7 +118,10 @@ def check_project_and_cohorts(project: Project) -> CheckedProject:
 
     async def ask() -> CheckedProject:
         async with connect(project) as client:
-            return CheckedProject(project.project_id, await _connected(client), await _cohorts(client))
+            connected, cohorts = await _connected(client), await _cohorts(client)
+            hosted = await _hosted_syncs(client)
+            known = {number: replace(each, hosted_syncs=hosted.get(number, 0)) for number, each in cohorts.items()}
+            return CheckedProject(project.project_id, connected, known)
 
     return loops.run(ask())
 
@@ -109,6 +144,20 @@ async def _cohorts(client: Client) -> dict[int, CohortInfo]:
     question = Question(asked="the list of cohorts", path="/api/query/cohorts/list", form={}, counted=True)
     cohorts = await client.ask(question, msgspec.json.Decoder(list[CohortInfo]).decode, clock.now() + PATIENCE)
     return {cohort.id: cohort for cohort in cohorts}
+
+
+async def _hosted_syncs(client: Client) -> dict[int, int]:
+    """Count the syncs that Mixpanel itself runs, by cohort; asked once, and no answer is no failure.
+
+    Source: the response type of Mixpanel's Terraform provider (cohort_list_data_source.go); outside the query budget.
+    """
+    path = f"/api/app/projects/{client.project.project_id}/cohorts"
+    question = Question(asked="the syncs of the cohorts", path=path)
+    try:
+        listed = await client.ask(question, msgspec.json.Decoder(_Integrations).decode, clock.now())
+    except MixpanelError:
+        return {}
+    return {cohort.id: len(cohort.active_integrations or ()) for cohort in listed.results}
 
 
 def _may_manage_syncs(permissions: Sequence[object]) -> bool:

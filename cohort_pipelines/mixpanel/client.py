@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from cohort_pipelines import http
+from cohort_pipelines import clock, http
 from cohort_pipelines.errors import MixpanelError, MixpanelTimedOut, MixpanelUnavailable
 from cohort_pipelines.mixpanel.answers import UNCOUNTED, refusal
 from cohort_pipelines.mixpanel.project import Project
@@ -57,15 +57,19 @@ class Client:
         """Return the decoded answer; what may pass is asked again, without ever waiting past ``deadline``.
 
         Raises:
+            ClockSkewed: the answer is dated by a clock that is not this host's.
             MixpanelError: the refusal or failure, as the class that it is.
         """
         once = partial(self._ask_once, question, decode)
         return await http.with_retries(once, attempts=question.attempts, deadline=deadline)
 
     async def _ask_once(self, question: Question, decode: Callable[[bytes], T]) -> T:
+        asked_at = clock.host_now()
         response = await self._send(question)
         if not response.is_success:
             raise refusal(response, question.asked, self.project.project_id, question.cohort_id)
+        if answered_at := http.date_of(response):
+            clock.require_agreement(answered_at, "Mixpanel", asked_at)
         try:
             return decode(response.content)
         except msgspec.ValidationError as error:  # its text names fields and types, never values

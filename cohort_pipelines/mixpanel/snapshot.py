@@ -74,6 +74,7 @@ def take_snapshot(
 
     Raises:
         WindowClosed, WindowNotOpenYet: a snapshot taken now does not belong to the window.
+        ClockSkewed: Mixpanel's clock and this host's differ, so that nobody knows which window it is.
         SnapshotTorn: the pages did not fit together, twice.
         MixpanelError: the refusal or failure that waiting did not cure.
         HistoryNotWritable: the history's disk refused.

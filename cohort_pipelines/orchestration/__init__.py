@@ -1,5 +1,6 @@
 """The only rooms that import dagster: what the YAML declares becomes assets, schedules, checks and resources."""
 
+from cohort_pipelines.orchestration.alerts import Alerts
 from cohort_pipelines.orchestration.connections import (
     ApptimizeDestination,
     MixpanelProject,
@@ -10,6 +11,7 @@ from cohort_pipelines.orchestration.project import project_definitions
 from cohort_pipelines.orchestration.sync import CohortSync
 
 __all__ = [
+    "Alerts",
     "ApptimizeDestination",
     "CohortSync",
     "MixpanelProject",

@@ -3,19 +3,16 @@
 They write their own Parquet files and return numbers, never rows: no user id reaches Dagster's log or metadata.
 """
 
-from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import delivery, progress, steps
-from cohort_pipelines.errors import DeliverySuperseded
+from cohort_pipelines import steps
 from cohort_pipelines.orchestration import metadata
-from cohort_pipelines.orchestration.limits import deadline
 from cohort_pipelines.orchestration.resolved import COUNTS_ADD_UP, NO_DUPLICATES, ResolvedSync
 from cohort_pipelines.orchestration.sealing import seal_snapshot
-from cohort_pipelines.orchestration.step import Step, step
+from cohort_pipelines.orchestration.step import step
+from cohort_pipelines.orchestration.upload import build_upload
 
 if TYPE_CHECKING:
     Materialized = dg.MaterializeResult[None]
@@ -32,7 +29,7 @@ class SnapshotConfig(dg.Config):
 
 def build_assets(sync: ResolvedSync) -> list[dg.AssetsDefinition]:
     """Return the chain of assets of one sync."""
-    return [_cohort_snapshot(sync), _identified_users(sync), _partner_payload(sync), _destination_upload(sync)]
+    return [_cohort_snapshot(sync), _identified_users(sync), _partner_payload(sync), build_upload(sync)]
 
 
 def _cohort_snapshot(sync: ResolvedSync) -> dg.AssetsDefinition:
@@ -121,50 +118,3 @@ def _partner_payload(sync: ResolvedSync) -> dg.AssetsDefinition:
         )
 
     return partner_payload
-
-
-def _destination_upload(sync: ResolvedSync) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=sync.key("destination_upload"),
-        deps=[sync.key("partner_payload")],
-        group_name=sync.name,
-        partitions_def=sync.partitions_def,
-        kinds={sync.partner_kind},
-        owners=sync.owners,
-        required_resource_keys={sync.source, sync.destination, "records"},
-        output_required=False,
-        description=(
-            f"{sync.target!r} in {sync.partner_kind}, made equal to the payload: only the difference is sent. Green "
-            "means delivered. An older audience than the delivered one is superseded and yields nothing."
-        ),
-    )
-    def destination_upload(context: dg.AssetExecutionContext) -> Iterator[Materialized]:
-        with step(sync, context) as at:
-            try:
-                receipt = _deliver(sync, context, at)
-            except DeliverySuperseded as superseded:
-                context.log.warning("%s", superseded)
-                return
-            missed = at.ledger.windows(sync.name)
-        yield dg.MaterializeResult(metadata=metadata.of_receipt(receipt, sync, missed))
-
-    return destination_upload
-
-
-def _deliver(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> delivery.Receipt:
-    snapshot = at.ledger.snapshot(sync.name, at.window.key)
-    partner = getattr(context.resources, sync.destination).partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
-    return delivery.deliver(
-        ledger=at.ledger,
-        history=at.history,
-        partner=partner,
-        target=delivery.Target(partner.wire, partner.host, partner.account, sync.target),
-        sync=sync.name,
-        window=at.window,
-        payload=at.ledger.payload(snapshot.seq),
-        snapshot_seq=snapshot.seq,
-        gates=sync.gates,
-        run_id=context.run.run_id,
-        deadline=deadline(context, sync.cadence, at.window),
-        on_progress=partial(progress.report, sync.name, "destination_upload"),
-    )

@@ -10,16 +10,18 @@ from cohort_pipelines import loops, mixpanel
 from cohort_pipelines.errors import CohortPipelinesError
 from cohort_pipelines.mixpanel import CheckedProject
 from cohort_pipelines.orchestration.connections import Destination, MixpanelProject, destinations_in, sources_in
+from cohort_pipelines.orchestration.looked_after import ledger_findings
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the connection check."""
+    """One line of the connection check; ``warning``: it is connected, and somebody should look at it all the same."""
 
     name: str
     connected: bool
     text: str
+    warning: bool = False
 
 
 def destination_connected(destination: Destination, target: str | None = None) -> str:
@@ -39,11 +41,15 @@ def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Des
     """
     cohort = project.cohort(sync.cohort_id)
     remark = destination_connected(destination, sync.target).removeprefix("Connected")
+    remark += f"; {cohort.warning}" if cohort.warning else ""
     return f"Connected: {cohort.name} ({cohort.count:,} members) to {sync.target!r} in {sync.partner_kind}{remark}"
 
 
 def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Finding]:
-    """Check every connection and every sync of a project, one after another; each Mixpanel project costs one query."""
+    """Check every connection and every sync of a project, one after another; each Mixpanel project costs one query.
+
+    Last come orphaned targets and pauses, if the ledger knows of any.
+    """
     destinations = destinations_in(tree)
     projects: dict[str, CheckedProject | CohortPipelinesError] = {}
     for name, source in sources_in(tree).items():
@@ -54,6 +60,8 @@ def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Fin
         yield _finding(name, partial(destination_connected, destination, target))
     for sync in syncs:
         yield _finding(sync.name, partial(_sync_connected, sync, projects[sync.source], destinations))
+    for name, usable, text in ledger_findings(syncs, destinations):
+        yield Finding(name, connected=usable, text=text, warning=usable)
 
 
 def _checked(source: MixpanelProject) -> CheckedProject | CohortPipelinesError:

@@ -6,29 +6,42 @@ syncs that need it and no other.
 """
 
 from abc import abstractmethod
+from datetime import timedelta
 from typing import Annotated, ClassVar, Literal, Self
 
 import dagster as dg
 from pydantic import BaseModel, Field
 
 from cohort_pipelines import environment, partners
-from cohort_pipelines.identity import IdRule
+from cohort_pipelines.delivery import Terms
+from cohort_pipelines.identity import Equality, IdRule
 from cohort_pipelines.mixpanel import Project, snapshot_schema
 from cohort_pipelines.orchestration.declared import SECRET, Declared, Reference, Secret
-from cohort_pipelines.orchestration.invalid import PropertyReserved, SecretInFile, SettingsMissing
+from cohort_pipelines.orchestration.invalid import PropertyReserved, SecretInFile, SettingsMisplaced, SettingsMissing
 from cohort_pipelines.orchestration.scaffolders import (
     ApptimizeScaffolder,
     MixpanelProjectScaffolder,
     TaplyticsScaffolder,
     WebhookScaffolder,
 )
-from cohort_pipelines.partners import CohortMessages, CsvFile, Taplytics
+from cohort_pipelines.partners import CohortMessages, CsvFile, MembersMode, ReplacingMessages, Taplytics
 
 IdMerge = Literal["original", "simplified"]
 SyncType = Literal["one_time", "dynamic", "recurring"]
-Partner = Taplytics | CohortMessages | CsvFile
+Partner = Taplytics | CohortMessages | ReplacingMessages | CsvFile
+
+
+def _days(_context: dg.ResolutionContext, value: object) -> object:
+    return None if value is False or value == "off" else value  # YAML 1.1 reads a bare `off` as false
+
+
+_SOME_DAYS = Annotated[float, Field(gt=0, le=366, strict=True)]
+_OFF = Literal["off"] | Annotated[bool, Field(strict=True)]
+Days = Annotated[_SOME_DAYS | None, dg.Resolver(_days, model_field_type=_SOME_DAYS | _OFF)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 RESERVED_COLUMNS = frozenset(snapshot_schema(()).names) - {"distinct_id"}
+_NOT_FOR_FILES = ("members", "heal_within", "applies_within")
 _AUTH_NEEDS = {
     "none": (),
     "basic": ("username", "secret"),
@@ -104,6 +117,14 @@ class Destination(Connection):
     partner_kind: ClassVar[str]
 
     account: str = ""
+    id_equality: Equality = "exact"
+    heal_within: Days = 7
+    applies_within: Seconds = 0
+
+    def terms(self) -> Terms:
+        """Return what is true of this partner's targets; the baseline and the tolerance are each sync's own."""
+        heal_within = None if self.heal_within is None else timedelta(days=self.heal_within)
+        return Terms(self.id_equality, timedelta(seconds=self.applies_within), heal_within)
 
     @property
     @abstractmethod
@@ -130,6 +151,7 @@ class TaplyticsDestination(Destination):
     url: Reference = partners.TAPLYTICS_URL
     header: str = partners.TAPLYTICS_HEADER
     concurrency: Annotated[int, Field(ge=1)] = 32
+    heal_within: Days = 30
 
     @property
     def end(self) -> tuple[str, ...]:
@@ -166,16 +188,24 @@ class ApptimizeDestination(Destination):
     id_key: str = partners.MEMBER_ID_KEY
     folder: Reference = ""
     prefix: Literal["", "keep", "strip"] = ""
+    members: MembersMode = "add"
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """Load, and require what the chosen way of delivery needs."""
+        """Load, and require what the chosen way of delivery needs; refuse what it does not have."""
         declared = super().load(attributes, context)
         needed = ("url", "token") if declared.delivery == "http" else ("folder", "prefix")
         missing = [field for field in needed if not getattr(declared, field)]
         if missing:
             raise SettingsMissing(declared.name, f"delivery: {declared.delivery}", missing, declared.file)
+        misplaced = [field for field in _NOT_FOR_FILES if getattr(declared, field) != cls.model_fields[field].default]
+        if declared.delivery == "file" and misplaced:
+            raise SettingsMisplaced(declared.name, "delivery: file", misplaced, declared.file)
         return declared
+
+    def terms(self) -> Terms:
+        """Return what is true of its targets; a published file is looked at in every window, not sent again."""
+        return Terms(self.id_equality) if self.delivery == "file" else super().terms()
 
     @property
     def end(self) -> tuple[str, ...]:
@@ -186,7 +216,7 @@ class ApptimizeDestination(Destination):
         """Return the wire of the chosen way of delivery."""
         if self.delivery == "file":
             return partners.apptimize_file(folder=self.value("folder"), region=self.region)
-        return partners.apptimize_http(
+        receiver = partners.apptimize_http(
             url=self.value("url"),
             token=self.value("token"),
             region=self.region,
@@ -196,6 +226,7 @@ class ApptimizeDestination(Destination):
             project_id=project_id,
             cohort_id=cohort_id,
         )
+        return receiver if self.members == "add" else ReplacingMessages(receiver)
 
     def id_rule(self, id_merge: IdMerge) -> IdRule:
         """Match on `$apptimize_user_id`; on simplified ID merge on the `$user_id`.
@@ -222,6 +253,7 @@ class WebhookDestination(Destination):
     parameter: str = ""
     id_key: str = partners.MEMBER_ID_KEY
     match_on: Annotated[str, Field(min_length=1)] = "distinct_id"
+    members: MembersMode = "add"
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
@@ -241,7 +273,7 @@ class WebhookDestination(Destination):
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the message wire with the chosen authentication."""
-        return partners.webhook(
+        receiver = partners.webhook(
             url=self.value("url"),
             auth=self.auth,
             secret=self.value("secret"),
@@ -252,6 +284,7 @@ class WebhookDestination(Destination):
             project_id=project_id,
             cohort_id=cohort_id,
         )
+        return receiver if self.members == "add" else ReplacingMessages(receiver)
 
     def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the property is chosen by hand
         """Match on the distinct_id or on the profile property that was chosen."""

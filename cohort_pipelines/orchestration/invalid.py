@@ -50,6 +50,13 @@ class SettingsMissing(DeclarationInvalid):
         super().__init__(f"{name} lacks {' and '.join(missing)}", (file,), f"`{choice}` does not work without.")
 
 
+class SettingsMisplaced(DeclarationInvalid):
+    """Settings are given that the chosen way of delivery does not have."""
+
+    def __init__(self, name: str, choice: str, misplaced: Iterable[str], file: str) -> None:
+        super().__init__(f"{name} sets {' and '.join(misplaced)}", (file,), f"`{choice}` has no such setting.")
+
+
 class PropertyReserved(DeclarationInvalid):
     """A profile property is to be matched on whose name a snapshot uses for something else."""
 
@@ -123,4 +130,24 @@ class BudgetTooSmall(DeclarationInvalid):
             f"{granted} are to be used",
             files,
             "Declare fewer syncs on this project, or set queries_per_hour to what Mixpanel has granted.",
+        )
+
+
+class AlertsWithoutChannel(DeclarationInvalid):
+    """Alerts that would tell nobody."""
+
+    def __init__(self, name: str, file: str) -> None:
+        super().__init__(
+            f"The alerts {name} tell nobody", (file,), "Give them at least one channel: slack, webhook or email."
+        )
+
+
+class WatchedUnknown(DeclarationInvalid):
+    """Alerts name a sync that no folder declares."""
+
+    def __init__(self, name: str, sync: str, known: Iterable[str], file: str) -> None:
+        super().__init__(
+            f"The alerts {name} name the sync {sync!r}, which no folder declares",
+            (file,),
+            f"Declared are: {', '.join(sorted(known)) or 'none'}. Without `syncs` all of them are watched.",
         )

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,16 @@ from dotenv import load_dotenv
 from cohort_pipelines import clock
 from cohort_pipelines.errors import ProjectFolderInvalid, SyncUnknown
 from cohort_pipelines.orchestration.connected import Finding, check_all
+from cohort_pipelines.orchestration.connections import (
+    Destination,
+    MixpanelProject,
+    destinations_in,
+    sources_in,
+)
 from cohort_pipelines.orchestration.dead_runs import process_tag
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
-from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.resolved import DELIVERED, STAGES, ResolvedSync
 from cohort_pipelines.orchestration.unloadable import as_one_sentence
 from cohort_pipelines.windows import one_time_window
 
@@ -26,12 +32,12 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True, slots=True)
-class OpenProject:
-    """A project's syncs by name, its definitions and the instance that records its runs."""
+class Declarations:
+    """What a project declares: its syncs, Mixpanel projects and destinations, by name."""
 
     syncs: Mapping[str, ResolvedSync]
-    definitions: dg.Definitions
-    instance: dg.DagsterInstance
+    sources: Mapping[str, MixpanelProject]
+    destinations: Mapping[str, Destination]
 
     def sync(self, name: str) -> ResolvedSync:
         """Return the sync called ``name``.
@@ -45,6 +51,14 @@ class OpenProject:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenProject(Declarations):
+    """A project's declarations, its definitions and the instance that records its runs."""
+
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: ``error`` is the first failure, ``upload`` the overwrite's numbers if one came."""
 
@@ -52,6 +66,24 @@ class Outcome:
     partition_key: str
     error: str
     upload: Mapping[str, object]
+
+
+@contextmanager
+def declared(project: Path) -> Iterator[Declarations]:
+    """Yield what the project in ``project`` declares, for what needs no run: nothing of its records is opened.
+
+    Until it is closed, the folder is the current one, and its .env is read.
+
+    Raises:
+        ProjectFolderInvalid: there is no project.
+        ConfigurationError: its declarations do not load.
+    """
+    package = package_of(project)
+    with chdir(project):
+        load_dotenv(Path(".env"))
+        with as_one_sentence():
+            declarations = _declarations(component_tree(package))
+        yield declarations
 
 
 @contextmanager
@@ -69,10 +101,15 @@ def opened(project: Path) -> Iterator[OpenProject]:
     with chdir(project):
         load_dotenv(Path(".env"))
         with as_one_sentence():
-            syncs = resolved_syncs(component_tree(package))
+            found = _declarations(component_tree(package))
             definitions = project_definitions(package)
         with dg.DagsterInstance.from_config(home) as instance:
-            yield OpenProject({sync.name: sync for sync in syncs}, definitions, instance)
+            yield OpenProject(found.syncs, found.sources, found.destinations, definitions, instance)
+
+
+def _declarations(tree: dg.ComponentTree) -> Declarations:
+    syncs = {sync.name: sync for sync in resolved_syncs(tree)}
+    return Declarations(syncs, sources_in(tree), destinations_in(tree))
 
 
 def sync_names(package: Path) -> list[str]:
@@ -96,8 +133,8 @@ def check(project: Path) -> Iterator[Finding]:
         yield from check_all(tree, syncs)
 
 
-def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
-    """Run the four assets of a sync for one partition in this process, and wait for the end.
+def run_sync(project: OpenProject, name: str, partition_key: str, *, stages: Sequence[str] = STAGES) -> Outcome:
+    """Run the assets of a sync, or those of ``stages``, for one partition in this process, and wait for the end.
 
     Raises:
         SyncUnknown: the project declares no such sync.
@@ -105,8 +142,10 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
     """
     sync = project.sync(name)
     # of its public ways to run a part of a job, Dagster 1.13 has none that leaves out the checks that ask services
+    keys = {sync.key(stage) for stage in stages}
     job = project.definitions.resolve_job_def(sync.job).get_subset(
-        asset_selection=set(sync.keys), asset_check_selection=set(sync.inline_checks)
+        asset_selection=keys,
+        asset_check_selection={check for check in sync.inline_checks if check.asset_key in keys},
     )
     result = job.execute_in_process(
         instance=project.instance,
@@ -115,6 +154,18 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         tags=runtime_tags(sync.cadence) | process_tag(),
         raise_on_error=False,
     )
+    error = _failure(result) or _unfinished(result)
+    uploads = result.asset_materializations_for_node(sync.key("destination_upload").to_python_identifier())
+    numbers = {name: value.value for upload in uploads for name, value in upload.metadata.items()}
+    return Outcome(result.run_id, partition_key, error, numbers)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """Return the sentence of the first step that failed, or "".
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+    """
     failures = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
     if any(failure.error and failure.error.cls_name == _INTERRUPTED for failure in failures):
         raise KeyboardInterrupt  # Dagster made a failed step of it
@@ -122,9 +173,30 @@ def run_sync(project: OpenProject, name: str, partition_key: str) -> Outcome:
         failure.user_failure_data.description if failure.user_failure_data else failure.error_display_string
         for failure in failures
     ]
-    uploads = result.asset_materializations_for_node(sync.key("destination_upload").to_python_identifier())
-    numbers = {name: value.value for upload in uploads for name, value in upload.metadata.items()}
-    return Outcome(result.run_id, partition_key, (errors or [""])[0] or "", numbers)
+    return (errors or [""])[0] or ""
+
+
+def _unfinished(result: dg.ExecuteInProcessResult) -> str:
+    """Return why a delivery that did not fail has not come to its end, or ""."""
+    checks = result.get_asset_check_evaluations()
+    return next((check.description or "" for check in checks if check.check_name == DELIVERED and not check.passed), "")
+
+
+def run_operation(project: OpenProject, job: str, config: Mapping[str, object]) -> str:
+    """Run one of the jobs `restore`, `retarget` and `retire` in this process; return why it failed, or "".
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted; its delivery has ended between two chunks.
+    """
+    definition = project.definitions.resolve_job_def(job)
+    [operation] = definition.graph.node_dict
+    result = definition.execute_in_process(
+        instance=project.instance,
+        run_config={"ops": {operation: {"config": dict(config)}}, **_QUIET},
+        tags=runtime_tags(None) | process_tag(),
+        raise_on_error=False,
+    )
+    return _failure(result)
 
 
 def export(project: OpenProject, name: str, export_name: str | None) -> Outcome:

@@ -6,7 +6,9 @@ import dagster as dg
 
 from cohort_pipelines import environment
 from cohort_pipelines.delivery import Receipt, SealedSnapshot, WindowRecord
-from cohort_pipelines.errors import MissingVariable
+from cohort_pipelines.delivery.gates import Verdict
+from cohort_pipelines.delivery.releasing import Release
+from cohort_pipelines.errors import DeliveryYielded, MissingVariable
 from cohort_pipelines.history import StoredFile
 from cohort_pipelines.mixpanel import Snapshot
 from cohort_pipelines.orchestration.resolved import ResolvedSync
@@ -87,10 +89,13 @@ def of_receipt(receipt: Receipt, sync: ResolvedSync, windows: Sequence[WindowRec
     """Describe an overwrite by its receipt, and how many of the newest ``windows`` were missed."""
     described: Metadata = {
         "target": receipt.target,
+        "state": receipt.state.value,
         "users": receipt.users,
         "joiners": receipt.joiners,
         "leavers": receipt.leavers,
         "unchanged": receipt.unchanged,
+        "repeated": receipt.repeated,
+        "healed": receipt.healed,
         "refused": receipt.refused,
         "unsettled": receipt.unsettled,
         "requests": receipt.requests,
@@ -100,7 +105,23 @@ def of_receipt(receipt: Receipt, sync: ResolvedSync, windows: Sequence[WindowRec
         "recent windows missed": sum(window.state == "missed" for window in windows),
     }
     link = _link(sync.link)
+    asked_for = {"restored from": receipt.restored_from, "released": receipt.released}
+    described |= {name: text for name, text in asked_for.items() if text}
     return described | {"link": dg.MetadataValue.url(link)} if link else described
+
+
+def of_verdict(verdict: Verdict, release: Release | None) -> Metadata:
+    """Describe what a gate found, and by whose word the payload passed it all the same."""
+    described: Metadata = {"value": verdict.value, "limit": verdict.limit, "finding": verdict.finding}
+    return described | {"released": str(release)} if release else described
+
+
+def of_yielded(yielded: DeliveryYielded) -> Metadata:
+    """Describe how far a delivery came before its deadline."""
+    described: Metadata = {"done": yielded.done, "planned": yielded.planned}
+    if yielded.eta_seconds is None:
+        return described
+    return described | {"minutes still needed": round(yielded.eta_seconds / 60, 1)}
 
 
 def _link(link: str) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from cohort_pipelines.orchestration.connections import destinations_in
+from cohort_pipelines.orchestration.operations import build_operations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import build_jobs_and_schedules
@@ -34,12 +36,14 @@ def project_definitions(package: Path) -> dg.Definitions:
         DeclarationInvalid: inside Dagster's own loading error, when declarations contradict each other.
     """
     tree = component_tree(package)
+    syncs = resolved_syncs(tree)
     with warnings.catch_warnings():
         for category in (dg.BetaWarning, dg.PreviewWarning):  # of what Dagster itself calls to load declarations
             warnings.simplefilter("ignore", category)
         declared = tree.build_defs()
     return dg.Definitions.merge(
         declared,
-        build_jobs_and_schedules(resolved_syncs(tree)),
+        build_jobs_and_schedules(syncs),
+        build_operations(syncs, destinations_in(tree)),
         dg.Definitions(resources={"records": Records()}, executor=dg.in_process_executor),
     )

@@ -7,13 +7,14 @@ from typing import Literal
 
 import dagster as dg
 
-from cohort_pipelines.delivery import Gates
+from cohort_pipelines.delivery import Gates, Terms
 from cohort_pipelines.identity import IdRule
 from cohort_pipelines.orchestration.connections import SyncType
 from cohort_pipelines.windows import Cadence
 
 COUNTS_ADD_UP = "counts_add_up"
 NO_DUPLICATES = "no_duplicates"
+DELIVERED = "delivered"
 STAGES = ("cohort_snapshot", "identified_users", "partner_payload", "destination_upload")
 
 
@@ -39,6 +40,7 @@ class ResolvedSync:
     anonymous_members: Literal["fetch", "skip"]
     reading: Mapping[str, str]
     gates: Gates
+    terms: Terms
     link: str
     owners: tuple[str, ...]
 
@@ -52,9 +54,18 @@ class ResolvedSync:
         return [self.key(stage) for stage in STAGES]
 
     @property
-    def inline_checks(self) -> list[dg.AssetCheckKey]:
+    def payload_checks(self) -> list[dg.AssetCheckKey]:
         """The checks that a materialization of the payload yields by itself."""
         return [dg.AssetCheckKey(self.key("partner_payload"), name) for name in (COUNTS_ADD_UP, NO_DUPLICATES)]
+
+    @property
+    def inline_checks(self) -> list[dg.AssetCheckKey]:
+        """The checks that materializations of all four assets yield by themselves: each gate that is on is one."""
+        upload = self.key("destination_upload")
+        return [
+            *self.payload_checks,
+            *(dg.AssetCheckKey(upload, name) for name in (*self.gates.names, DELIVERED)),
+        ]
 
     @property
     def job(self) -> str:

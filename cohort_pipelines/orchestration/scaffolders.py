@@ -63,6 +63,12 @@ class WebhookScaffolder(DeclarationScaffolder[Any]):
     template = "webhook_destination"
 
 
+class AlertsScaffolder(DeclarationScaffolder[Any]):
+    """Who is told how the syncs fare."""
+
+    template = "alerts"
+
+
 def _problem(request: dg.ScaffoldRequest[Any]) -> str:
     name = request.target_path.name
     if request.scaffold_format != "yaml":

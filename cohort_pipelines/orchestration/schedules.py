@@ -4,14 +4,15 @@ Dagster does not catch up on missed ticks, which is right here, since Mixpanel a
 silent, each tick first writes the windows that were missed into the ledger.
 """
 
-from collections.abc import Container, Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.delivery import Ledger, pausing
 from cohort_pipelines.orchestration.checks import FRESH
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.packing import pack
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # what define_asset_job returns has no public name
 
 SYNCS_TAG = "cohort_pipelines/syncs"
 _STILL_DELIVERING = "the delivery of an earlier window still goes on"
-DEFAULT_SECONDS = 30.0  # expected of a sync that has never been delivered
+_UNKNOWN = math.inf  # a first fill takes as long as it takes, and must not hold up others: it runs alone
 
 
 def build_jobs_and_schedules(syncs: Sequence[ResolvedSync]) -> dg.Definitions:
@@ -67,7 +68,8 @@ def _rebuild_job(job: str, syncs: Sequence[ResolvedSync]) -> "AssetJob":
     keys = [sync.key(stage) for sync in syncs for stage in ("identified_users", "partner_payload")]
     return dg.define_asset_job(
         f"rebuild_{job}",
-        selection=dg.AssetSelection.assets(*keys).without_checks() | _inline_checks(syncs),
+        selection=dg.AssetSelection.assets(*keys).without_checks()
+        | dg.AssetSelection.checks(*(check for sync in syncs for check in sync.payload_checks)),
         description="Work past windows out again after a mapping rule changed. It never fetches and never sends.",
     )
 
@@ -96,10 +98,10 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     def due_syncs(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         ledger: Ledger = context.resources.records.ledger()
         window = cadence.window_at(context.scheduled_execution_time)
-        delivering = {sync.name for sync in syncs if ledger.is_delivering(sync.name)}
+        skipped = {sync.name: reason for sync in syncs if (reason := _why_skipped(sync, ledger))}
         if window == cadence.window_at(clock.now()):  # the UI evaluates ticks of any time, to show what they would do
-            _note(syncs, window, delivering, ledger)
-        judged = [(sync, _left_out(sync, window, delivering)) for sync in syncs]
+            _note(syncs, window, skipped, ledger)
+        judged = [(sync, _left_out(sync, window, skipped)) for sync in syncs]
         for _, reason in judged:
             if reason:
                 context.log.info(reason)
@@ -118,23 +120,30 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
     return due_syncs
 
 
-def _note(syncs: Sequence[ResolvedSync], window: Window, delivering: Container[str], ledger: Ledger) -> None:
+def _why_skipped(sync: ResolvedSync, ledger: Ledger) -> str:
+    """Return why ``sync`` must not be started now, whatever the window; empty when it may."""
+    if pause := pausing.paused(ledger, sync.name):
+        return f"paused: {pause.why}"
+    return _STILL_DELIVERING if ledger.is_delivering(sync.name) else ""
+
+
+def _note(syncs: Sequence[ResolvedSync], window: Window, skipped: Mapping[str, str], ledger: Ledger) -> None:
     """Write down the windows that were missed, and what this one begins as."""
     for sync in syncs:
         if not _too_early(sync, window):
             ledger.record_missed(sync.name, window)
-            if sync.name in delivering:
-                ledger.note_window(sync.name, window.key, "skipped", _STILL_DELIVERING)
+            if reason := skipped.get(sync.name):
+                ledger.note_window(sync.name, window.key, "skipped", reason)
             else:
                 ledger.note_window(sync.name, window.key, "open")
 
 
-def _left_out(sync: ResolvedSync, window: Window, delivering: Container[str]) -> str:
+def _left_out(sync: ResolvedSync, window: Window, skipped: Mapping[str, str]) -> str:
     """Return why ``sync`` is not run in ``window``; empty when it is due."""
     if _too_early(sync, window):
         return f"{sync.name} begins with the first window of {sync.since}, {window.key} is before that."
-    if sync.name in delivering:
-        return f"{sync.name} is left out of {window.key}: {_STILL_DELIVERING}."
+    if reason := skipped.get(sync.name):
+        return f"{sync.name} is left out of {window.key}: {reason}."
     return ""
 
 
@@ -144,6 +153,7 @@ def _too_early(sync: ResolvedSync, window: Window) -> bool:
 
 def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger) -> Iterator[list[ResolvedSync]]:
     by_name = {sync.name: sync for sync in due}
-    expected = {name: ledger.expected_seconds(name) or DEFAULT_SECONDS for name in by_name}
+    known = {name: ledger.expected_seconds(name) for name in by_name}
+    expected = {name: _UNKNOWN if seconds is None else seconds for name, seconds in known.items()}
     for run in pack(expected, capacity=cadence.value.total_seconds() / 3):
         yield [by_name[name] for name in run]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.delivery.pairing import require_paired
 from cohort_pipelines.errors import CohortPipelinesError, DeliveryError, Transient
 from cohort_pipelines.history import History
 from cohort_pipelines.orchestration.partitions import window_of
@@ -31,6 +32,7 @@ def step(sync: ResolvedSync, context: dg.AssetExecutionContext) -> Iterator[Step
     """
     try:
         history, ledger = context.resources.records.history(), context.resources.records.ledger()
+        require_paired(ledger, history)
         window = window_of(sync.cadence, context.partition_key)
         with _noted(ledger, sync, window):
             yield Step(history, ledger, window)

@@ -1,12 +1,13 @@
 """The declaration "this cohort to this target, in this way", and what it becomes."""
 
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from cohort_pipelines.delivery import Gates
+from cohort_pipelines.delivery import Gates, Terms
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.checks import build_checks
 from cohort_pipelines.orchestration.connections import SyncType, destinations_in, sources_in
@@ -15,6 +16,8 @@ from cohort_pipelines.orchestration.partitions import CADENCES, export_partition
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.rules import require_sound
 from cohort_pipelines.orchestration.sync_scaffolder import SyncScaffolder
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _a_date(_context: dg.ResolutionContext, value: object) -> date | None:
@@ -25,7 +28,11 @@ class GateSettings(dg.Resolvable, dg.Model):
     """What an overwrite must not do unasked: see :class:`cohort_pipelines.delivery.Gates`."""
 
     min_users: Annotated[int, Field(ge=0)] = Gates().min_users
-    max_shrink: Annotated[float, Field(ge=0, le=1)] = Gates().max_shrink
+    max_shrink: Share = Gates().max_shrink
+    max_growth: Annotated[float, Field(ge=0)] | None = Gates().max_growth
+    max_churn: Annotated[float, Field(ge=0)] | None = Gates().max_churn
+    min_identified_share: Share = Gates().min_identified_share
+    min_mapped_share: Share = Gates().min_mapped_share
     allow_empty: bool = Gates().allow_empty
 
 
@@ -41,6 +48,8 @@ class CohortSync(Declared, dg.Model):
     since: Annotated[date | None, dg.Resolver(_a_date, model_field_type=str)] = None
     anonymous_members: Literal["fetch", "skip"] = "fetch"
     gates: GateSettings = GateSettings()
+    baseline: Annotated[str, Field(min_length=1)] = Terms().baseline
+    max_refused: Annotated[int, Field(ge=0)] = Terms().max_refused
     link: Reference = ""
     owners: tuple[str, ...] = ()
 
@@ -60,7 +69,8 @@ class CohortSync(Declared, dg.Model):
         require_sound(syncs, sources, destinations)
         source, destination = sources[self.source], destinations[self.destination]
         cadence = CADENCES.get(self.type)
-        rule = destination.id_rule(source.id_merge)
+        terms = replace(destination.terms(), baseline=self.baseline, max_refused=self.max_refused)
+        rule = replace(destination.id_rule(source.id_merge), equality=terms.id_equality)
         return ResolvedSync(
             name=self.name,
             source=self.source,
@@ -85,6 +95,7 @@ class CohortSync(Declared, dg.Model):
                 "properties": ",".join(rule.properties),
             },
             gates=Gates(**self.gates.model_dump()),
+            terms=terms,
             link=self.link,
             owners=self.owners,
         )

@@ -6,11 +6,14 @@ audience without reading a pointer first, while `ls -l` still tells which overwr
 
 import csv
 import fcntl
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
@@ -19,10 +22,12 @@ import msgspec
 
 from cohort_pipelines import clock, disk
 from cohort_pipelines.errors import NewerFilePublished, PartnerFolderNotWritable
-from cohort_pipelines.partners.wire import Published
+from cohort_pipelines.partners.wire import Audience, Permit, Publication
 
 CSV_HEADER = "user_id"  # the one column that Apptimize's import documents
 CURRENT = "current.csv"
+_OURS = re.compile(r"(\d+)-\w+\.csv")
+_PART = re.compile(r"\.(\d+)-.*\.part")
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -52,42 +57,48 @@ class CsvFile:
 
     wire: str = "csv_file"
     host: str = "file"
+    atomic: bool = True
 
     def __init__(self, *, partner: str, folder: Path) -> None:
         self._partner = partner
         self._folder = folder.absolute()
         self.account = str(self._folder)
 
-    def publish(self, target: str, ids: Iterable[Sequence[str]], generation: int, checksum: str) -> Published:
+    def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         """Write `<generation>-<checksum>.csv` unless it is there and whole, then let `current.csv` name it.
 
-        The CSV is RFC 4180's: ids byte for byte, in quotes where they hold a comma, a quote or a line break.
+        The CSV is RFC 4180's: ids byte for byte, in quotes where they hold a comma, a quote or a line break. Writing it
+        changes nothing that anybody reads, so that ``permit`` is asked only for the pointer.
 
         Raises:
-            PartnerFolderNotWritable: `current.csv` names the earlier file or already the new one.
+            PartnerFolderNotWritable: `current.csv` names the earlier file or already the new one; also where a file
+                cannot be read back as it was written, and then it names the earlier one.
             NewerFilePublished: `current.csv` names a later generation and was left alone.
         """
         with self._home(target) as home:
             disk.make_private(home)
-            file = home / f"{generation}-{checksum}.csv"
-            manifest = _intact(file)
-            if manifest is None:
-                rows = _write_csv(file, ids)
+            file = home / f"{audience.generation}-{audience.checksum}.csv"
+            if _intact(file) is None:
+                checksum = _write_csv(file, audience.ids)
                 manifest = Manifest(
                     partner=self._partner,
                     target=target,
                     file=file.name,
-                    generation=generation,
-                    payload=checksum,
-                    checksum=disk.sha256(file),
-                    rows=rows,
+                    generation=audience.generation,
+                    payload=audience.checksum,
+                    checksum=checksum,
+                    rows=audience.rows,
                     size=file.stat().st_size,
                     written_at=clock.now(),
                 )
                 with _new_file(file.with_suffix(".json")) as out:
                     out.write(msgspec.json.format(msgspec.json.encode(manifest)).decode())
+                if _intact(file) is None:
+                    raise PartnerFolderNotWritable(self._partner, home, "a file lacks what was just written to it")
+            if permit() is None:
+                return Publication(reached="none")
             self._flip(home, file)
-        return Published(path=str(file), size=manifest.size, rows=manifest.rows)
+        return Publication()
 
     def verify(self, target: str) -> Manifest | None:
         """Return the manifest of what `current.csv` names, or None when it names nothing that is whole.
@@ -145,19 +156,21 @@ class CsvFile:
             link.replace(home / CURRENT)
             disk.sync_folder(home)
             for left in home.glob(".*.part"):
-                if _generation(left.name.removeprefix(".")) < generation:
+                part = _PART.fullmatch(left.name)
+                if part and int(part[1]) < generation:
                     left.unlink(missing_ok=True)  # a writer that died, or one that can no longer publish
 
 
-def _write_csv(file: Path, ids: Iterable[Sequence[str]]) -> int:
-    rows = 0
+def _write_csv(file: Path, ids: Iterable[Sequence[str]]) -> str:
+    """Write the CSV, and return the SHA-256 that its bytes must have."""
+    written = hashlib.sha256()
     with _new_file(file) as out:
-        writer = csv.writer(out)
-        writer.writerow((CSV_HEADER,))
-        for batch in ids:
-            writer.writerows(zip(batch))
-            rows += len(batch)
-    return rows
+        for batch in chain([[CSV_HEADER]], ids):
+            rows = StringIO(newline="")
+            csv.writer(rows).writerows(zip(batch))
+            out.write(rows.getvalue())
+            written.update(rows.getvalue().encode())
+    return written.hexdigest()
 
 
 @contextmanager
@@ -184,9 +197,10 @@ def _generation(name: str) -> int:
 
 
 def _named(home: Path) -> str | None:
-    """Return the file name that `current.csv` holds, whether that file is there or not."""
+    """Return the file of ours that `current.csv` names, whether it is there or not; None where somebody replaced it."""
     current = home / CURRENT
-    return current.readlink().name if current.is_symlink() else None
+    named = str(current.readlink()) if current.is_symlink() else ""
+    return named if _OURS.fullmatch(named) else None
 
 
 def _intact(file: Path) -> Manifest | None:

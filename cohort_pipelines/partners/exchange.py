@@ -20,6 +20,7 @@ from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_af
 
 REQUEST_SECONDS = 30.0  # in total; far below the ten minutes after which delivery takes a request to have settled
 ATTEMPTS = 5
+_UNNAMED_WAIT = 5.0  # seconds, on top of those between the tries
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # the second is an IPv6 address
 _KEY_REFUSED = frozenset({401, 403})
@@ -34,11 +35,12 @@ async def exchange(
 
     Raises:
         PartnerUnreachable: no connection was made.
+        PartnerTurnedAway: no time was left, so nothing was sent.
         PartnerOutcomeUnknown: no complete answer came before ``deadline`` or within :data:`REQUEST_SECONDS`.
     """
     seconds = min(REQUEST_SECONDS, (deadline - clock.now()).total_seconds())
     if seconds <= 0:
-        raise PartnerOutcomeUnknown(partner, "no time was left to ask")
+        raise PartnerTurnedAway(partner, "no time was left to ask", 0.0)
     try:
         return await send(http, http.build_request(method, url, content=body), seconds=seconds)
     except NoAnswer as gone:
@@ -54,8 +56,9 @@ async def insist(partner: str, ask: Callable[[], Awaitable[None]], deadline: dat
     Raises:
         PartnerKeyRefused: the key is refused.
         PartnerRequestRefused: the request was refused, and no earlier try of it can have taken effect.
-        PartnerOutcomeUnknown: no try got a clear answer, or it was refused after one that may have taken effect.
-        PartnerUnreachable: no connection was made at the last try.
+        PartnerTurnedAway: it was turned away at the last try, and no earlier one can have taken effect.
+        PartnerUnreachable: no connection was made at the last try, and no earlier one can have taken effect.
+        PartnerOutcomeUnknown: a try got no clear answer, and none after it an acknowledgement.
     """
     doubtful = False
 
@@ -71,10 +74,22 @@ async def insist(partner: str, ask: Callable[[], Awaitable[None]], deadline: dat
         await with_retries(attempt, attempts=ATTEMPTS, deadline=deadline)
     except PartnerRequestRefused as refusal:
         if doubtful:
-            seen = f"HTTP {refusal.status}, after a try that may have taken effect"
-            raise PartnerOutcomeUnknown(partner, seen) from refusal
+            raise _unclear(partner, f"HTTP {refusal.status}") from refusal
+        raise
+    except (PartnerTurnedAway, PartnerUnreachable) as held_up:
+        if doubtful:
+            raise _unclear(partner, type(held_up).__name__) from held_up
         raise
     return doubtful
+
+
+def again_after(turned_away: PartnerTurnedAway) -> float:
+    """Return for how many seconds to leave a partner alone that only turned requests away."""
+    return _UNNAMED_WAIT if turned_away.retry_after is None else turned_away.retry_after
+
+
+def _unclear(partner: str, last: str) -> PartnerOutcomeUnknown:
+    return PartnerOutcomeUnknown(partner, f"{last}, after a try that may have taken effect")
 
 
 def failure(partner: str, status: int, wait: float | None = None) -> PartnerError:

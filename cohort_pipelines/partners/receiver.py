@@ -5,6 +5,7 @@ only add. So an overwrite goes out as `add_members` and `remove_members`; `membe
 the target exist.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,11 +14,27 @@ from http import HTTPStatus
 from uuid import uuid4
 
 from cohort_pipelines import clock
-from cohort_pipelines.errors import PartnerOutcomeUnknown, PartnerRequestRefused, PartnerUnreachable
+from cohort_pipelines.errors import (
+    PartnerError,
+    PartnerOutcomeUnknown,
+    PartnerRequestRefused,
+    PartnerTurnedAway,
+    PartnerUnreachable,
+)
 from cohort_pipelines.http import URL, AsyncClient, client
-from cohort_pipelines.partners.exchange import REQUEST_SECONDS, checked_url, exchange, failure, host_of, insist
+from cohort_pipelines.partners.exchange import (
+    REQUEST_SECONDS,
+    again_after,
+    checked_url,
+    exchange,
+    failure,
+    host_of,
+    insist,
+)
 from cohort_pipelines.partners.messages import MEMBER_ID_KEY, PAGE_ROWS, Action, Cohort, encode, require_accepted
 from cohort_pipelines.partners.wire import Answer, Operation, Session
+
+_IN_FLIGHT = 2
 
 
 class CohortMessages:
@@ -38,7 +55,8 @@ class CohortMessages:
 
     wire: str = "cohort_messages"
     chunk_rows: int = PAGE_ROWS
-    workers: int = 2
+    workers: int = _IN_FLIGHT + 1  # while one records what became of its message, the others send
+    judges_rows: bool = False
 
     def __init__(
         self,
@@ -63,17 +81,23 @@ class CohortMessages:
     @asynccontextmanager
     async def open(self, target: str) -> AsyncIterator[Session]:
         """Open a session whose messages carry one `mixpanel_session_id`."""
-        async with client(connections=self.workers, headers=self._headers) as http:
-            yield self._session(http, target)
+        async with self.export(target, str(uuid4())) as messages:
+            yield messages
 
-    def _session(self, http: AsyncClient, target: str) -> "_Messages":
+    @asynccontextmanager
+    async def export(self, target: str, session_id: str) -> "AsyncIterator[_Messages]":
+        """Open the messages that carry ``session_id``."""
+        async with client(connections=_IN_FLIGHT, headers=self._headers) as http:
+            yield self._messages(http, target, session_id)
+
+    def _messages(self, http: AsyncClient, target: str, session_id: str) -> "_Messages":
         cohort = Cohort(
             mixpanel_project_id=self._project_id,
             mixpanel_cohort_id=self._cohort_id,
             mixpanel_cohort_name=target,
-            mixpanel_session_id=str(uuid4()),
+            mixpanel_session_id=session_id,
         )
-        return _Messages(http, self._partner, self._url, self._id_key, cohort)
+        return _Messages(http, self._partner, self._url, self._id_key, cohort, asyncio.Semaphore(_IN_FLIGHT))
 
     async def check(self, target: str | None) -> str:
         """Send the target an empty `add_members`, as Mixpanel does when nobody joined; without a target only knock.
@@ -88,7 +112,7 @@ class CohortMessages:
             if target is None:
                 return await self._knock(http, deadline)
             try:
-                await self._session(http, target).page("add_members", [], deadline).post()
+                await self._messages(http, target, str(uuid4())).page("add_members", [], deadline).post()
             except PartnerRequestRefused as refusal:
                 if refusal.status != HTTPStatus.NOT_FOUND:
                     raise
@@ -134,6 +158,7 @@ class _Messages:
     url: URL
     id_key: str
     cohort: Cohort
+    slots: asyncio.Semaphore
 
     def page(self, action: Action, ids: Sequence[str], deadline: datetime, number: int = 1, of: int = 1) -> _Page:
         """Return the message with page ``number`` ``of`` so many."""
@@ -148,7 +173,11 @@ class _Messages:
         the additions have come, empties its group. None that could be read replaces.
         """
         page = self.page("members", [], deadline)
-        await page.deliver()
+        try:
+            await page.deliver()
+        except PartnerError as failed:
+            failed.requests = page.requests
+            raise
         return page.requests
 
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
@@ -162,8 +191,16 @@ class _Messages:
         action: Action = "add_members" if operation is Operation.ADD else "remove_members"
         message, rows = self.page(action, ids, deadline, page, pages), range(len(ids))
         try:
-            doubtful = await message.deliver()
-        except (PartnerOutcomeUnknown, PartnerUnreachable) as lost:
-            unknown = dict.fromkeys(rows, str(lost))
-            return Answer(unknown=unknown, requests=message.requests)
+            async with self.slots:
+                doubtful = await message.deliver()
+        except PartnerTurnedAway as busy:
+            untouched = dict.fromkeys(rows, str(busy))
+            return Answer(untouched=untouched, again_after=again_after(busy), requests=message.requests)
+        except PartnerUnreachable as down:
+            return Answer(untouched=dict.fromkeys(rows, str(down)), requests=message.requests)
+        except PartnerOutcomeUnknown as lost:
+            return Answer(unknown=dict.fromkeys(rows, str(lost)), requests=message.requests)
+        except PartnerError as refusal:
+            refusal.requests = message.requests
+            raise
         return Answer(doubtful=frozenset(rows if doubtful else ()), requests=message.requests)

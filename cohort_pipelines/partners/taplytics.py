@@ -21,11 +21,13 @@ from cohort_pipelines.errors import (
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTurnedAway,
     PartnerUnreachable,
 )
 from cohort_pipelines.http import URL, AsyncClient, Response, client
 from cohort_pipelines.partners.exchange import (
     REQUEST_SECONDS,
+    again_after,
     checked_header,
     checked_url,
     exchange,
@@ -59,6 +61,7 @@ class Taplytics:
 
     wire: str = "taplytics"
     workers: int = 2  # the next chunk fills the places that the stragglers of the last one leave
+    judges_rows: bool = True
 
     def __init__(
         self,
@@ -114,12 +117,30 @@ _decoder = msgspec.json.Decoder(_Custom)
 class _Chunk:
     """What is known of a chunk so far."""
 
+    rows: int
     refused: dict[int, PartnerRequestRefused] = field(default_factory=dict)
     unknown: dict[int, str] = field(default_factory=dict)
+    untouched: dict[int, str] = field(default_factory=dict)
     doubtful: set[int] = field(default_factory=set)
-    not_sent: int = 0
     requests: int = 0
+    again_after: float | None = 0.0
     over: bool = False
+
+    def refusal(self) -> PartnerRequestRefused | None:
+        """Return why the chunk is refused as a whole: every row alike, or the plan, which speaks for those not sent."""
+        refusals = list(self.refused.values())
+        statuses = {refusal.status for refusal in refusals}
+        spoken_for = len(self.untouched) if statuses == {HTTPStatus.PAYMENT_REQUIRED} else 0
+        if len(statuses) != 1 or len(refusals) + spoken_for < self.rows:
+            return None
+        refusals[0].requests = self.requests
+        return refusals[0]
+
+    def answer(self) -> Answer:
+        """Return what became of each row."""
+        refused = {row: f"HTTP {refusal.status}" for row, refusal in self.refused.items()}
+        after = self.again_after if self.untouched else None
+        return Answer(refused, self.unknown, self.untouched, after, frozenset(self.doubtful), self.requests)
 
 
 class _Flags:
@@ -145,29 +166,25 @@ class _Flags:
     ) -> Answer:
         """Set the field for each of ``ids``; every row is judged alone.
 
-        Once a row stays unknown after its retries, or the plan refuses (402), the rows not yet started are left out
-        and reported as unknown, which is safe and spares a partner that is down.
+        Once a row gets no clear answer after its retries, or is only turned away, or the plan refuses (402), the rows
+        not yet started are left out, untouched, which spares a partner that is down or busy.
 
         Raises:
             PartnerKeyRefused: at once. What this chunk had in flight is cut off, and which of its rows were
                 acknowledged before is not told: all of them count as unknown.
             PartnerRequestRefused: every row that was sent was refused with the same status, so none took effect.
         """
-        chunk = _Chunk()
-        key_refused: BaseException | None = None
+        chunk = _Chunk(len(ids))
+        refusal: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as rows:
                 for row, user_id in enumerate(ids):
                     rows.create_task(self._set(chunk, row, user_id, operation is Operation.ADD, deadline))
         except* PartnerKeyRefused as group:
-            key_refused = group.exceptions[0]
-        if key_refused:
-            raise key_refused
-        statuses = {refusal.status for refusal in chunk.refused.values()}
-        if len(statuses) == 1 and len(chunk.refused) + chunk.not_sent == len(ids):
-            raise next(iter(chunk.refused.values()))
-        refused = {row: f"HTTP {refusal.status}" for row, refusal in chunk.refused.items()}
-        return Answer(refused, chunk.unknown, frozenset(chunk.doubtful), chunk.requests)
+            refusal = group.exceptions[0]
+        if refusal := refusal or chunk.refusal():
+            raise refusal
+        return chunk.answer()
 
     async def _set(self, chunk: _Chunk, row: int, user_id: str, member: bool, deadline: datetime) -> None:
         flag = {self._field: member}
@@ -181,8 +198,7 @@ class _Flags:
 
         async with self._slots:
             if chunk.over or clock.now() >= deadline:
-                chunk.not_sent += 1
-                chunk.unknown[row] = _NOT_SENT
+                chunk.untouched[row] = _NOT_SENT
                 return
             try:
                 if await insist(_NAME, attempt, deadline):
@@ -190,13 +206,21 @@ class _Flags:
             except PartnerRequestRefused as refusal:
                 chunk.refused[row] = refusal
                 chunk.over |= refusal.status == HTTPStatus.PAYMENT_REQUIRED
-            except (PartnerOutcomeUnknown, PartnerUnreachable) as lost:
-                chunk.unknown[row] = str(lost)
-                chunk.over = True
+            except PartnerTurnedAway as busy:
+                chunk.untouched[row], chunk.over = str(busy), True
+                if chunk.again_after is not None:
+                    chunk.again_after = max(chunk.again_after, again_after(busy))
+            except PartnerUnreachable as down:
+                chunk.untouched[row], chunk.over, chunk.again_after = str(down), True, None
+            except PartnerOutcomeUnknown as lost:
+                chunk.unknown[row], chunk.over, chunk.again_after = str(lost), True, None
 
 
 def _require_user(response: Response, flag: Mapping[str, bool]) -> None:
-    """Refuse a success whose body is no user object, or one that holds the opposite of ``flag``.
+    """Refuse a success whose body is no user object, or one whose custom data lacks ``flag``.
+
+    The answer is documented to be the user with the merged custom data (source: the module's docstring); one without
+    any is taken for good.
 
     Raises:
         PartnerOutcomeUnknown: something other than Taplytics answered, or the flag was not stored.
@@ -208,5 +232,5 @@ def _require_user(response: Response, flag: Mapping[str, bool]) -> None:
     except msgspec.DecodeError:
         raise PartnerOutcomeUnknown(_NAME, f"HTTP {response.status_code} with no user object") from None
     for name, member in flag.items():
-        if isinstance(stored, dict) and stored.get(name) is (not member):
-            raise PartnerOutcomeUnknown(_NAME, "it answered with the opposite of what was sent")
+        if isinstance(stored, dict) and stored.get(name) is not member:
+            raise PartnerOutcomeUnknown(_NAME, "it answered with a user who does not have what was sent")

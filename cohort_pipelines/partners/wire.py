@@ -1,15 +1,15 @@
 """What delivery asks of a partner, and nothing else: where it is, how much at once, and what became of each row.
 
 Two kinds of wire exist. A *change* wire takes additions and removals (per-user flags, cohort messages). A *file* wire
-takes the whole audience and flips a pointer to it. Partners know nothing of history, windows or belief.
+takes the whole audience at once. Partners know nothing of history, windows or belief.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 
 class Operation(StrEnum):
@@ -21,17 +21,22 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one chunk, by the index of its rows; a row neither refused nor unknown was acknowledged.
+    """What became of one chunk, by the index of its rows; a row that is in no mapping was acknowledged.
 
     Attributes:
         refused: rows that the partner will not take, each with its status and reason (no ids in it).
         unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
+        untouched: rows that are certain to be as they were, each with the reason: no connection was made for them, they
+            were only turned away (429), or they were not sent at all.
+        again_after: seconds after which the untouched rows may be sent again; None: the partner cannot be reached.
         doubtful: rows that were acknowledged after an earlier try of the same call that may still land.
         requests: HTTP requests made, retries included.
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
     unknown: Mapping[int, str] = field(default_factory=dict)
+    untouched: Mapping[int, str] = field(default_factory=dict)
+    again_after: float | None = None
     doubtful: frozenset[int] = frozenset()
     requests: int = 0
 
@@ -50,8 +55,9 @@ class Session(Protocol):
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
         """Add or remove ``ids``; ``page`` (from 1) of ``pages`` places the chunk in its plan.
 
-        Time-outs, cut connections, 429 and 5xx are retried within ``deadline`` and then reported as unknown. Each such
-        try but a 429 may still land: rows acknowledged after one are doubtful, rows refused after one are unknown.
+        Time-outs, cut connections, 429 and 5xx are retried within ``deadline``. Each such try but a 429, or one without
+        a connection, may still land: rows acknowledged after one are doubtful, all others are unknown. Rows of which no
+        try may land are untouched.
 
         Raises:
             PartnerKeyRefused: the key is refused; nothing more should be sent.
@@ -65,7 +71,8 @@ class ChangeWire(Protocol):
     """A partner whose audience is changed by additions and removals.
 
     ``wire``, ``host`` and ``account`` identify the connection's end, without secrets; ``chunk_rows`` is how many ids
-    one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way.
+    one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way. ``judges_rows``: each id
+    is a request of its own, so that a refused chunk holds nobody that might have been taken without the others.
     """
 
     wire: str
@@ -73,43 +80,70 @@ class ChangeWire(Protocol):
     account: str
     chunk_rows: int
     workers: int
+    judges_rows: bool
 
     def open(self, target: str) -> AbstractAsyncContextManager[Session]:
         """Open a session for the target called ``target``."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A file that a pointer now names: its path, its size in bytes and how many ids it holds."""
+Permit = Callable[[], datetime | None]
+"""Asked before each request: until when it may be tried, or None to send no more. What it raises ends everything."""
 
-    path: str
-    size: int
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whom a target shall hold: ``rows`` ids, in batches; ``checksum`` names them, ``generation`` orders audiences."""
+
+    ids: Iterable[Sequence[str]]
     rows: int
+    generation: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What became of an audience that was published as a whole.
+
+    Attributes:
+        reached: how much of it the partner acknowledged before no more was permitted; ``none``: it surely has nothing.
+        doubtful: whether an earlier try of a request that was acknowledged may still land.
+        requests: HTTP requests made, retries included.
+    """
+
+    reached: Literal["all", "some", "none"] = "all"
+    doubtful: bool = False
+    requests: int = 0
 
 
 @runtime_checkable
 class FileWire(Protocol):
-    """A partner that takes the whole audience as one file."""
+    """A partner that takes the whole audience at once: as a file, or as pages that only count together.
+
+    ``atomic``: whether a publishing that failed left the old audience or the new one, and nothing between.
+    """
 
     wire: str
     host: str
     account: str
+    atomic: bool
 
-    def publish(self, target: str, ids: Iterable[Sequence[str]], generation: int, checksum: str) -> Published:
-        """Write a new file of ``ids`` (in batches), then let the target's pointer name it.
+    def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
+        """Make ``audience`` the target's.
 
         Raises:
-            PartnerOutcomeUnknown: the disk refused; the pointer still names the earlier file or already the new one.
-            NewerFilePublished: the pointer names a later generation and was left alone.
+            PartnerOutcomeUnknown, PartnerKeyRefused: the old audience may be there or the new one, or, where the wire
+                is not atomic, anything between.
+            PartnerRequestRefused, PartnerUnreachable: the request permitted last took no effect.
+            NewerFilePublished: a later generation is there and was left alone.
         """
         ...
 
     def holds(self, target: str, checksum: str) -> bool:
-        """Say whether the target's pointer names a whole file of the audience called ``checksum``.
+        """Say whether the target has the audience called ``checksum``; True where the partner cannot be read.
 
         Raises:
-            PartnerOutcomeUnknown: the disk refused to tell.
+            PartnerOutcomeUnknown: it would not tell.
         """
         ...
 

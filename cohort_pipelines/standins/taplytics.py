@@ -57,10 +57,11 @@ class TaplyticsState:
         """Accept a write; return the user's custom data as it is or will be."""
         self.writes.append((user, posted))
         known = self.reception.spelled(user)
-        merged = {**self.users.get(known, {}), **posted}
-        if self.reception.stores(user):
-            self.reception.apply(lambda: self.merge(known, posted), landing=landing)
-        return merged
+        held = self.users.get(known, {})
+        if not self.reception.stores(user):
+            return held
+        self.reception.apply(lambda: self.merge(known, posted), landing=landing)
+        return {**held, **posted}
 
     def merge(self, user: str, posted: CustomData) -> None:
         """Merge ``posted`` into the user's custom data, creating the user if need be."""

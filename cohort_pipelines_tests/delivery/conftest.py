@@ -1,14 +1,26 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cohort_pipelines.history import History
+from cohort_pipelines_tests.databases import KINDS, postgres_url
 from cohort_pipelines_tests.delivery.world import World
 
 
+@pytest.fixture(params=KINDS)
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a ledger can be kept: in either kind of database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/data/ledger.sqlite"
+    else:
+        with postgres_url() as url:
+            yield url
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path, ledger_url: str) -> World:
+    return World(tmp_path, url=ledger_url)
 
 
 @pytest.fixture

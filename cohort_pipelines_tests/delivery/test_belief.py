@@ -1,37 +1,11 @@
-from datetime import UTC, datetime, timedelta
-from itertools import product
+from datetime import timedelta
 
 import pyarrow as pa
 import pytest
 
-from cohort_pipelines.delivery.belief import BELIEF_SCHEMA, CHUNK_SCHEMA, SETTLES_AFTER, Belief, fold
-from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts, make_plan, seal_plan
-from cohort_pipelines.history import History, Stage, StoredFile
-
-NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
-Row = tuple[str, str, datetime | None]
-
-
-def believe(history: History, *rows: Row) -> Belief:
-    if not rows:
-        return Belief()
-    columns = dict(zip(BELIEF_SCHEMA.names, zip(*sorted(rows), strict=True), strict=True))
-    table = pa.Table.from_pydict(columns, schema=BELIEF_SCHEMA)
-    return Belief(history.write("s", Stage.BELIEF, "base", table), sum(row[2] is not None for row in rows))
-
-
-def plan_of(history: History, *rows: tuple[str, str]) -> StoredFile:
-    table = pa.Table.from_pylist([dict(zip(PLAN_SCHEMA.names, row, strict=True)) for row in rows], schema=PLAN_SCHEMA)
-    return history.write("s", Stage.PLAN, "w", table)
-
-
-def chunks(*rows: tuple[int, int, str, datetime, datetime]) -> pa.Table:
-    return pa.Table.from_pylist([dict(zip(CHUNK_SCHEMA.names, row, strict=True)) for row in rows], schema=CHUNK_SCHEMA)
-
-
-def read(history: History, belief: Belief) -> list[Row]:
-    assert belief.file is not None
-    return [tuple(row.values()) for batch in history.batches(belief.file) for row in batch.to_pylist()]
+from cohort_pipelines.delivery.belief import SETTLES_AFTER, Belief, fold
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_of, read, read_refused
 
 
 @pytest.mark.parametrize(
@@ -47,7 +21,11 @@ def read(history: History, belief: Belief) -> list[Row]:
         ("add", "unknown", "OUT", "MAYBE"),
         ("remove", "intent", "IN", "MAYBE"),
         ("add", "refused_whole", "OUT", "OUT"),
-        ("add", "refused_whole", None, None),
+        ("add", "refused_whole", None, "OUT"),
+        ("remove", "refused_whole", "IN", "IN"),
+        ("remove", "refused_whole", "MAYBE", "MAYBE"),
+        ("add", "untouched", "OUT", "OUT"),
+        ("add", "untouched", None, None),
     ],
 )
 def test_what_an_outcome_makes_of_belief(
@@ -55,10 +33,8 @@ def test_what_an_outcome_makes_of_belief(
 ) -> None:
     base = believe(tmp_history, ("other", "IN", None), *([("u", before, None)] if before else []))
     outcome = chunks((0, 1, state, NOON, NOON))
-    rows = dict(
-        row[:2] for row in read(tmp_history, fold(tmp_history, base, plan_of(tmp_history, (operation, "u")), outcome))
-    )
-    assert rows == {"other": "IN"} | ({"u": after} if after else {})
+    folded = fold(tmp_history, base, plan_of(tmp_history, (operation, "u")), outcome)
+    assert dict(row[:2] for row in read(tmp_history, folded)) == {"other": "IN"} | ({"u": after} if after else {})
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -108,28 +84,55 @@ def test_nothing_sent_makes_no_new_file(tmp_history: History) -> None:
     assert fold(tmp_history, base, plan_of(tmp_history, ("add", "v")), chunks()) is base
 
 
-def test_the_plan_for_every_state_of_belief(tmp_history: History) -> None:
-    rows = [
-        (f"{wanted}-{state}-{'unsettled' if since else 'settled'}", state, since)
-        for wanted, state, since in product(["member", "stranger"], ["IN", "OUT", "MAYBE"], [None, NOON])
-    ]
-    members = sorted([row[0] for row in rows if row[0].startswith("member")] + ["member-new"])
-    payload = tmp_history.write("s", Stage.PARTNER_PAYLOAD, "w", pa.table({"partner_user_id": members}))
-    belief = believe(tmp_history, *rows)
-    with make_plan(tmp_history, payload, belief) as batches:
-        planned = [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
+def test_untouched_rows_stay_as_they_were_beside_others(tmp_history: History) -> None:
+    base = believe(tmp_history, ("b", "MAYBE", NOON, True))
+    plan = plan_of(tmp_history, ("add", "a"), ("add", "b"), ("add", "c"))
+    outcome = chunks((0, 1, "acked", NOON, NOON), (1, 2, "untouched", NOON, NOON), (2, 3, "untouched", NOON, NOON))
+    folded = fold(tmp_history, base, plan, outcome)
+    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "MAYBE", NOON)]
+    assert read_refused(tmp_history, folded) == {"b"}
 
-    assert planned == [
-        ("add", "member-IN-unsettled", False),
-        ("add", "member-MAYBE-settled", True),
-        ("add", "member-MAYBE-unsettled", True),
-        ("add", "member-OUT-settled", True),
-        ("add", "member-OUT-unsettled", True),
-        ("add", "member-new", True),
-        ("remove", "stranger-IN-settled", True),
-        ("remove", "stranger-IN-unsettled", True),
-        ("remove", "stranger-MAYBE-settled", True),
-        ("remove", "stranger-MAYBE-unsettled", True),
-        ("remove", "stranger-OUT-unsettled", False),
-    ]
-    assert seal_plan(tmp_history, payload, belief, sync="s", window="w")[1] == PlanCounts(6, 5, joiners=5, leavers=4)
+
+def test_untouched_rows_alone_make_no_new_file(tmp_history: History) -> None:
+    base = believe(tmp_history, ("u", "OUT", None))
+    outcome = chunks((0, 1, "untouched", NOON, NOON))
+    assert fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), outcome) is base
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [
+        ("acked", False),
+        ("doubted", False),
+        ("refused", True),
+        ("refused_whole", True),
+        ("unknown", None),
+        ("intent", None),
+    ],
+)
+def test_who_was_refused_last_is_marked(
+    tmp_history: History, state: str, after: bool | None, before: bool, known: bool
+) -> None:
+    base = believe(tmp_history, ("other", "IN", None, True), *([("u", "OUT", None, before)] if known else []))
+    folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, state, NOON, NOON)))
+    marked = (before and known) if after is None else after
+    assert read_refused(tmp_history, folded) == ({"other", "u"} if marked else {"other"})
+
+
+def test_a_refusal_settles_nothing(tmp_history: History) -> None:
+    base = believe(tmp_history, ("u", "MAYBE", NOON))
+    later = NOON + 2 * SETTLES_AFTER
+    folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, "refused_whole", later, later)))
+    assert read(tmp_history, folded) == [("u", "MAYBE", NOON)]
+
+
+def test_a_belief_of_the_first_release_names_nobody_refused(tmp_history: History) -> None:
+    now = believe(tmp_history, ("a", "IN", None), ("b", "MAYBE", NOON))
+    assert now.file is not None
+    table = pa.Table.from_batches(list(tmp_history.batches(now.file))).drop_columns("refused")
+    then = Belief(tmp_history.write("s", Stage.BELIEF, "then", table), 1, 2)
+    folded = fold(tmp_history, then, plan_of(tmp_history, ("add", "c")), chunks((0, 1, "refused", NOON, NOON)))
+    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "MAYBE", NOON), ("c", "MAYBE", None)]
+    assert read_refused(tmp_history, folded) == {"c"}

@@ -1,12 +1,24 @@
-from collections.abc import Iterable, Sequence
+import csv
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.errors import DeliveryStopped, NewerFilePublished, PartnerOutcomeUnknown
+from cohort_pipelines.delivery.pausing import pause, resume
+from cohort_pipelines.errors import (
+    DeliveryStopped,
+    DeliveryYielded,
+    NewerFilePublished,
+    PartnerOutcomeUnknown,
+    SyncPaused,
+)
 from cohort_pipelines.history import Stage
-from cohort_pipelines.partners.wire import Published
+from cohort_pipelines.partners.csv_file import CsvFile
+from cohort_pipelines.partners.wire import Audience, Permit, Publication
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 
@@ -17,20 +29,25 @@ class MemoryFiles:
     wire: str = "files"
     host: str = ""
     account: str = ""
+    atomic: bool = True
     current: set[str] = field(default_factory=set)
     published: list[tuple[int, str]] = field(default_factory=list)
     fails: bool = False
     newer: bool = False
+    meanwhile: Callable[[], None] = lambda: None  # while the file is written
 
-    def publish(self, target: str, ids: Iterable[Sequence[str]], generation: int, checksum: str) -> Published:
+    def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         assert target == "Beta"
+        self.meanwhile()
+        if permit() is None:
+            return Publication(reached="none")
         if self.newer:
-            raise NewerFilePublished(self.wire, generation + 1, generation)
-        self.current = {each for batch in ids for each in batch}
+            raise NewerFilePublished(self.wire, audience.generation + 1, audience.generation)
+        self.current = {each for batch in audience.ids for each in batch}
         if self.fails:
             raise PartnerOutcomeUnknown(self.wire, "disk full")
-        self.published.append((generation, checksum))
-        return Published("current.csv", 1, len(self.current))
+        self.published.append((audience.generation, audience.checksum))
+        return Publication()
 
     def holds(self, target: str, checksum: str) -> bool:
         assert target == "Beta"
@@ -96,3 +113,76 @@ def test_a_file_that_may_not_be_there_is_published_again(world: World) -> None:
     files.fails = False
     assert world.deliver(payload, seq, partner=files).acknowledged == 2
     assert files.published == [(2, payload.checksum)]
+
+
+def test_a_folder_that_refuses_before_the_pointer_changes_no_belief(world: World, tmp_path: Path) -> None:
+    (tmp_path / "in_the_way").touch()
+    files = CsvFile(partner="Apptimize", folder=tmp_path / "in_the_way")
+    payload, seq = world.seal(users(1, 2))
+    with pytest.raises(DeliveryStopped, match="in_the_way"):
+        world.deliver(payload, seq, partner=files)
+    assert world.history.versions(SYNC, Stage.BELIEF, world.window.key) == []
+
+
+def test_after_the_deadline_nothing_is_published_and_the_next_window_does_it(world: World) -> None:
+    files = MemoryFiles()
+    payload, seq = world.seal(users(1, 2))
+    with pytest.raises(DeliveryYielded):
+        world.deliver(payload, seq, partner=files, deadline=clock.now() - timedelta(seconds=1))
+    assert files.published == []
+
+    assert world.deliver(payload, seq, partner=files).acknowledged == 2
+
+
+def test_a_pause_comes_before_the_pointer(world: World) -> None:
+    files = MemoryFiles(meanwhile=lambda: pause(world.ledger, SYNC, who="ann", why="a campaign"))
+    payload, seq = world.seal(users(1, 2))
+    with pytest.raises(SyncPaused, match="a campaign"):
+        world.deliver(payload, seq, partner=files)
+    assert files.published == []
+
+    resume(world.ledger, SYNC)
+    assert world.deliver(payload, seq, partner=MemoryFiles()).acknowledged == 2
+
+
+@pytest.mark.parametrize("harm", ["truncated", "edited", "pointer moved", "pointer removed", "manifest gone"])
+def test_a_published_file_that_somebody_harmed_is_published_again(world: World, tmp_path: Path, harm: str) -> None:
+    files = CsvFile(partner="Apptimize", folder=tmp_path / "imports")
+    for audience in (users(1, 2), users(2, 3)):
+        payload, seq = world.seal(audience)
+        world.deliver(payload, seq, partner=files)
+        world.next_window()
+    current = tmp_path / "imports" / "Beta" / "current.csv"
+    named = current.resolve()
+    if harm == "truncated":
+        named.write_bytes(named.read_bytes()[:-4])
+    elif harm == "edited":
+        named.write_bytes(named.read_bytes().replace(b"user-0003", b"user-0009"))
+    elif harm == "manifest gone":
+        named.with_suffix(".json").unlink()
+    else:
+        current.unlink()
+    if harm == "pointer moved":
+        (older,) = (file for file in named.parent.glob("*.csv") if not file.is_symlink() and file != named)
+        current.symlink_to(older.name)
+
+    payload, seq = world.seal(users(2, 3))
+    receipt = world.deliver(payload, seq, partner=files)
+
+    assert (receipt.state, receipt.planned) == (AttemptState.DELIVERED, 0)
+    with current.open(encoding="utf-8", newline="") as file:
+        assert {row[0] for row in csv.reader(file)} == {"user_id", *users(2, 3)}
+
+
+def test_a_harmed_pointer_that_cannot_be_put_right_is_red(world: World, tmp_path: Path) -> None:
+    files = CsvFile(partner="Apptimize", folder=tmp_path / "imports")
+    payload, seq = world.seal(users(1, 2))
+    world.deliver(payload, seq, partner=files)
+    current = tmp_path / "imports" / "Beta" / "current.csv"
+    current.unlink()
+    current.mkdir()
+
+    world.next_window()
+    payload, seq = world.seal(users(1, 2))
+    with pytest.raises(DeliveryStopped, match="imports/Beta"):
+        world.deliver(payload, seq, partner=files)

@@ -16,7 +16,7 @@ from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import World, users
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def standins() -> Iterator[InThread]:
     with in_thread(Settings(members=10)) as running:
         yield running

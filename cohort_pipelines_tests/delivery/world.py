@@ -12,7 +12,7 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Receipt, Target, deliver
+from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore
 from cohort_pipelines.delivery.chunks import PATIENCE
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.writer import StageWriter
@@ -92,6 +92,7 @@ class MemoryPartner:
 
     chunk_rows: int = 3
     workers: int = 2
+    judges_rows: bool = False
     wire: str = "memory"
     host: str = "localhost"
     account: str = ""
@@ -177,16 +178,13 @@ class _MemorySession:
 class World:
     """One sync with its partner, history and ledger, and a clock that can be moved."""
 
-    def __init__(self, folder: Path, partner: MemoryPartner | None = None) -> None:
+    def __init__(self, folder: Path, partner: MemoryPartner | None = None, url: str = "") -> None:
         self.folder = folder
+        self.url = url or f"sqlite:///{folder}/ledger.sqlite"
         self.partner = partner or MemoryPartner()
         self.history = History(folder / "history")
         self.ledger = Ledger(self.url)
         self.window = Cadence.QUARTER_HOUR.window_at(clock.now())
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.folder}/ledger.sqlite"
 
     def next_window(self) -> Window:
         assert self.window.closes is not None
@@ -207,6 +205,25 @@ class World:
         payload, seq = self.seal(ids)
         return self.deliver(payload, seq, **options)  # type: ignore[arg-type]
 
+    def restore(
+        self, window: str, *, fate: Fate | None = None, gates: Gates = ANY_SIZE, pause: bool = False
+    ) -> Receipt:
+        """Put back what was delivered in ``window``."""
+        self.partner.fate = fate or Fate()
+        return restore(
+            ledger=MortalLedger(self.url, fate) if fate else self.ledger,
+            history=MortalHistory(self.folder / "history", fate) if fate else self.history,
+            partner=self.partner,
+            target=Target(self.partner.wire, self.partner.host, self.partner.account, "Beta"),
+            sync=SYNC,
+            window=self.window,
+            from_window=window,
+            gates=gates,
+            run_id="restore",
+            deadline=clock.now() + timedelta(hours=1),
+            pause=Pause("somebody", "to look at it") if pause else None,
+        )
+
     def deliver(
         self,
         payload: StoredFile,
@@ -214,6 +231,7 @@ class World:
         *,
         fate: Fate | None = None,
         gates: Gates = ANY_SIZE,
+        terms: Terms | None = None,
         sync: str = SYNC,
         partner: ChangeWire | FileWire | None = None,
         deadline: datetime | None = None,
@@ -234,6 +252,7 @@ class World:
             payload=payload,
             snapshot_seq=seq,
             gates=gates,
+            terms=terms,
             run_id=run_id,
             deadline=deadline or clock.now() + timedelta(hours=1),
             on_progress=on_progress,

@@ -38,7 +38,7 @@ def test_a_remote_history_refuses_a_ledger_of_one_host(monkeypatch: pytest.Monke
     monkeypatch.setenv(settings.LEDGER, ledger)
 
     assert settings.history_root() == "s3://bucket/cohorts/history"
-    with pytest.raises(LedgerUnusable, match="set COHORT_PIPELINES_DATA to a folder of this host"):
+    with pytest.raises(LedgerUnusable, match="set COHORT_PIPELINES_LEDGER to a PostgreSQL database.*COHORT_PIPELINES_DATA"):
         settings.ledger_url()
 
 

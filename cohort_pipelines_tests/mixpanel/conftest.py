@@ -26,6 +26,8 @@ def standins(serving: InThread) -> InThread:
     """The stand-ins as they were at the start."""
     mixpanel, faults = serving.standins.mixpanel, serving.standins.mixpanel_faults
     mixpanel.role = "admin"
+    mixpanel.active_integrations = 0
+    faults.date_offset = 0.0
     mixpanel.budget.per_hour, mixpanel.budget.at_once = 60, 50
     mixpanel.budget.reset()
     faults.clear()

@@ -88,6 +88,45 @@ def test_the_app_api_may_redirect(standins: InThread, project: Project) -> None:
     assert check_project_and_cohorts(project).connected == "Stand-in, as admin"
 
 
+@pytest.mark.parametrize(("count", "says"), [(1, "1 sync of its own"), (2, "2 syncs of its own")])
+def test_syncs_that_mixpanel_runs_itself_are_warned_of(
+    standins: InThread, project: Project, count: int, says: str
+) -> None:
+    standins.standins.mixpanel.active_integrations = count
+    cohort = check_project_and_cohorts(project).cohort(BETA_USERS.id)
+    assert cohort.hosted_syncs == count
+    assert cohort.warning.startswith(f"Mixpanel still runs {says} for this cohort; turn them off")
+    assert standins.standins.mixpanel.budget.used() == 1
+
+
+def test_without_syncs_of_its_own_there_is_no_warning(standins: InThread, project: Project) -> None:
+    assert check_project_and_cohorts(project).cohort(BETA_USERS.id).warning == ""
+    assert standins.standins.mixpanel_faults.requests["/api/app/projects/2529987/cohorts", 200] == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="status", status=404),
+        Fault(kind="status", status=401),
+        Fault(kind="status", status=503),
+        Fault(kind="status", status=429, headers={"Retry-After": "60"}),
+        Fault(kind="status", status=200, body='{"results": {"1478097": {"active_integrations": [1]}}}'),
+        Fault(kind="status", status=200, body='{"results": [{"id": 1478097, "active_integrations": 3}]}'),
+        Fault(kind="status", status=200, body='{"results": [{"id": 1478097, "active_integrations": null}]}'),
+        Fault(kind="status", status=200, body='{"results": [{"id": 1478097}, {"id": 9, "active_integrations": [4]}]}'),
+        Fault(kind="cut"),
+        Fault(kind="html"),
+    ],
+)
+def test_what_is_not_clearly_said_is_not_known(standins: InThread, project: Project, fault: Fault) -> None:
+    standins.standins.mixpanel.active_integrations = 1
+    standins.standins.mixpanel_faults.add(msgspec.structs.replace(fault, match="/api/app/projects", times=None))
+    assert check_project_and_cohorts(project).cohort(BETA_USERS.id) == BETA_USERS
+    asked = {path: count for (path, _), count in standins.standins.mixpanel_faults.requests.items()}
+    assert asked.get("/api/app/projects/2529987/cohorts", 1) <= 2  # the client opens a broken connection anew, once
+
+
 def answer_me_with(standins: InThread, membership: dict[str, object]) -> None:
     me = {"status": "ok", "results": {"projects": {str(standins.credentials.project_id): membership}}}
     body = msgspec.json.encode(me).decode()

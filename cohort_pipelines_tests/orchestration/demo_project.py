@@ -47,9 +47,10 @@ class Project:
         run_config: Mapping[str, object] | None = None,
     ) -> dg.ExecuteInProcessResult:
         sync = self.syncs[name]
+        keys = {sync.key(stage) for stage in stages} or set(sync.keys)
         job = self.definitions.resolve_job_def(sync.job).get_subset(
-            asset_selection={sync.key(stage) for stage in stages} or set(sync.keys),
-            asset_check_selection=set() if stages and "partner_payload" not in stages else set(sync.inline_checks),
+            asset_selection=keys,
+            asset_check_selection={check for check in sync.inline_checks if check.asset_key in keys},
         )
         return job.execute_in_process(
             instance=self.instance,

@@ -1,13 +1,17 @@
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
 
 import dagster as dg
 import pytest
 
+from cohort_pipelines.delivery import Terms
 from cohort_pipelines.errors import ConfigurationError
 from cohort_pipelines.orchestration import project_definitions
+from cohort_pipelines.orchestration.connections import Destination
+from cohort_pipelines.partners import CohortMessages, ReplacingMessages
 
 PROJECT = """
     type: cohort_pipelines.orchestration.MixpanelProject
@@ -174,6 +178,12 @@ def test_two_accounts_that_cannot_be_told_apart_need_a_label(load: Load) -> None
     [
         ("type: dynamic", "type: dynamic, gates: {max_shrink: 50}"),
         ("type: dynamic", "type: dynamic, gates: {min_users: -1}"),
+        ("type: dynamic", "type: dynamic, gates: {max_growth: -0.1}"),
+        ("type: dynamic", "type: dynamic, gates: {max_churn: -0.1}"),
+        ("type: dynamic", "type: dynamic, gates: {min_identified_share: 2}"),
+        ("type: dynamic", "type: dynamic, gates: {min_mapped_share: 1.1}"),
+        ("type: dynamic", "type: dynamic, max_refused: -1"),
+        ("type: dynamic", 'type: dynamic, baseline: ""'),
         ("target: Beta", 'target: ""'),
     ],
 )
@@ -200,3 +210,86 @@ WEBHOOK = """
 )
 def test_a_webhook_that_cannot_work_is_refused(load: Load, attributes: str, says: str) -> None:
     assert says in refusal(load, {**SOUND, "hook": WEBHOOK.replace("AUTH", attributes)})
+
+
+def destination(load: Load, text: str, **changes: str) -> Destination:
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    defs = load({"described": text})
+    declared = (defs.resources or {})["described"]
+    assert isinstance(declared, Destination)
+    return declared
+
+
+PLAIN = WEBHOOK.replace("AUTH", "account: other, SETTINGS")
+BY_HTTP = APPTIMIZE.replace("region: na", "region: eu, SETTINGS")
+BY_FILE = """
+    type: cohort_pipelines.orchestration.ApptimizeDestination
+    attributes: {region: na, delivery: file, folder: exports, prefix: keep, SETTINGS}
+"""
+PER_USER = TAPLYTICS.replace("api_key", "account: other, SETTINGS, api_key")
+TERMS = "id_equality: casefold, heal_within: 2, applies_within: 90"
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "terms"),
+    [
+        (PLAIN, "parameter: x", Terms(heal_within=timedelta(days=7))),
+        (BY_HTTP, "id_key: x", Terms(heal_within=timedelta(days=7))),
+        (PER_USER, "header: x", Terms(heal_within=timedelta(days=30))),
+        (BY_FILE, "account: x", Terms()),
+        (PLAIN, "heal_within: off", Terms()),
+        (PLAIN, 'heal_within: "off"', Terms()),
+        (PLAIN, "heal_within: 0.5", Terms(heal_within=timedelta(hours=12))),
+        (BY_FILE, "id_equality: nfc", Terms(id_equality="nfc")),
+        *(
+            (text, TERMS, Terms("casefold", timedelta(seconds=90), timedelta(days=2)))
+            for text in (PLAIN, BY_HTTP, PER_USER)
+        ),
+    ],
+)
+def test_a_destination_names_the_terms_of_its_targets(load: Load, text: str, settings: str, terms: Terms) -> None:
+    assert destination(load, text, SETTINGS=settings).terms() == terms
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "heal_within: 0",
+        "heal_within: -1",
+        "heal_within: 400",
+        "heal_within: on",
+        "heal_within: never",
+        "applies_within: -1",
+        "applies_within: 1000000",
+        "id_equality: lower",
+        "members: replace",
+    ],
+)
+def test_terms_that_mean_nothing_are_refused(load: Load, wrong: str) -> None:
+    message = refusal(load, {"hook": PLAIN.replace("SETTINGS", wrong)})
+
+    assert "WebhookDestination" in message
+    assert wrong.partition(":")[0] in message
+
+
+@pytest.mark.parametrize("text", [PLAIN, BY_HTTP])
+@pytest.mark.parametrize(("members", "wire"), [("add", CohortMessages), ("replace_session", ReplacingMessages)])
+def test_messages_go_to_a_receiver_that_adds_or_replaces(
+    load: Load, monkeypatch: pytest.MonkeyPatch, text: str, members: str, wire: type
+) -> None:
+    monkeypatch.setenv("UNSET_URL", "https://receiver.example/hook")
+    monkeypatch.setenv("UNSET_TOKEN", "t")
+    assert isinstance(destination(load, text, SETTINGS=f"members: {members}").partner(), wire)
+
+
+@pytest.mark.parametrize("setting", ["members: replace_session", "heal_within: 3", "applies_within: 60"])
+def test_a_file_has_no_terms_of_messages(load: Load, setting: str) -> None:
+    message = refusal(load, {"files": BY_FILE.replace("SETTINGS", setting)})
+
+    assert f"files sets {setting.partition(':')[0]}" in message
+    assert "`delivery: file` has no such setting" in message
+
+
+def test_taplytics_takes_no_members_setting(load: Load) -> None:
+    assert "members" in refusal(load, {"hook": PER_USER.replace("SETTINGS", "members: add")})

@@ -5,6 +5,7 @@ import dagster as dg
 import pytest
 
 from cohort_pipelines import clock, progress
+from cohort_pipelines.delivery import pausing
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
@@ -61,7 +62,8 @@ def test_a_run_yields_its_inline_checks_and_leaves_out_those_that_cost_a_query(p
 
     inline = set(project.syncs[name].inline_checks)
     assert set(run.asset_check_keys or []) == inline
-    assert {check.name for check in inline} == {"counts_add_up", "no_duplicates"}
+    gates = {"min_users", "max_shrink", "min_identified_share", "min_mapped_share"}
+    assert {check.name for check in inline} == {"counts_add_up", "no_duplicates", "delivered"} | gates
     job = project.definitions.resolve_job_def(JOBS[name])
     assert job.asset_layer.asset_graph.asset_check_keys == inline  # `connected` and `fresh` are not in it
 
@@ -121,6 +123,31 @@ def test_a_sync_whose_delivery_goes_on_is_left_out(project: Project, name: str) 
 
     [run], _ = tick(project.definitions, JOBS[name], later)
     assert run.partition_key == key
+
+
+def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> None:
+    definitions, first, second = twins(project)
+    pausing.pause(project.ledger, first.name, who="kim", why="holidays")
+    later = NOON + timedelta(days=2)
+
+    [run], _ = tick(definitions, JOBS[APPTIMIZE], later)
+
+    assert run.tags[SYNCS_TAG] == second.name
+    [window] = project.ledger.windows(first.name)
+    assert (window.key, window.state, window.reason) == ("2026-11-12T1200Z", "skipped", "paused: holidays")
+
+    pausing.pause(project.ledger, second.name, who="kim", why="a new receiver")
+    requests, reason = tick(definitions, JOBS[APPTIMIZE], later + timedelta(minutes=15))
+    assert requests == []
+    assert reason == (
+        "first is left out of 2026-11-12T1215Z: paused: holidays. "
+        "second is left out of 2026-11-12T1215Z: paused: a new receiver."
+    )
+
+    pausing.resume(project.ledger, first.name)
+    [run], _ = tick(definitions, JOBS[APPTIMIZE], later + timedelta(minutes=30))
+    assert run.tags[SYNCS_TAG] == first.name
+    assert [row.state for row in project.ledger.windows(first.name)] == ["open", "skipped", "skipped"]
 
 
 def test_looking_at_what_a_tick_would_do_writes_nothing(project: Project) -> None:

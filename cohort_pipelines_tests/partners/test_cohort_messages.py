@@ -139,7 +139,6 @@ def test_a_success_is_acknowledged(body: bytes) -> None:
     "answer",
     [
         pytest.param(raw(500), id="500"),
-        pytest.param(raw(429), id="429"),
         pytest.param(raw(200, b"<!doctype html>Just a moment"), id="html"),
         pytest.param(raw(200, b"ok"), id="text"),
         pytest.param(raw(200, b'"success"'), id="not an object"),
@@ -147,7 +146,6 @@ def test_a_success_is_acknowledged(body: bytes) -> None:
         pytest.param(raw(200, b'{"status": "queued"}'), id="another status"),
         pytest.param(raw(200, b'{"error": {"message": "no"}}'), id="error without status"),
         pytest.param(raw(200, b'{"status": "failure", "error": {"message": "b", "code": 503}}'), id="failure 503"),
-        pytest.param(raw(200, b'{"status": "failure", "error": {"code": "429"}}'), id="failure 429 as text"),
         pytest.param(raw(200, b'{"status"', length=99), id="half a body"),
         pytest.param(Raw(b"", hang_up=True), id="cut"),
         pytest.param(Raw(raw(200, b"{}").content, trickle=0.05), id="slow-loris"),
@@ -189,6 +187,52 @@ def test_a_wait_that_fits_is_waited_for_and_one_that_does_not_is_not_begun() -> 
 
     assert brief == Answer(requests=2)
     assert (set(absurd.unknown), absurd.requests) == ({0, 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wait"),
+    [
+        (raw(429), 5.0),
+        (raw(429, headers={"Retry-After": "86400"}), 86_400.0),
+        (raw(200, b'{"status": "failure", "error": {"code": "429"}}'), 5.0),
+    ],
+)
+def test_a_page_that_was_only_turned_away_leaves_its_rows_as_they_were(answer: Raw, wait: float) -> None:
+    got, asked = answered(in_turn(answer), add_two)
+
+    assert (set(got.untouched), got.unknown, got.again_after) == ({0, 1}, {}, wait)
+    assert got.requests == len(asked) == 1
+
+
+def test_a_page_that_found_no_server_leaves_its_rows_as_they_were(unused_port: int) -> None:
+    async def scenario() -> Answer:
+        async with receiver(f"http://127.0.0.1:{unused_port}").open("Beta") as session:
+            return await add_two(session, within(TOO_SHORT_FOR_A_RETRY))
+
+    answer = run(scenario())
+    assert (set(answer.untouched), answer.unknown, answer.again_after) == ({0, 1}, {}, None)
+
+
+def test_a_message_fewer_is_under_way_than_there_are_workers() -> None:
+    in_flight: list[int] = [0]
+    full = asyncio.Event()
+
+    async def reply(_asked: Asked) -> Raw:
+        in_flight.append(in_flight[-1] + 1)
+        if in_flight[-1] == 2:
+            full.set()
+        await full.wait()
+        in_flight.append(in_flight[-1] - 1)
+        return raw()
+
+    async def scenario() -> int:
+        async with odd_server(reply) as server:
+            partner = receiver(server.url)
+            async with partner.open("Beta") as session:
+                await asyncio.gather(*(add_two(session, within()) for _ in range(3 * partner.workers)))
+            return partner.workers
+
+    assert run(scenario()) == max(in_flight) + 1 == 3
 
 
 def test_establishing_is_tried_again_and_then_says_why_not(standins: InThread) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import pytest
 
 from cohort_pipelines.errors import NewerFilePublished, PartnerFolderNotWritable, PartnerOutcomeUnknown
 from cohort_pipelines.partners import CsvFile, apptimize_file
-from cohort_pipelines.partners.wire import FileWire, Published
+from cohort_pipelines.partners.wire import Audience, FileWire, Publication
 from cohort_pipelines.standins.server import InThread
+from cohort_pipelines_tests.partners.odd_server import within
 
 TARGET = "Mixpanel: Beta/Users"
 HOME = "Mixpanel%3A%20Beta%2FUsers"
@@ -42,16 +43,21 @@ def at_most_in_a_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def publish(partner: CsvFile, batches: Iterable[Sequence[str]], generation: int, checksum: str) -> Publication:
+    rows = sum(map(len, batches)) if isinstance(batches, list) else 0
+    return partner.publish(TARGET, Audience(batches, rows, generation, checksum), within)
+
+
 def read(file: Path) -> list[list[str]]:
     with file.open(encoding="utf-8", newline="") as text:
         return list(csv.reader(text, strict=True))
 
 
 def test_a_file_a_manifest_and_a_pointer_are_published(partner: CsvFile, home: Path) -> None:
-    published = partner.publish(TARGET, [["a", "b"], [], ["c"]], 7, "f00d")
+    published = publish(partner, [["a", "b"], [], ["c"]], 7, "f00d")
 
     content = b"user_id\r\na\r\nb\r\nc\r\n"
-    assert published == Published(path=str(home / "7-f00d.csv"), size=len(content), rows=3)
+    assert published == Publication()
     assert (home / "current.csv").readlink() == Path("7-f00d.csv")
     assert (home / "current.csv").read_bytes() == content
     manifest = json.loads((home / "7-f00d.json").read_bytes())
@@ -67,6 +73,7 @@ def test_a_file_a_manifest_and_a_pointer_are_published(partner: CsvFile, home: P
         "size": len(content),
     }
     assert isinstance(partner, FileWire)
+    assert partner.atomic
     assert (partner.wire, partner.host, partner.account) == ("csv_file", "file", str(home.parent))
 
 
@@ -80,11 +87,15 @@ def test_ids_come_back_byte_for_byte(partner: CsvFile, home: Path, standins: InT
         "a,b",
         "two\nlines",
         "two\r\nlines",
+        "nul\0l",
+        "\u0130i \u00df ss e\u0301 \u00e9",
+        "ABC",
+        "abc",
         "\r",
         " padded ",
         "x" * 10_000,
     ]
-    partner.publish(TARGET, [ids], 1, "c")
+    publish(partner, [ids], 1, "c")
 
     assert read(home / "current.csv") == [["user_id"], *([one] for one in ids)]
     text = (home / "current.csv").read_bytes().decode()
@@ -93,12 +104,13 @@ def test_ids_come_back_byte_for_byte(partner: CsvFile, home: Path, standins: InT
 
 
 def test_an_empty_audience_is_a_header(partner: CsvFile, home: Path) -> None:
-    assert partner.publish(TARGET, [], 1, "c").rows == 0
+    publish(partner, [], 1, "c")
+
     assert (home / "current.csv").read_bytes() == b"user_id\r\n"
 
 
 def test_everything_is_private_and_no_part_is_left(partner: CsvFile, home: Path) -> None:
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
 
     assert {path.name for path in home.iterdir()} == {"1-c.csv", "1-c.json", "current.csv", ".lock"}
     assert [path.stat().st_mode & 0o777 for path in (home.parent, home)] == [0o700, 0o700]
@@ -106,18 +118,18 @@ def test_everything_is_private_and_no_part_is_left(partner: CsvFile, home: Path)
 
 
 def test_folders_that_are_made_on_the_way_are_private_too(tmp_path: Path) -> None:
-    apptimize_file(folder=tmp_path / "made" / "imports", region="eu").publish(TARGET, [["a"]], 1, "c")
+    publish(apptimize_file(folder=tmp_path / "made" / "imports", region="eu"), [["a"]], 1, "c")
 
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
 
 
 def test_published_again_the_file_is_not_written_again(partner: CsvFile, home: Path) -> None:
-    first = partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
     written = (home / "1-c.csv").stat()
 
     audience = iter([["a"]])
 
-    assert partner.publish(TARGET, audience, 1, "c") == first
+    publish(partner, audience, 1, "c")
     assert next(audience) == ["a"]
     assert (home / "1-c.csv").stat().st_ino == written.st_ino
 
@@ -125,7 +137,7 @@ def test_published_again_the_file_is_not_written_again(partner: CsvFile, home: P
 @pytest.mark.parametrize("damaged", ["1-c.csv", "1-c.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_seen_and_healed_by_publishing_again(partner: CsvFile, home: Path, damaged: str, damage: str) -> None:
-    partner.publish(TARGET, [["a", "b"]], 1, "c")
+    publish(partner, [["a", "b"]], 1, "c")
     whole = partner.verify(TARGET)
     assert whole is not None
     assert (whole.generation, whole.payload, whole.rows) == (1, "c", 2)
@@ -136,35 +148,88 @@ def test_damage_is_seen_and_healed_by_publishing_again(partner: CsvFile, home: P
         (home / damaged).write_bytes(content[:-3] if damage == "truncate" else b"U" + content[1:])
 
     assert partner.verify(TARGET) is None
-    partner.publish(TARGET, [["a", "b"]], 1, "c")
+    publish(partner, [["a", "b"]], 1, "c")
     assert partner.verify(TARGET) is not None
     assert read(home / "current.csv") == [["user_id"], ["a"], ["b"]]
 
 
 def test_a_pointer_that_somebody_removed_or_replaced_is_seen_and_healed(partner: CsvFile, home: Path) -> None:
     assert partner.verify(TARGET) is None
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
     (home / "current.csv").unlink()
     assert partner.verify(TARGET) is None
     (home / "current.csv").write_text("user_id\nsomebody\n", encoding="utf-8")
     assert partner.verify(TARGET) is None
 
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
 
     assert partner.verify(TARGET) is not None
 
 
+@pytest.mark.parametrize("points_at", ["1-c.csv", "mine.csv", "../elsewhere/2-d.csv", "9-gone", "/etc/hostname"])
+def test_a_pointer_that_somebody_moved_is_seen_and_healed(partner: CsvFile, home: Path, points_at: str) -> None:
+    publish(partner, [["a"]], 1, "c")
+    publish(partner, [["b"]], 2, "d")
+    assert partner.holds(TARGET, "d")
+    (home / "current.csv").unlink()
+    (home / "current.csv").symlink_to(points_at)
+
+    assert not partner.holds(TARGET, "d")
+    publish(partner, [["b"]], 3, "d")
+    assert partner.holds(TARGET, "d")
+    assert read(home / "current.csv") == [["user_id"], ["b"]]
+
+
+def test_rows_added_by_hand_are_seen_and_healed(partner: CsvFile, home: Path) -> None:
+    publish(partner, [["a"]], 1, "c")
+    with (home / "1-c.csv").open("a", encoding="utf-8") as file:
+        file.write("somebody\r\n")
+
+    assert not partner.holds(TARGET, "c")
+    publish(partner, [["a"]], 2, "c")
+    assert read(home / "current.csv") == [["user_id"], ["a"]]
+
+
+def test_a_pointer_that_cannot_be_healed_is_said(partner: CsvFile, home: Path) -> None:
+    publish(partner, [["a"]], 1, "c")
+    (home / "current.csv").unlink()
+    (home / "current.csv").mkdir()
+
+    assert not partner.holds(TARGET, "c")
+    with pytest.raises(PartnerFolderNotWritable, match=os.strerror(errno.EISDIR)):
+        publish(partner, [["a"]], 2, "c")
+
+
+def test_without_a_permit_the_pointer_stays(partner: CsvFile, home: Path) -> None:
+    publish(partner, [["a"]], 1, "c")
+    later = Audience([["b"]], 1, 2, "d")
+
+    assert partner.publish(TARGET, later, lambda: None) == Publication(reached="none")
+    assert read(home / "current.csv") == [["user_id"], ["a"]]
+    assert partner.publish(TARGET, later, within) == Publication()
+    assert read(home / "current.csv") == [["user_id"], ["b"]]
+
+
+def test_what_somebody_else_left_in_the_folder_stays(partner: CsvFile, home: Path) -> None:
+    publish(partner, [["a"]], 1, "c")
+    (home / ".mine.part").touch()
+
+    publish(partner, [["b"]], 2, "d")
+
+    assert (home / ".mine.part").exists()
+
+
 def test_the_pointer_never_goes_back(partner: CsvFile, home: Path) -> None:
-    partner.publish(TARGET, [["new"]], 10, "c")
+    publish(partner, [["new"]], 10, "c")
 
     with pytest.raises(NewerFilePublished, match="10"):
-        partner.publish(TARGET, [["old"]], 9, "b")
+        publish(partner, [["old"]], 9, "b")
 
     assert read(home / "current.csv") == [["user_id"], ["new"]]
 
 
 def test_a_reader_never_finds_the_pointer_missing_or_half_written(partner: CsvFile, home: Path) -> None:
-    partner.publish(TARGET, [["0"] * 500], 0, "c")
+    publish(partner, [["0"] * 500], 0, "c")
     stop = threading.Event()
     seen: set[tuple[int, str]] = set()
     failures: list[Exception] = []
@@ -180,7 +245,7 @@ def test_a_reader_never_finds_the_pointer_missing_or_half_written(partner: CsvFi
     reader = threading.Thread(target=keep_reading)
     reader.start()
     for generation in range(1, 30):
-        partner.publish(TARGET, [[str(generation)] * 500], generation, "c")
+        publish(partner, [[str(generation)] * 500], generation, "c")
     stop.set()
     reader.join()
 
@@ -189,37 +254,38 @@ def test_a_reader_never_finds_the_pointer_missing_or_half_written(partner: CsvFi
 
 
 def test_a_batch_that_cannot_be_had_leaves_the_pointer_and_no_part(partner: CsvFile, home: Path) -> None:
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
 
     def torn() -> Iterator[Sequence[str]]:
         yield ["b"]
         raise LookupError
 
     with pytest.raises(LookupError):
-        partner.publish(TARGET, torn(), 2, "d")
+        publish(partner, torn(), 2, "d")
 
     assert read(home / "current.csv") == [["user_id"], ["a"]]
     assert not list(home.glob("*2-d*")) + list(home.glob(".*.part"))
 
 
 def test_parts_of_writers_that_died_are_removed_once_they_can_no_longer_publish(partner: CsvFile, home: Path) -> None:
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
     (home / ".1-dead.part").touch()
     (home / ".3-later.part").touch()
 
-    partner.publish(TARGET, [["a"]], 2, "d")
+    publish(partner, [["a"]], 2, "d")
 
     assert [path.name for path in home.glob(".*.part")] == [".3-later.part"]
 
 
 def test_a_writer_that_is_stopped_in_the_flip_does_not_stop_the_next_one_for_ever(partner: CsvFile, home: Path) -> None:
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
     with (home / ".lock").open("a", encoding="utf-8") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(PartnerFolderNotWritable, match=os.strerror(errno.EAGAIN)):
-            partner.publish(TARGET, [["b"]], 2, "d")
+            publish(partner, [["b"]], 2, "d")
 
-    assert partner.publish(TARGET, [["b"]], 2, "d").rows == 1
+    publish(partner, [["b"]], 2, "d")
+    assert partner.holds(TARGET, "d")
 
 
 def test_a_folder_that_refuses_is_named(tmp_path: Path) -> None:
@@ -227,16 +293,16 @@ def test_a_folder_that_refuses_is_named(tmp_path: Path) -> None:
     partner = apptimize_file(folder=tmp_path / "file" / "imports", region="na")
 
     with pytest.raises(PartnerFolderNotWritable, match=str(tmp_path)):
-        partner.publish(TARGET, [["a"]], 1, "c")
+        publish(partner, [["a"]], 1, "c")
     with pytest.raises(PartnerOutcomeUnknown, match="permissions"):
         asyncio.run(partner.check(None))
 
 
 def test_a_disk_that_takes_no_more_leaves_the_pointer(home: Path, partner: CsvFile) -> None:
-    partner.publish(TARGET, [["a"]], 1, "c")
+    publish(partner, [["a"]], 1, "c")
 
     with at_most_in_a_file(65_536), pytest.raises(PartnerFolderNotWritable, match=os.strerror(errno.EFBIG)):
-        partner.publish(TARGET, [["b" * 1_000] * 100], 2, "d")
+        publish(partner, [["b" * 1_000] * 100], 2, "d")
 
     assert read(home / "current.csv") == [["user_id"], ["a"]]
     assert not list(home.glob(".*.part"))

@@ -14,7 +14,17 @@ from cohort_pipelines.errors import (
     PartnerTurnedAway,
     PartnerUnreachable,
 )
-from cohort_pipelines.partners.exchange import checked_header, checked_url, failure, host_of, insist
+from cohort_pipelines.http import URL, client
+from cohort_pipelines.partners.exchange import (
+    ATTEMPTS,
+    again_after,
+    checked_header,
+    checked_url,
+    exchange,
+    failure,
+    host_of,
+    insist,
+)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +136,36 @@ def test_a_refusal_says_that_nothing_took_effect_only_if_no_earlier_try_can_have
 ) -> None:
     with pytest.raises(error, match=r"40[01]"):
         doubtful_after(*tries)
+
+
+@pytest.mark.parametrize(
+    ("tries", "error"),
+    [
+        ([TURNED_AWAY] * ATTEMPTS, PartnerTurnedAway),
+        ([UNREACHABLE] * ATTEMPTS, PartnerUnreachable),
+        ([UNREACHABLE] * (ATTEMPTS - 1) + [TURNED_AWAY], PartnerTurnedAway),
+        ([TURNED_AWAY] * (ATTEMPTS - 1) + [UNREACHABLE], PartnerUnreachable),
+        ([UNCLEAR] + [TURNED_AWAY] * (ATTEMPTS - 1), PartnerOutcomeUnknown),
+        ([TURNED_AWAY, UNCLEAR] + [UNREACHABLE] * (ATTEMPTS - 2), PartnerOutcomeUnknown),
+    ],
+)
+def test_only_tries_that_cannot_land_leave_a_row_as_it_was(
+    tries: Sequence[PartnerError], error: type[PartnerError]
+) -> None:
+    with pytest.raises(PartnerError) as failed:
+        doubtful_after(*tries)
+    assert type(failed.value) is error
+
+
+def test_without_time_nothing_is_asked() -> None:
+    async def scenario() -> None:
+        async with client(connections=1) as http:
+            await exchange(http, "P", URL("http://127.0.0.1:9/"), deadline=clock.now())
+
+    with pytest.raises(PartnerTurnedAway, match="no time was left"):
+        asyncio.run(scenario())
+
+
+def test_a_wait_that_nobody_named_is_a_short_one() -> None:
+    assert again_after(TURNED_AWAY) == 0.0
+    assert 1 < again_after(PartnerTurnedAway("P", "HTTP 429")) < 60

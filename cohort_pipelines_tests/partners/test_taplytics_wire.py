@@ -23,7 +23,7 @@ from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_tur
 
 T = TypeVar("T")
 
-USER = b'{"user_id": "u", "custom_data": {}}'
+USER = b'{"user_id": "u"}'
 KEY = "tl-key-not-to-be-seen"
 TOO_SHORT_FOR_A_RETRY = 0.4
 
@@ -187,11 +187,12 @@ def test_rows_refused_with_different_statuses_are_told_row_by_row() -> None:
     [
         pytest.param(raw(500), "HTTP 500", id="500"),
         pytest.param(raw(503), "HTTP 503", id="503"),
-        pytest.param(raw(429), "HTTP 429", id="429"),
         pytest.param(raw(200, b"<!doctype html>Just a moment"), "no user object", id="html"),
         pytest.param(raw(200, b"[]"), "no user object", id="not an object"),
         pytest.param(raw(200, b'{"user_id": "u", "custom_'), "no user object", id="half a JSON"),
-        pytest.param(raw(200, b'{"custom_data": {"Beta": false}}'), "opposite", id="opposite"),
+        pytest.param(raw(200, b'{"custom_data": {"Beta": false}}'), "does not have", id="opposite"),
+        pytest.param(raw(200, b'{"custom_data": {"Beta": "true"}}'), "does not have", id="another value"),
+        pytest.param(raw(200, b'{"custom_data": {"Other": true}}'), "does not have", id="not stored"),
         pytest.param(raw(200, USER, length=len(USER) + 9), "did not confirm", id="shorter than its Content-Length"),
         pytest.param(Raw(b"", hang_up=True), "did not confirm", id="cut"),
         pytest.param(Raw(b"what?\r\n\r\n", hang_up=True), "did not confirm", id="no HTTP"),
@@ -227,7 +228,22 @@ def test_being_told_to_wait_is_obeyed_and_then_tried_again(wait: str | None) -> 
 def test_an_absurd_wait_is_not_begun() -> None:
     answer, asked = answered(in_turn(raw(429, headers={"Retry-After": "999999999"})), ["u"], seconds=60)
 
-    assert (list(answer.unknown), len(asked)) == ([0], 1)
+    assert (list(answer.untouched), answer.unknown, answer.again_after, len(asked)) == ([0], {}, 999_999_999, 1)
+
+
+def test_a_row_that_was_only_turned_away_is_as_it_was_and_the_rest_is_spared() -> None:
+    async def scenario() -> tuple[Answer, int]:
+        async with odd_server(in_turn(raw(429))) as server:
+            partner = Taplytics(key=KEY, url=server.url, concurrency=4)
+            answer = await send(partner, "Beta", Operation.ADD, [str(n) for n in range(100)], TOO_SHORT_FOR_A_RETRY)
+            return answer, len(server.asked)
+
+    answer, asked = run(scenario())
+
+    assert (set(answer.untouched), answer.unknown) == (set(range(100)), {})
+    assert answer.again_after is not None
+    assert answer.again_after > 0
+    assert answer.requests == asked <= 8
 
 
 def test_a_partner_that_is_down_is_spared_the_rest_of_the_chunk() -> None:
@@ -239,14 +255,16 @@ def test_a_partner_that_is_down_is_spared_the_rest_of_the_chunk() -> None:
 
     answer, asked = run(scenario())
 
-    assert set(answer.unknown) == set(range(100))
+    assert 1 <= len(answer.unknown) <= 8
+    assert set(answer.unknown) | set(answer.untouched) == set(range(100))
+    assert answer.again_after is None
     assert answer.requests == asked <= 8
 
 
 def test_nothing_is_sent_after_the_deadline() -> None:
     answer, asked = answered(in_turn(raw(200, USER)), ["u", "v"], seconds=-1)
 
-    assert (set(answer.unknown), asked, answer.requests) == ({0, 1}, [], 0)
+    assert (set(answer.untouched), answer.again_after, asked, answer.requests) == ({0, 1}, 0.0, [], 0)
 
 
 def test_a_lost_answer_is_unknown_although_the_flag_was_stored_and_sending_again_settles_it(standins: InThread) -> None:
@@ -294,12 +312,12 @@ def test_a_row_refused_after_a_lost_answer_is_unknown(standins: InThread) -> Non
     assert set(standins.standins.taplytics.members("Refused")) == {"unlucky"}
 
 
-def test_a_closed_port_is_unknown_row_by_row_and_unreachable_for_check(unused_port: int) -> None:
+def test_a_closed_port_leaves_rows_as_they_were_and_is_unreachable_for_check(unused_port: int) -> None:
     partner = Taplytics(key=KEY, url=f"http://127.0.0.1:{unused_port}")
 
     answer = run(send(partner, "Beta", Operation.ADD, ["u"], TOO_SHORT_FOR_A_RETRY))
 
-    assert list(answer.unknown) == [0]
+    assert (list(answer.untouched), answer.unknown, answer.again_after) == ([0], {}, None)
     with pytest.raises(PartnerUnreachable):
         run(partner.check(None))
 

@@ -1,0 +1,210 @@
+"""Commands by which somebody steps in: pause, let go, put back, move, give up. Each leaves its record in the ledger."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cohort_pipelines.cli_options import Because, ProjectFolder, Sync, Who, Yes, asking, confirm, console, fail
+
+if TYPE_CHECKING:
+    from cohort_pipelines.orchestration.launch import OpenProject
+
+app = typer.Typer()
+ledger_app = typer.Typer(no_args_is_help=True, help="Look after the ledger.")
+app.add_typer(ledger_app, name="ledger")
+
+
+@app.command()
+def pause(sync: Sync, because: Because, who: Who = "", project: ProjectFolder = Path()) -> None:
+    """Send nothing for a sync until it is resumed; a delivery under way ends between two chunks."""
+    from cohort_pipelines.delivery import Ledger, pausing
+    from cohort_pipelines.orchestration import launch
+    from cohort_pipelines.settings import ledger_url
+
+    with launch.declared(project) as declared:
+        declared.sync(sync)
+        pausing.pause(Ledger(ledger_url()), sync, who=asking(who), why=because)
+    console().print(f"{sync} is paused. Its windows are skipped until: cohort-pipelines resume {sync}")
+
+
+@app.command()
+def resume(sync: Sync, project: ProjectFolder = Path()) -> None:
+    """Let a paused sync deliver again, from its next window on."""
+    from cohort_pipelines.delivery import Ledger, pausing
+    from cohort_pipelines.orchestration import launch
+    from cohort_pipelines.settings import ledger_url
+
+    with launch.declared(project) as declared:
+        declared.sync(sync)
+        was_paused = pausing.resume(Ledger(ledger_url()), sync)
+    said = "is resumed; its next window delivers" if was_paused else "was not paused"
+    console().print(f"{sync} {said}.")
+
+
+@app.command()
+def release(
+    sync: Sync,
+    *,
+    because: Because,
+    min_users: Annotated[int | None, typer.Option(min=0, help="Any payload of at least so many users ...")] = None,
+    max_users: Annotated[int | None, typer.Option(min=0, help="... and at most so many ...")] = None,
+    until: Annotated[str, typer.Option(help="... until this moment, ISO 8601; UTC unless it says so.")] = "",
+    later: Annotated[bool, typer.Option("--later", help="Only record it; do not deliver now.")] = False,
+    who: Who = "",
+    project: ProjectFolder = Path(),
+) -> None:
+    """Let the payload that a gate holds pass, and deliver it now; or any payload of a size, until a moment."""
+    from cohort_pipelines.delivery import Ledger, releasing
+    from cohort_pipelines.orchestration import launch
+    from cohort_pipelines.settings import ledger_url
+
+    with launch.opened(project) as opened:
+        ledger, name = Ledger(ledger_url()), opened.sync(sync).name
+        held = releasing.held(ledger, name)
+        made = releasing.release(
+            ledger,
+            name,
+            who=asking(who),
+            why=because,
+            min_users=min_users,
+            max_users=max_users,
+            until=_moment(until),
+        )
+        by_size = min_users is not None or max_users is not None
+        what = "payloads of that size" if by_size or held is None else f"the payload of {held.window}"
+        console().print(f"{name}: {what} may pass the gates until {made.until:%Y-%m-%d %H:%M} UTC.")
+        if held is None or later:
+            return
+        if by_size and not (min_users or 0) <= held.users <= (held.users if max_users is None else max_users):
+            return
+        outcome = launch.run_sync(opened, name, held.window, stages=["destination_upload"])
+    if outcome.error or not outcome.upload:
+        raise fail(outcome.error or "Superseded: a newer audience has been delivered since. Nothing was sent.")
+    console().print(_delivered(outcome.upload))
+
+
+@app.command()
+def restore(
+    sync: Sync,
+    window: Annotated[str, typer.Argument(help="The window whose audience is put back, see `history`.")],
+    *,
+    pause_too: Annotated[bool, typer.Option("--pause", help="Pause the sync in the same transaction.")] = False,
+    because: Annotated[str, typer.Option("--because", help="Why; needed with --pause.")] = "",
+    who: Who = "",
+    yes: Yes = False,
+    project: ProjectFolder = Path(),
+) -> None:
+    """Put the audience of an earlier window back: show the difference, ask, deliver it behind the same gates."""
+    from cohort_pipelines.cli_looking import print_plan
+    from cohort_pipelines.orchestration import launch, operations, planning
+
+    if pause_too and not because:
+        problem = "--pause needs --because, for whoever finds the sync paused."
+        raise typer.BadParameter(problem)
+    with launch.opened(project) as opened:
+        print_plan(planning.plan_restore(opened, sync, window))
+        if not pause_too:
+            console().print("The next window delivers the cohort as it is then, unless the sync is paused: --pause")
+        confirm(f"Put the audience of {window} back?", yes=yes)
+        wanted = {"sync": sync, "window": window, "pause": pause_too, "who": asking(who)}
+        _operate(opened, operations.RESTORE, wanted | ({"because": because} if because else {}))
+        _say_newest(sync)
+
+
+@app.command()
+def retarget(sync: Sync, yes: Yes = False, project: ProjectFolder = Path()) -> None:
+    """After a sync was pointed elsewhere: empty its old target. After it was renamed: take the target over."""
+    from cohort_pipelines.orchestration import launch, operations, planning
+
+    with launch.opened(project) as opened:
+        moves = planning.moves(opened, sync)
+        for move in moves:
+            console().print(move)
+        if not moves:
+            console().print(f"{sync} owns the target that it is declared for, and no other. There is nothing to do.")
+            return
+        confirm(f"Do this for {sync}?", yes=yes)
+        _operate(opened, operations.RETARGET, {"sync": sync})
+    console().print(f"{sync} owns the target that it is declared for, and no other.")
+
+
+@app.command()
+def retire(
+    sync: Annotated[str, typer.Argument(help="The sync's name; it need not be declared any more.")],
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Leave the members where they are, since nothing declared reaches them.")
+    ] = False,
+    who: Who = "",
+    yes: Yes = False,
+    project: ProjectFolder = Path(),
+) -> None:
+    """End a sync: empty its target of everybody that was ever sent to it, and give it up."""
+    from cohort_pipelines.orchestration import launch, operations, planning
+
+    with launch.opened(project) as opened:
+        for target in planning.owned(opened, sync):
+            left = "stay there, and are forgotten" if forget else "leave it"
+            console().print(f"{target.target.name!r} ({target.target.wire}): up to {target.held:,} users {left}.")
+        confirm(f"Retire {sync}?", yes=yes)
+        _operate(opened, operations.RETIRE, {"sync": sync, "forget": forget, "who": asking(who)})
+    console().print(f"{sync} is retired. Remove its folder under defs if it is still there.")
+
+
+@ledger_app.command()
+def rebuild(yes: Yes = False, project: ProjectFolder = Path()) -> None:
+    """Make a lost, older or doubled ledger the history's own again: every id found there is maybe delivered."""
+    from cohort_pipelines.cli_tables import many
+    from cohort_pipelines.delivery import Ledger
+    from cohort_pipelines.delivery.rebuilding import rebuild as rebuild_ledger
+    from cohort_pipelines.history import History
+    from cohort_pipelines.orchestration import launch
+    from cohort_pipelines.settings import history_root, ledger_url
+
+    with launch.declared(project):
+        question = "Rebuild the ledger from the history? The next deliveries then send every id again."
+        confirm(question, yes=yes)
+        done = rebuild_ledger(Ledger(ledger_url()), History(history_root()))
+    console().print(
+        f"The ledger knows {many(done.targets, 'target', 'targets')} again, from {many(done.files, 'file', 'files')}; "
+        f"{many(done.ids, 'id is', 'ids are')} maybe delivered, and the next deliveries send or remove them again."
+    )
+    if done.left_out:
+        console().print(f"{many(done.left_out, 'file was', 'files were')} damaged and left out.", style="red")
+
+
+def _operate(project: "OpenProject", job: str, config: Mapping[str, object]) -> None:
+    from cohort_pipelines.orchestration import launch
+
+    if error := launch.run_operation(project, job, config):
+        raise fail(error)
+
+
+def _say_newest(sync: str) -> None:
+    from cohort_pipelines.cli_tables import history_lines, history_table
+    from cohort_pipelines.delivery.listing import entries
+    from cohort_pipelines.orchestration.resources import ledger_as_it_is
+
+    ledger = ledger_as_it_is()
+    newest = entries(ledger, sync, 1) if ledger else []
+    console().print(history_table(newest))
+    for line in history_lines(newest):
+        console().print(line)
+
+
+def _delivered(upload: Mapping[str, object]) -> str:
+    numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(**upload)
+    return f"Delivered to {upload['target']!r}: {numbers}."
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        problem = f"{text!r} is no moment such as 2026-11-23T18:00"
+        raise typer.BadParameter(problem, param_hint="--until") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

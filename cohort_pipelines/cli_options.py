@@ -1,0 +1,51 @@
+"""What the commands have in common: options, who is asking, and the question before something is changed."""
+
+import getpass
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cohort_pipelines.errors import ConfirmationNeeded
+
+ProjectFolder = Annotated[Path, typer.Option("--project", help="The project's folder.")]
+Sync = Annotated[str, typer.Argument(help="The sync's name.")]
+Because = Annotated[str, typer.Option("--because", help="Why, for whoever reads the record.")]
+Who = Annotated[str, typer.Option("--who", help="By whose word; user@host by default.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it stands; where that is no terminal, tables have 120 columns."""
+    made = Console(stderr=stderr, soft_wrap=True, markup=False, highlight=False)
+    if not made.is_terminal:
+        made.width = 120
+    return made
+
+
+def asking(who: str) -> str:
+    """Return ``who``, or whoever runs this process."""
+    return who or f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is changed; a "no" ends the command.
+
+    Raises:
+        ConfirmationNeeded: nobody is there to be asked.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfirmationNeeded(question)
+    typer.confirm(question, abort=True)
+
+
+def fail(problem: str) -> typer.Exit:
+    """Say what went wrong, and return what ends the command."""
+    console(stderr=True).print(problem, style="red")
+    return typer.Exit(1)

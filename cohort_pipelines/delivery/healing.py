@@ -1,0 +1,54 @@
+"""Healing: belief is sent again slice by slice, so that what somebody else changed at the partner does not stay.
+
+Time is cut into turns of a fixed length, and each turn belongs to one slice of the ids, round and round. A window sends
+the slices whose turns have ended since the last one that healed, so a window that was missed loses no turn. At every
+window each slice was therefore sent within the time of one round, whenever the windows before it were.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+SLICES = 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """``count`` of the :data:`SLICES` slices of ids, from ``first`` on and round."""
+
+    first: int
+    count: int
+
+    def holding(self, key: str) -> str:
+        """Return the SQL condition that the id whose key is ``key`` lies in one of these slices.
+
+        Another version of DuckDB may cut other slices; the round that meets one takes up to twice its time.
+        """
+        return f"(hash({key}) % {SLICES} + {SLICES - self.first}) % {SLICES} < {self.count}"
+
+
+def due(
+    healed_until: datetime | None, now: datetime, within: timedelta | None, *, whole: bool = False
+) -> Slices | None:
+    """Return which slices are to be sent again ``now``, so that each comes round in the time ``within``.
+
+    Args:
+        healed_until: what ``now`` was at the last delivery that sent the slices due then; None before the first, which
+            sends everybody anyway.
+        now: the moment of this delivery.
+        within: the time of one round; None: nothing is ever sent again.
+        whole: the wire sends everybody or nobody; everybody is due when a round is over.
+
+    Returns:
+        The slices; None where none is due.
+    """
+    if healed_until is None or within is None:
+        return None
+    turn = _turn(now, within)
+    count = min(turn - _turn(healed_until, within), SLICES)
+    return Slices((turn - count) % SLICES, count) if count >= (SLICES if whole else 1) else None
+
+
+def _turn(moment: datetime, within: timedelta) -> int:
+    """Return how many turns have ended by ``moment``; the slice of the turn `n` is `n` modulo :data:`SLICES`."""
+    return (moment - _EPOCH) * SLICES // within

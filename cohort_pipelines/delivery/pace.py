@@ -1,0 +1,123 @@
+"""How long deliveries take, measured on recent ones or assumed before there is one; and how much usually changes."""
+
+import statistics
+from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
+
+from sqlalchemy import select
+
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.deadlines import MARGIN
+from cohort_pipelines.delivery.ledger import Ledger
+from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
+from cohort_pipelines.windows import Cadence
+
+ASSUMED_PER_SECOND = {"taplytics": 100.0, "cohort_messages": 1_000.0, "csv_file": 100_000.0}
+"""Operations a second that a wire is trusted with until it was measured: 32 requests of one user at a time that take
+0.3 s each; one message of 1,000 users a second; a file on a disk."""
+
+AMPLE = 2
+"""A sync that can carry no more than this many times its usual change has little left for an unusual one."""
+
+ENOUGH = 100
+"""Operations of a delivery whose pace is worth measuring; the time of a smaller one is mostly that of any delivery."""
+
+_RECENT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a sync's recent deliveries were like.
+
+    Attributes:
+        seconds_per_operation: of sending, planning and recording included.
+        reading_seconds: of reading Mixpanel and working out the payload; 0 where no snapshot was taken yet.
+        measured: whether deliveries were measured; else the wire's assumed pace stands here.
+        usual_change: joiners and leavers of an overwrite, the first fill left out; None where there was no other.
+    """
+
+    seconds_per_operation: float
+    reading_seconds: float
+    measured: bool
+    usual_change: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What ``operations`` need.
+
+    Attributes:
+        seconds: of sending.
+        windows: how many windows that takes; None for a one-time export, which has no window's end to keep.
+        capacity: operations that fit into a window; None likewise.
+        tight: whether the capacity is below :data:`AMPLE` times the usual change.
+    """
+
+    seconds: float
+    windows: int | None
+    capacity: int | None
+    tight: bool
+
+    @property
+    def keeps_cadence(self) -> bool:
+        """Whether everything is sent before the window ends."""
+        return self.windows is None or self.windows <= 1
+
+
+def measure(ledger: Ledger | None, sync: str, wire: str) -> Pace:
+    """Return how fast the newest deliveries of ``sync`` were.
+
+    Raises:
+        LedgerUnusable: the ledger cannot be read.
+    """
+    assumed = 1 / ASSUMED_PER_SECOND.get(wire, 1_000.0)
+    if ledger is None:
+        return Pace(assumed, 0.0, measured=False, usual_change=None)
+    attempt, taken, sent = schema.attempt, schema.snapshot, schema.receipt
+    deliveries = (
+        select(attempt.c.generation, attempt.c.state, attempt.c.started, attempt.c.ended, sent.c.counts)
+        .join_from(attempt, sent)
+        .join(schema.target, schema.target.c.id == attempt.c.target)
+        .where(attempt.c.sync == sync, attempt.c.kind == AttemptKind.OVERWRITE, schema.target.c.wire == wire)
+        .order_by(attempt.c.id.desc())
+        .limit(_RECENT)
+    )
+    readings = (
+        select(taken.c.seconds)
+        .where(taken.c.sync == sync, taken.c.seconds.is_not(None))
+        .order_by(taken.c.seq.desc())
+        .limit(_RECENT)
+    )
+    with ledger.read() as connection:
+        rows = connection.execute(deliveries).all()
+        reading = statistics.median(connection.execute(readings).scalars().all() or [0.0])
+    measured = [row for row in rows if row.counts["acknowledged"] >= ENOUGH]
+    done = sum(row.counts["acknowledged"] for row in measured)
+    seconds = sum((row.ended - row.started).total_seconds() for row in measured)
+    changes = [
+        row.counts["joiners"] + row.counts["leavers"]
+        for row in rows
+        if row.state in GREEN_STATES and row.generation > 1
+    ]
+    return Pace(
+        seconds_per_operation=seconds / done if measured else assumed,
+        reading_seconds=reading,
+        measured=bool(measured),
+        usual_change=round(statistics.median(changes)) if changes else None,
+    )
+
+
+def forecast(pace: Pace, operations: int, cadence: Cadence | None) -> Forecast:
+    """Return what ``operations`` need at ``pace``."""
+    seconds = operations * pace.seconds_per_operation
+    if cadence is None:
+        return Forecast(seconds, None, None, tight=False)
+    left = max((cadence.value - MARGIN - timedelta(seconds=pace.reading_seconds)).total_seconds(), 1.0)
+    capacity = int(left / pace.seconds_per_operation) if pace.seconds_per_operation else operations
+    return Forecast(
+        seconds=seconds,
+        windows=ceil(seconds / left),
+        capacity=capacity,
+        tight=pace.usual_change is not None and capacity < AMPLE * pace.usual_change,
+    )

@@ -1,0 +1,129 @@
+"""Ledger and history need each other: each says of the other that it is the right one, and no older copy.
+
+The history bears small marks of the ledger that writes it: who it is, and for each target how far the ledger had come
+when something was last sent there. A mark is written after the ledger's own commit, so that it may lag behind and never
+runs ahead. A ledger that is behind any mark has forgotten something, and belief made from it would be wrong in silence.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import msgspec
+from sqlalchemy import select
+
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.errors import LedgerUnpaired
+from cohort_pipelines.history import History, Stage
+
+IDENTITY = "id.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which ledger writes a history."""
+
+    ledger_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """What the history says of a target: which ledger last sent it something, how far that had come, and for whom."""
+
+    ledger_id: str
+    generation: int
+    wire: str
+    host: str
+    account: str
+    name: str
+    owner: str
+
+    @property
+    def target(self) -> Target:
+        """The target that it is about."""
+        return Target(self.wire, self.host, self.account, self.name)
+
+
+_Mark = TypeVar("_Mark", Identity, Mirror)
+
+
+def require_paired(ledger: Ledger, history: History) -> None:
+    """Refuse a ledger that does not fit ``history``; at the first use of both, pair them by a mark.
+
+    Raises:
+        LedgerUnpaired: the ledger was lost, put back from a copy, or there are two.
+        HistoryNotWritable: the mark cannot be written.
+    """
+    if not require_fitting(ledger, history):
+        mark(history, ledger.ledger_id)
+
+
+def require_fitting(ledger: Ledger, history: History) -> bool:
+    """Refuse a ledger that does not fit ``history``, writing nothing; return whether the two are paired yet.
+
+    The marks of all targets count: an older copy that went on with one target would catch up with that one's mark.
+
+    Raises:
+        LedgerUnpaired: the ledger was lost, put back from a copy, or there are two.
+    """
+    marks = history.read_marks()  # before the ledger, which another process may carry on meanwhile
+    with ledger.read() as connection:
+        mine = connection.execute(select(schema.meta.c.ledger_id, schema.meta.c.generation)).one()
+        has_a_past = connection.execute(select(schema.attempt.c.id).limit(1)).first() is not None
+    if IDENTITY not in marks:
+        if not has_a_past and _was_sent_from(history):
+            raise LedgerUnpaired(ledger.where, history.root, "it is new, and the history tells of deliveries")
+        return False
+    if _require(Identity, IDENTITY, marks, ledger, history).ledger_id != mine.ledger_id:
+        raise LedgerUnpaired(ledger.where, history.root, "the history is another ledger's")
+    for name in marks.keys() - {IDENTITY}:
+        mirror = _require(Mirror, name, marks, ledger, history)
+        if mirror.ledger_id != mine.ledger_id or mirror.generation > mine.generation:
+            finding = f"it is older than what was last sent to {mirror.name!r}"
+            raise LedgerUnpaired(ledger.where, history.root, finding)
+    return True
+
+
+def mark(history: History, ledger_id: str) -> None:
+    """Say in ``history`` which ledger writes it.
+
+    Raises:
+        HistoryNotWritable: the disk or the object store refused.
+    """
+    history.write_mark(IDENTITY, msgspec.json.encode(Identity(ledger_id)))
+
+
+def mirror(history: History, ledger_id: str, generation: int, target: Target, owner: str) -> None:
+    """Say in ``history`` how far the ledger has come with ``target``; to be called after the ledger's commit.
+
+    Raises:
+        HistoryNotWritable: the disk or the object store refused.
+    """
+    mirrored = Mirror(ledger_id, generation, **asdict(target), owner=owner)
+    history.write_mark(mark_of(target), msgspec.json.encode(mirrored))
+
+
+def mark_of(target: Target) -> str:
+    """Return the name of the mark of ``target``."""
+    return f"{hashlib.sha256(msgspec.json.encode(target)).hexdigest()}.json"
+
+
+def read_mark(kind: type[_Mark], content: bytes) -> _Mark | None:
+    """Return what a mark says, or None where it is damaged."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _require(kind: type[_Mark], name: str, marks: Mapping[str, bytes], ledger: Ledger, history: History) -> _Mark:
+    read = read_mark(kind, marks[name])
+    if read is None:
+        raise LedgerUnpaired(ledger.where, history.root, f"the history's mark .ledger/{name} is damaged")
+    return read
+
+
+def _was_sent_from(history: History) -> bool:
+    return any(history.windows(sync, stage) for sync in history.syncs() for stage in (Stage.RECEIPT, Stage.PLAN))

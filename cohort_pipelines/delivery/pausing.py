@@ -1,0 +1,61 @@
+"""Pauses: a sync that nothing is sent for, by whose word and why."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, delete, insert, select
+
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.database import Database
+from cohort_pipelines.errors import SyncPaused
+
+_PAUSE = select(schema.pause).where(schema.pause.c.sync == bindparam("of_sync"))  # built once: every chunk asks
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Who paused a sync, why, and since when (None: from now on)."""
+
+    who: str
+    why: str
+    at: datetime | None = None
+
+
+def pause(ledger: Database, sync: str, *, who: str, why: str) -> None:
+    """Send nothing for ``sync`` from now on; a delivery under way ends between two chunks."""
+    with ledger.write() as connection:
+        pause_within(connection, sync, Pause(who, why, ledger.now(connection)))
+
+
+def resume(ledger: Database, sync: str) -> bool:
+    """Let ``sync`` deliver again; return whether it was paused."""
+    with ledger.write() as connection:
+        return connection.execute(delete(schema.pause).filter_by(sync=sync)).rowcount == 1
+
+
+def paused(ledger: Database, sync: str) -> Pause | None:
+    """Return the pause of ``sync``, or None when it may deliver."""
+    with ledger.read() as connection:
+        return paused_within(connection, sync)
+
+
+def pause_within(connection: Connection, sync: str, made: Pause) -> None:
+    """Pause ``sync`` as part of a transaction; a later pause takes the place of an earlier one."""
+    connection.execute(delete(schema.pause).filter_by(sync=sync))
+    connection.execute(insert(schema.pause).values(sync=sync, who=made.who, why=made.why, at=made.at))
+
+
+def paused_within(connection: Connection, sync: str) -> Pause | None:
+    """Return the pause of ``sync`` as a transaction sees it."""
+    row = connection.execute(_PAUSE, {"of_sync": sync}).first()
+    return None if row is None else Pause(row.who, row.why, row.at)
+
+
+def require_not_paused(connection: Connection, sync: str) -> None:
+    """Refuse to start anything for a paused sync.
+
+    Raises:
+        SyncPaused: it is paused.
+    """
+    if found := paused_within(connection, sync):
+        raise SyncPaused(sync, found.who, found.why)

@@ -1,0 +1,262 @@
+"""What a delivery would do, worked out by the code that delivers, without claiming, recording or sending anything."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from math import ceil
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import Connection, Row, select
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import chunks, healing, judging, pace, releasing, schema
+from cohort_pipelines.delivery.attempt import believed
+from cohort_pipelines.delivery.baseline import adopt
+from cohort_pipelines.delivery.belief import Belief, fold
+from cohort_pipelines.delivery.gates import Gates, Verdict
+from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.delivery.pace import Forecast, Pace
+from cohort_pipelines.delivery.pausing import paused
+from cohort_pipelines.delivery.plan import PlanCounts, make_plan
+from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
+from cohort_pipelines.delivery.targets import owned_elsewhere
+from cohort_pipelines.delivery.terms import Terms
+from cohort_pipelines.errors import (
+    DeliveryError,
+    DeliverySuperseded,
+    NotSealedYet,
+    SyncPaused,
+    TargetMoved,
+    TargetOwnedByAnother,
+)
+from cohort_pipelines.history import Stage, StoredFile
+from cohort_pipelines.history.overlay import Overlay
+from cohort_pipelines.partners.messages import PAGE_ROWS
+from cohort_pipelines.partners.replacing import ReplacingMessages
+from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.windows import Cadence
+
+_ONE_BY_ONE = frozenset({"taplytics"})
+"""Wires whose every request is about one user."""
+
+_NOT_AS_A_FILE = frozenset({"empty", "unknown"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What would be delivered, and on which terms.
+
+    Attributes:
+        target: what would be overwritten.
+        sync: the sync's name.
+        window: the key of the window that it would be delivered in.
+        payload: what the target would hold; ``members`` of the cohort were read for it, ``identified`` with a profile.
+        members: see there.
+        identified: see there.
+        seq: the number of its snapshot; None for one that was only taken to look at it.
+        partner: the connection; nothing is asked of it.
+        gates: what must not happen unasked.
+        terms: what is true of the target.
+        cadence: how often it is delivered; None for a one-time export.
+        kind: what it would be delivered as; what is asked for by name heeds neither a pause nor the order.
+    """
+
+    target: Target
+    sync: str
+    window: str
+    payload: StoredFile
+    members: int
+    identified: int
+    seq: int | None = None
+    partner: ChangeWire | FileWire
+    gates: Gates
+    terms: Terms = field(default_factory=Terms)
+    cadence: Cadence | None = None
+    kind: AttemptKind = AttemptKind.OVERWRITE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a delivery would do now.
+
+    Attributes:
+        target: the target's name.
+        first: nothing was ever sent to it.
+        users: ids in the payload.
+        unchanged: ids of the payload that are known to be in.
+        counts: what would be sent, by why it would be.
+        unsettled: ids whose outcome is uncertain; they are among the repeated.
+        requests: requests to the partner, if none has to be repeated.
+        pace: how fast deliveries of this sync are.
+        forecast: what this one needs.
+        verdicts: what each gate would find.
+        released: who lets it pass the gates all the same, when and why; empty where nobody does, or none holds it.
+        obstacles: why nothing would be sent, each as a sentence; gates left out.
+        under_way: a delivery is being made just now, and may have done more than what is shown.
+    """
+
+    target: str
+    first: bool
+    users: int
+    unchanged: int
+    counts: PlanCounts
+    unsettled: int
+    requests: int
+    pace: Pace
+    forecast: Forecast
+    verdicts: tuple[Verdict, ...]
+    released: str
+    obstacles: tuple[str, ...]
+    under_way: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for machines."""
+        return asdict(self) | {
+            "operations": self.counts.operations,
+            "keeps_cadence": self.forecast.keeps_cadence,
+            "held": self.held,
+        }
+
+    @property
+    def held(self) -> bool:
+        """Whether a gate would hold it."""
+        return not self.released and any(verdict.held for verdict in self.verdicts)
+
+
+def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
+    """Return what a delivery would do now; only ``history``'s own root is written to.
+
+    Args:
+        ledger: what was sent so far; None where there is no ledger yet.
+        history: laid over the history that the ledger belongs to.
+        wanted: what would be delivered.
+
+    Raises:
+        HistoryError: payload, belief or baseline cannot be trusted.
+        LedgerUnusable: the ledger cannot be read.
+    """
+    row = None if ledger is None else _target(ledger, wanted.target)
+    belief = _believed(ledger, history, wanted, row)
+    whole = isinstance(wanted.partner, FileWire) and not wanted.partner.atomic
+    heal = healing.due(row.healed_until if row else None, clock.now(), wanted.terms.heal_within, whole=whole)
+    equality = wanted.terms.id_equality
+    with make_plan(history, wanted.payload, belief, equality=equality, heal=heal, whole=whole) as plan:
+        counts = PlanCounts.of(plan)
+    verdicts = judging.preview(
+        ledger,
+        wanted.gates,
+        target_id=row.id if row else None,
+        window=wanted.window,
+        users=wanted.payload.rows,
+        counts=counts,
+        held=belief.held,
+        members=wanted.members,
+        identified=wanted.identified,
+    )
+    measured = pace.measure(ledger, wanted.sync, wanted.target.wire)
+    return Preview(
+        target=wanted.target.name,
+        first=row is None or not row.established,
+        users=wanted.payload.rows,
+        unchanged=wanted.payload.rows - counts.joiners,
+        counts=counts,
+        unsettled=belief.unsettled,
+        requests=_requests(wanted, counts, established=bool(row and row.established)),
+        pace=measured,
+        forecast=pace.forecast(measured, counts.operations, wanted.cadence),
+        verdicts=tuple(verdicts),
+        released=_released(ledger, wanted) if any(verdict.held for verdict in verdicts) else "",
+        obstacles=tuple(str(error) for error in _obstacles(ledger, wanted, row)),
+        under_way=bool(ledger and ledger.is_delivering(wanted.sync)),
+    )
+
+
+def _target(ledger: Ledger, target: Target) -> Row[tuple[object, ...]] | None:
+    with ledger.read() as connection:
+        return connection.execute(select(schema.target).filter_by(**asdict(target))).first()
+
+
+def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[tuple[object, ...]] | None) -> Belief:
+    """Return what the next delivery would start from, what dead ones may have done included."""
+    belief = believed(history, row) if row else Belief()
+    if ledger is not None and row is not None:
+        with ledger.read() as connection:
+            left_open = list(_left_open(connection, row.id))
+        for dead, told in left_open:
+            plan = history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
+            belief = fold(history, belief, plan, told, equality=wanted.terms.id_equality)
+    if belief == Belief() and wanted.terms.baseline not in _NOT_AS_A_FILE and not (row and row.baseline):
+        equality = wanted.terms.id_equality
+        return adopt(history, wanted.terms.baseline, sync=wanted.sync, window=wanted.window, equality=equality)
+    return belief
+
+
+def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[object, ...]], pa.Table]]:
+    """Yield each attempt that may have sent something and was not worked into belief, with what is known of it."""
+    attempt = schema.attempt
+    query = select(attempt).where(
+        attempt.c.target == target, attempt.c.state.in_(OPEN_STATES), attempt.c.plan_checksum.is_not(None)
+    )
+    for row in connection.execute(query.order_by(attempt.c.generation)).all():
+        yield row, chunks.chunk_table(connection, row.id)
+
+
+def _requests(wanted: Wanted, counts: PlanCounts, *, established: bool) -> int:
+    """Count the requests of a plan; a file is published without any."""
+    partner = wanted.partner
+    if isinstance(partner, FileWire):
+        pages = max(1, ceil(wanted.payload.rows / PAGE_ROWS)) if isinstance(partner, ReplacingMessages) else 0
+        return pages if counts.operations else 0
+    if partner.wire in _ONE_BY_ONE:
+        return counts.operations
+    together = (counts.adds - counts.alone_adds, counts.removals - counts.alone_removals)
+    alone = counts.alone_adds + counts.alone_removals
+    return (not established) + alone + sum(ceil(rows / partner.chunk_rows) for rows in together)
+
+
+def _released(ledger: Ledger | None, wanted: Wanted) -> str:
+    if ledger is None:
+        return ""
+    payload = wanted.payload
+    with ledger.read() as connection:
+        release = releasing.fitting(connection, wanted.sync, payload.checksum, payload.rows, ledger.now(connection))
+    return "" if release is None else str(release)
+
+
+def _obstacles(ledger: Ledger | None, wanted: Wanted, row: Row[tuple[object, ...]] | None) -> Iterator[DeliveryError]:
+    """Yield what the claim would refuse with."""
+    if ledger is None:
+        return
+    by_itself = wanted.kind is AttemptKind.OVERWRITE
+    if by_itself and (pause := paused(ledger, wanted.sync)):
+        yield SyncPaused(wanted.sync, pause.who, pause.why)
+    if row is not None and row.owner != wanted.sync and row.retired is None:
+        yield TargetOwnedByAnother(wanted.target.name, row.owner)
+    for other in owned_elsewhere(ledger, wanted.sync, wanted.target):
+        yield TargetMoved(wanted.sync, other.target.name, wanted.target.name)
+    if by_itself and row is not None and wanted.seq is not None and wanted.seq < row.head_seq:
+        yield DeliverySuperseded(wanted.window, "a later window")
+
+
+def newest_payload(ledger: Ledger, sync: str, window: str) -> tuple[int, StoredFile]:
+    """Return the newest snapshot of ``sync`` that has a payload, by its number, and the payload.
+
+    Raises:
+        NotSealedYet: none was worked out yet, nor in ``window``, the one that is open.
+    """
+    derived, taken = schema.derived, schema.snapshot
+    query = select(derived, taken.c.window).join_from(derived, taken)
+    query = query.where(taken.c.sync == sync, derived.c.stage == Stage.PARTNER_PAYLOAD)
+    with ledger.read() as connection:
+        row = connection.execute(query.order_by(taken.c.seq.desc(), derived.c.id.desc()).limit(1)).first()
+    if row is None:
+        raise NotSealedYet(Stage.PARTNER_PAYLOAD, sync, window)
+    return row.snapshot, StoredFile(sync, Stage.PARTNER_PAYLOAD, row.window, row.checksum, row.rows, row.size)
+
+
+def rejects_of(ledger: Ledger, seq: int) -> Mapping[str, int]:
+    """Return how many members of snapshot ``seq`` were rejected for which reason, as it was worked out last."""
+    derived = schema.derived
+    query = select(derived.c.counts).filter_by(snapshot=seq, stage=Stage.REJECTS).order_by(derived.c.id.desc())
+    with ledger.read() as connection:
+        return connection.execute(query.limit(1)).scalar() or {}

@@ -1,0 +1,232 @@
+"""Rebuilding: a ledger that was lost, put back from a copy, or doubled becomes the one ledger of a history again.
+
+What was sent since the ledger's last sure word cannot be known, so nothing is guessed: every id that the history names
+for a target is MAYBE, and the next delivery sends again what it wants there and removes the rest. Numbers go on above
+all that the history names. The ledger gets a new id: every other copy of it is refused from then on.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from cohort_pipelines.delivery import pairing, schema
+from cohort_pipelines.delivery.attempt import GIVEN_BACK
+from cohort_pipelines.delivery.belief import Belief
+from cohort_pipelines.delivery.ledger import Ledger, Target, next_seq
+from cohort_pipelines.delivery.pairing import Mirror
+from cohort_pipelines.delivery.rebuilt_rows import Rows
+from cohort_pipelines.delivery.recovering import FoundReceipt, believe_all, read_receipts
+from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
+from cohort_pipelines.errors import LedgerUnusable, TargetBusy
+from cohort_pipelines.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a ledger was rebuilt from.
+
+    Attributes:
+        targets: targets that the ledger now knows.
+        receipts: receipts of attempts that it did not know.
+        files: payloads, plans and beliefs that ids were taken from.
+        left_out: files and marks that are damaged, or went away meanwhile.
+        ids: ids that are now possibly delivered, over all targets.
+    """
+
+    targets: int
+    receipts: int
+    files: int
+    left_out: int
+    ids: int
+
+
+@dataclass(slots=True)
+class _Known:
+    """What ledger and history know of one target."""
+
+    target: Target
+    row: Row[tuple[object, ...]] | None = None
+    mirror: Mirror | None = None
+    receipts: list[FoundReceipt] = field(default_factory=list)
+    syncs: set[str] = field(default_factory=set)
+
+    def owner(self, *, forgetful: bool) -> str:
+        """Return whose it is; ``forgetful``: the ledger is not as new as the history."""
+        if self.row is not None and not (forgetful and self.mirror):
+            return str(self.row.owner)
+        return self.mirror.owner if self.mirror else self.receipts[-1].sync
+
+    def retired(self, *, forgetful: bool) -> datetime | None:
+        """Return when it was given up, or None where it was not."""
+        if self.row is not None and not (forgetful and self.receipts):
+            moment: datetime | None = self.row.retired
+            return moment
+        last = self.receipts[-1] if self.receipts else None
+        return last.ended if last and last.green and last.kind is AttemptKind.RETIRE else None
+
+
+def rebuild(ledger: Ledger, history: History) -> Rebuilt:
+    """Make ``ledger`` the one ledger of ``history``; whatever is damaged or gone is left out and counted.
+
+    Killed anywhere it can be run again; until it was run to its end, deliveries are refused.
+
+    Raises:
+        TargetBusy: a delivery is under way.
+        LedgerUnusable: a receipt of the first release names a target that nothing else tells more of.
+        HistoryNotWritable: the disk or the object store refused.
+    """
+    history.require_writable()
+    with ledger.read() as connection:
+        now, before = ledger.now(connection), _require_quiet(ledger, connection)
+    marks = {name: content for name, content in history.read_marks().items() if name != pairing.IDENTITY}
+    mirrors = {name: read for name, content in marks.items() if (read := pairing.read_mark(Mirror, content))}
+    receipts, unread = read_receipts(history)
+    targets = _targets(ledger, receipts, mirrors.values())
+    forgetful = _is_forgetful(ledger, mirrors.values(), receipts)
+
+    believed: dict[Target, Belief] = {}
+    files, left_out = 0, unread + len(marks) - len(mirrors)
+    for known in targets.values():
+        owner = known.owner(forgetful=forgetful)
+        belief, taken, damaged = believe_all(history, owner, known.syncs | {owner}, now)
+        believed[known.target], files, left_out = belief, files + taken, left_out + damaged
+
+    with ledger.write() as connection:
+        if _require_quiet(ledger, connection) != before:
+            raise LedgerUnusable(ledger.where, "a delivery began while it was rebuilt; run the rebuilding again")
+        rows = Rows(connection, history, receipts)
+        rows.make_room()
+        for known in targets.values():
+            number = _write_target(connection, known, believed[known.target], forgetful=forgetful, now=now)
+            rows.write_attempts(number, known.receipts)
+            _settle_target(connection, number, known.receipts)
+        ledger.ledger_id, generation = _take_over(connection, mirrors.values())
+    for known in targets.values():
+        pairing.mirror(history, ledger.ledger_id, generation, known.target, known.owner(forgetful=forgetful))
+    for name in marks.keys() - {pairing.mark_of(target) for target in targets}:
+        history.remove_mark(name)
+    pairing.mark(history, ledger.ledger_id)  # last: until then the history is another ledger's
+    return Rebuilt(len(targets), rows.written, files, left_out, sum(belief.held for belief in believed.values()))
+
+
+def _require_quiet(ledger: Ledger, connection: Connection) -> int:
+    """Refuse while a lease is live; return the number of the newest attempt."""
+    leases = select(schema.target.c.name, schema.lease.c.expires).join(schema.lease)
+    live = connection.execute(leases.where(schema.lease.c.expires > ledger.now(connection))).first()
+    if live is not None:
+        raise TargetBusy(live.name, live.expires)
+    return connection.execute(select(func.max(schema.attempt.c.id))).scalar() or 0
+
+
+def _is_forgetful(ledger: Ledger, mirrors: Iterable[Mirror], receipts: list[FoundReceipt]) -> bool:
+    """Say whether the history knows of changes that the ledger does not."""
+    with ledger.read() as connection:
+        mine = connection.execute(select(schema.meta.c.ledger_id, schema.meta.c.generation)).one()
+        known = set(connection.execute(select(schema.receipt.c.checksum)).scalars())
+    ahead = any(each.ledger_id != mine.ledger_id or each.generation > mine.generation for each in mirrors)
+    return ahead or any(each.checksum not in known for each in receipts)
+
+
+def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable[Mirror]) -> dict[Target, _Known]:
+    targets: dict[Target, _Known] = {}
+    wrote = select(schema.attempt.c.target, schema.attempt.c.sync).distinct()
+    with ledger.read() as connection:
+        writers = connection.execute(wrote).all()
+        for row in connection.execute(select(schema.target).order_by(schema.target.c.id)):
+            target = Target(row.wire, row.host, row.account, row.name)
+            syncs = {each.sync for each in writers if each.target == row.id} | {row.owner}
+            targets[target] = _Known(target, row, syncs=syncs)
+    for mirror in mirrors:
+        known = targets.setdefault(mirror.target, _Known(mirror.target))
+        known.mirror = mirror
+        known.syncs.add(mirror.owner)
+    unnamed = []
+    for receipt in receipts:
+        if receipt.target is None:
+            unnamed.append(receipt)
+        else:
+            known = targets.setdefault(receipt.target, _Known(receipt.target))
+            known.receipts.append(receipt)
+            known.syncs.add(receipt.sync)
+    for receipt in unnamed:
+        _by_name(ledger, targets, receipt).receipts.insert(0, receipt)
+    for known in targets.values():
+        known.receipts.sort(key=lambda each: each.ended)
+    return targets
+
+
+def _by_name(ledger: Ledger, targets: Mapping[Target, _Known], receipt: FoundReceipt) -> _Known:
+    """Return the target of a receipt of the first release, which has no more of it than the name."""
+    name = receipt.row["target"]
+    for known in targets.values():
+        if known.target.name == name and receipt.sync in known.syncs:
+            return known
+    problem = (
+        f"receipts of {receipt.sync} only have the name {name!r} of their target, and neither ledger nor history tells "
+        "at which partner and account that is; put a copy of the lost ledger back and run the rebuilding again"
+    )
+    raise LedgerUnusable(ledger.where, problem)
+
+
+def _write_target(connection: Connection, known: _Known, belief: Belief, *, forgetful: bool, now: datetime) -> int:
+    """Write what is believed of a target, and whose it is; return its number."""
+    last, file = (known.receipts[-1].row if known.receipts else {}), belief.file
+    assert file is not None  # noqa: S101  just sealed
+    values: dict[str, Any] = {
+        "owner": known.owner(forgetful=forgetful),
+        "retired": known.retired(forgetful=forgetful),
+        "baseline": (known.row and known.row.baseline) or last.get("baseline") or "unknown",
+        "established": bool(known.row and known.row.established)
+        or any(each.green or each.row["acknowledged"] for each in known.receipts),
+        "belief_sync": file.sync,
+        "belief_window": file.window,
+        "belief_checksum": file.checksum,
+        "unsettled": belief.unsettled,
+        "held": belief.held,
+        "last_sent": now,
+        "healed_until": None,
+    }
+    if known.row is not None:
+        connection.execute(update(schema.target).filter_by(id=known.row.id).values(**values))
+        number: int = known.row.id
+        return number
+    fresh = insert(schema.target).values(**asdict(known.target), **values, generation=0, head_seq=0)
+    written: int = connection.execute(fresh.returning(schema.target.c.id)).scalar_one()
+    return written
+
+
+def _settle_target(connection: Connection, target: int, receipts: list[FoundReceipt]) -> None:
+    """Close what earlier writers left open, and let generation, order and token go on above all that is known."""
+    table = schema.attempt
+    left = update(table).where(table.c.target == target, table.c.state.in_(OPEN_STATES))
+    connection.execute(left.values(state=AttemptState.ORPHANED, error="the ledger was rebuilt"))
+    highest = select(func.max(table.c.generation), func.max(func.coalesce(table.c.seq, table.c.snapshot)))
+    generation, seq = connection.execute(highest.filter_by(target=target)).one()
+    row = connection.execute(select(schema.target).filter_by(id=target)).one()
+    head = max(seq or 0, row.head_seq)
+    if receipts and receipts[-1].kind is not AttemptKind.OVERWRITE:
+        head = next_seq(connection)  # what was asked for by name stood above every window before it
+    generation = max(generation or 0, row.generation) + 1
+    connection.execute(update(schema.target).filter_by(id=target).values(generation=generation, head_seq=head))
+
+    lease = schema.lease
+    token = connection.execute(select(lease.c.token).filter_by(target=target)).scalar()
+    # no claim without a generation of its own, so that no token was ever above it
+    values = {"token": max(generation, token or 0), "holder": "rebuild", "expires": GIVEN_BACK}
+    if token is None:
+        connection.execute(insert(lease).values(target=target, **values))
+    else:
+        connection.execute(update(lease).filter_by(target=target).values(**values))
+
+
+def _take_over(connection: Connection, mirrors: Iterable[Mirror]) -> tuple[str, int]:
+    """Give the ledger a new id and a generation above all marks."""
+    ledger_id = uuid.uuid4().hex
+    generation = connection.execute(select(schema.meta.c.generation)).scalar_one()
+    generation = max([generation, *(each.generation for each in mirrors)]) + 1
+    connection.execute(update(schema.meta).values(ledger_id=ledger_id, generation=generation))
+    return ledger_id, generation

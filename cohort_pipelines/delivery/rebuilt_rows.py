@@ -1,0 +1,161 @@
+"""Rows of the ledger made again from receipts: what `restore` and `history` need of the attempts that it lost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.ledger import next_seq
+from cohort_pipelines.delivery.overwrite import WINDOW_STATES
+from cohort_pipelines.delivery.recovering import FoundReceipt, newest
+from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
+from cohort_pipelines.history import History, Stage, StoredFile
+
+
+class Rows:
+    """Writes what receipts tell, in a transaction of the ledger.
+
+    Attributes:
+        written: attempts that the ledger did not know, or had left open.
+    """
+
+    def __init__(self, connection: Connection, history: History, receipts: Sequence[FoundReceipt]) -> None:
+        self.written = 0
+        self._connection = connection
+        self._history = history
+        self._ended = max((each.ended for each in receipts), default=None)
+        self._sources: dict[int, FoundReceipt] = {}  # by the number of the snapshot
+        for each in receipts:
+            if each.kind is not AttemptKind.RETIRE or each.row["snapshot_seq"] not in self._sources:
+                self._sources.setdefault(each.row["snapshot_seq"], each)
+
+    def make_room(self) -> None:
+        """Let numbers of snapshots go on above those of the receipts, and move the ledger's own out of their way.
+
+        A snapshot that was taken after the last receipt is newer than all of them, whatever number a ledger without a
+        memory gave it.
+        """
+        named = max(self._sources, default=0)
+        last = schema.meta.c.last_seq
+        self._connection.execute(update(schema.meta).where(last < named).values(last_seq=named))
+        for row in self._connection.execute(select(schema.snapshot).order_by(schema.snapshot.c.seq)).all():
+            source = self._sources.get(row.seq)
+            if source is not None and (source.sync, source.source) == (row.sync, row.window):
+                continue
+            late = self._ended is not None and row.taken_at > self._ended and row.seq <= named
+            if source is not None or late:
+                self._move(row, next_seq(self._connection))
+
+    def write_attempts(self, target: int, receipts: Iterable[FoundReceipt]) -> None:
+        """Write the attempts on a target that the ledger does not know, oldest first."""
+        table, known = schema.attempt, set(self._connection.execute(select(schema.receipt.c.checksum)).scalars())
+        for receipt in receipts:
+            if receipt.checksum in known:
+                continue
+            self._write_snapshot(receipt.row["snapshot_seq"])
+            generation = receipt.row["generation"]
+            row = self._connection.execute(select(table).filter_by(target=target, generation=generation)).first()
+            if row is not None and row.state in OPEN_STATES and row.window == receipt.row["window"]:
+                number = row.id  # it was under way when the copy was made
+                ended = {"state": receipt.state, "ended": receipt.ended, "error": receipt.row["error"] or None}
+                self._connection.execute(update(table).filter_by(id=number).values(**ended))
+            else:
+                if row is not None:  # another ledger's
+                    highest = select(func.max(table.c.generation)).filter_by(target=target)
+                    generation = self._connection.execute(highest).scalar_one() + 1
+                number = self._write_attempt(target, generation, receipt)
+            self._write_receipt(number, receipt)
+            self._note_window(receipt)
+            self.written += 1
+
+    def _move(self, row: Row[tuple[object, ...]], seq: int) -> None:
+        """Give a snapshot another number."""
+        values = row._asdict() | {"seq": seq}
+        self._connection.execute(insert(schema.snapshot).values(**values))
+        for table in (schema.derived, schema.attempt):
+            self._connection.execute(update(table).filter_by(snapshot=row.seq).values(snapshot=seq))
+        own = update(schema.attempt).filter_by(snapshot=seq, seq=row.seq)
+        self._connection.execute(own.values(seq=seq))
+        self._connection.execute(schema.snapshot.delete().filter_by(seq=row.seq))
+
+    def _write_snapshot(self, seq: int) -> None:
+        """Write a snapshot and what was made of it, as far as receipt and files tell."""
+        if self._connection.execute(select(schema.snapshot.c.seq).filter_by(seq=seq)).first() is not None:
+            return
+        source = self._sources[seq]
+        row, window = source.row, source.source
+        stored = newest(self._history, source.sync, Stage.COHORT_SNAPSHOT, window, row.get("snapshot_checksum"))
+        members = row.get("members") or (stored.rows if stored else 0)
+        values: Mapping[str, Any] = {
+            "seq": seq,
+            "sync": source.sync,
+            "window": window,
+            "checksum": row.get("snapshot_checksum") or (stored.checksum if stored else ""),
+            "size": stored.size if stored else 0,
+            "taken_at": row.get("taken_at") or source.started,
+            "total": members,
+            "rows": members,
+            "project": 0,  # not known: it is nobody else's to share
+            "cohort_id": 0,
+            "options": {},
+        }
+        self._connection.execute(insert(schema.snapshot).values(**values))
+        for stage in (Stage.IDENTIFIED_USERS, Stage.REJECTS, Stage.PARTNER_PAYLOAD):
+            checksum = row["payload_checksum"] if stage is Stage.PARTNER_PAYLOAD else None
+            file = newest(self._history, source.sync, stage, window, checksum)
+            if file is not None:
+                self._derive(seq, file, source)
+
+    def _derive(self, seq: int, file: StoredFile, source: FoundReceipt) -> None:
+        told = {"checksum": file.checksum, "rows": file.rows, "size": file.size, "counts": {}, "at": source.started}
+        self._connection.execute(insert(schema.derived).values(snapshot=seq, stage=file.stage, **told))
+
+    def _write_attempt(self, target: int, generation: int, receipt: FoundReceipt) -> int:
+        row, overwrite = receipt.row, receipt.kind is AttemptKind.OVERWRITE
+        values = {
+            "target": target,
+            "generation": generation,
+            "token": 0,
+            "state": receipt.state,
+            "sync": receipt.sync,
+            "kind": receipt.kind,
+            "window": row["window"],
+            "snapshot": row["snapshot_seq"],
+            "seq": row["snapshot_seq"] if overwrite else None,
+            "restored_from": row.get("restored_from"),
+            "payload_checksum": row["payload_checksum"],
+            "users": row["users"],
+            "plan_checksum": row.get("plan_checksum"),
+            "run_id": row.get("run_id") or "",
+            "started": receipt.started,
+            "deadline": receipt.ended,
+            "ended": receipt.ended,
+            "error": row["error"] or None,
+        }
+        inserted = insert(schema.attempt).values(**values).returning(schema.attempt.c.id)
+        number: int = self._connection.execute(inserted).scalar_one()
+        return number
+
+    def _write_receipt(self, attempt: int, receipt: FoundReceipt) -> None:
+        row = receipt.row
+        values = {
+            "state": receipt.state,
+            "counts": {name: number for name, number in row.items() if isinstance(number, int)},
+            "belief_after": row["belief_after"],
+            "checksum": receipt.checksum,
+            "at": receipt.ended,
+        }
+        self._connection.execute(insert(schema.receipt).values(attempt=attempt, **values))
+
+    def _note_window(self, receipt: FoundReceipt) -> None:
+        """Note what became of the window, unless a delivery is noted there or the ledger knows more than this."""
+        if receipt.kind is not AttemptKind.OVERWRITE:
+            return
+        table, where = schema.window, {"sync": receipt.sync, "key": receipt.row["window"]}
+        noted = {"state": WINDOW_STATES[receipt.state], "reason": receipt.row["error"], "at": receipt.ended}
+        known = self._connection.execute(select(table).filter_by(**where)).first()
+        if known is None:
+            self._connection.execute(insert(table).values(**where, **noted))
+        elif known.state != "delivered" and known.at < receipt.ended:
+            self._connection.execute(update(table).filter_by(**where).values(**noted))

@@ -1,0 +1,145 @@
+"""What the history alone still knows of deliveries: their receipts, and every id that may ever have been sent."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from cohort_pipelines.delivery.belief import BATCH, BELIEF_SCHEMA, Belief, seal_belief
+from cohort_pipelines.delivery.ledger import Target
+from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind, AttemptState
+from cohort_pipelines.engine import engine
+from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing
+from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.history.store import open_parquet
+
+REBUILT = "rebuilt"
+"""The name of the window that a belief made of the whole history is filed under."""
+
+_ID_COLUMNS = {Stage.BELIEF: "id", Stage.PLAN: "id", Stage.PARTNER_PAYLOAD: "partner_user_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReceipt:
+    """A receipt as its file has it; files of the first release have fewer columns."""
+
+    checksum: str
+    row: Mapping[str, Any]
+
+    @property
+    def sync(self) -> str:
+        """Whose it is."""
+        return str(self.row["sync"])
+
+    @property
+    def target(self) -> Target | None:
+        """The target that was written; None where the file only has its name."""
+        if self.row.get("wire") is None:
+            return None
+        return Target(self.row["wire"], self.row["host"], self.row["account"], self.row["target"])
+
+    @property
+    def kind(self) -> AttemptKind:
+        """What the attempt was for."""
+        return AttemptKind(self.row.get("kind") or AttemptKind.OVERWRITE)
+
+    @property
+    def state(self) -> AttemptState:
+        """How it ended."""
+        return AttemptState(self.row["state"])
+
+    @property
+    def green(self) -> bool:
+        """Whether it reached the target."""
+        return self.state in GREEN_STATES
+
+    @property
+    def ended(self) -> datetime:
+        """When it ended."""
+        moment: datetime = self.row["ended"]
+        return moment
+
+    @property
+    def started(self) -> datetime:
+        """When it claimed the target."""
+        return self.row.get("started") or self.ended - timedelta(seconds=self.row["seconds"])
+
+    @property
+    def source(self) -> str:
+        """The window that its payload was made in."""
+        return str(self.row.get("restored_from") or self.row["window"])
+
+
+def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
+    """Return all receipts in the order in which they ended, and how many files could not be read."""
+    found, left_out = [], 0
+    for file in _files(history, history.syncs(), [Stage.RECEIPT]):
+        try:
+            with history.local_file(file) as path, open_parquet(path) as parquet:
+                columns = [name for name in parquet.schema_arrow.names if name != "refused_rows"]
+                found += [FoundReceipt(file.checksum, row) for row in parquet.read(columns).to_pylist()]
+        except (HistoryFileMissing, HistoryFileDamaged, pa.ArrowException):
+            left_out += 1
+    return sorted(found, key=lambda each: each.ended), left_out
+
+
+def believe_all(history: History, owner: str, syncs: Iterable[str], now: datetime) -> tuple[Belief, int, int]:
+    """Seal a belief in which every id of any payload, plan or belief of ``syncs`` is MAYBE, unsettled since ``now``.
+
+    Memory stays flat: ids are gathered by DuckDB, file by file, and never become Python objects.
+
+    Returns:
+        The belief, how many files it was made of, and how many could not be read.
+
+    Raises:
+        HistoryNotWritable: the disk or the object store refused.
+    """
+    read: set[str] = set()
+    left_out = 0
+    with history.scratch() as spill, engine(spill) as duckdb:
+        duckdb.execute("CREATE TABLE known (id VARCHAR)")
+        for file in _files(history, sorted(set(syncs)), _ID_COLUMNS):
+            if file.checksum in read:  # the same audience in another window
+                continue
+            try:
+                with history.local_file(file) as path:
+                    duckdb.execute(_LEARN.format(id=_ID_COLUMNS[file.stage]), [str(path)])
+                read.add(file.checksum)
+            except (HistoryFileMissing, HistoryFileDamaged):
+                left_out += 1
+        ids = duckdb.sql("FROM known ORDER BY id").to_arrow_reader(BATCH)
+        belief = seal_belief(history, owner, REBUILT, (_maybe(batch, now) for batch in ids))
+    return belief, len(read), left_out
+
+
+def newest(history: History, sync: str, stage: Stage, window: str, checksum: str | None = None) -> StoredFile | None:
+    """Return the file of ``checksum``, or the newest of the window's stage; None where it is gone or damaged."""
+    wanted = [checksum] if checksum else history.checksums(sync, stage, window)[-1:]
+    try:
+        return history.stored(sync, stage, window, wanted[0]) if wanted else None
+    except (HistoryFileMissing, HistoryFileDamaged):
+        return None
+
+
+def _files(history: History, syncs: Iterable[str], stages: Iterable[Stage]) -> Iterator[StoredFile]:
+    """Yield what files there are, by their names alone: neither rows nor size are known."""
+    for sync in syncs:
+        for stage in stages:
+            for window in history.windows(sync, stage):
+                for checksum in history.checksums(sync, stage, window):
+                    yield StoredFile(sync, stage, window, checksum, rows=0, size=0)
+
+
+def _maybe(batch: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
+    rows = batch.num_rows
+    columns = {"state": "MAYBE", "unsettled_since": now, "refused": False}
+    told = [pa.repeat(pa.scalar(value, BELIEF_SCHEMA.field(name).type), rows) for name, value in columns.items()]
+    return pa.RecordBatch.from_arrays([batch.column("id"), *told], schema=BELIEF_SCHEMA)
+
+
+_LEARN = """
+INSERT INTO known
+SELECT DISTINCT file.{id} FROM read_parquet(?) AS file ANTI JOIN known ON file.{id} = known.id
+"""

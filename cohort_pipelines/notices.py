@@ -1,0 +1,170 @@
+"""Telling people how a sync fares: by e-mail, in Slack, or to any webhook. Each function sends one notice, once.
+
+Whoever calls decides what to do when it was not sent; no error carries an address, a URL or what a server answered.
+"""
+
+import logging
+import smtplib
+import ssl
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from typing import Literal
+
+import msgspec
+
+from cohort_pipelines import clock, loops
+from cohort_pipelines.errors import DestinationInvalid, NoticeNotSent
+from cohort_pipelines.http import NoAnswer, client, send
+from cohort_pipelines.partners.exchange import checked_url
+
+SECONDS = 10.0
+"""How long an HTTP request may take in total, and each exchange with a mail server."""
+
+Security = Literal["starttls", "ssl", "none"]
+PORTS: Mapping[Security, int] = {"starttls": 587, "ssl": 465, "none": 25}
+
+_MAIL = "e-mail"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A change of a sync's state.
+
+    Attributes:
+        id: the same whenever this notice is sent again, and no other's.
+        project: whose sync it is.
+        sync: its name.
+        state: held, failing, late, yielding, paused or recovered.
+        previous: what it was before: one of these, or ok.
+        detail: why, in sentences.
+        since: since when.
+    """
+
+    id: str
+    project: str
+    sync: str
+    state: str
+    previous: str
+    detail: str
+    since: datetime
+
+    @property
+    def headline(self) -> str:
+        """What happened, in one line."""
+        return f"{self.sync} is {self.state}" if self.state != "recovered" else f"{self.sync} has recovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """A mail server, how to get in (without a username: as anybody), and who writes to whom."""
+
+    host: str
+    port: int
+    security: Security
+    username: str
+    password: str
+    sender: str
+    to: tuple[str, ...]
+
+
+def to_slack(url: str, notice: Notice) -> None:
+    """Post ``notice`` to an incoming webhook.
+
+    It answers 200 for what it took, 4xx or 5xx otherwise; `&`, `<` and `>` have to be written as entities (Slack's
+    pages "Sending messages using incoming webhooks" and "Formatting text for app surfaces").
+
+    Raises:
+        NoticeNotSent: it did not take it.
+    """
+    text = f"*{_entities(notice.headline)}* ({_entities(notice.project)}, since {_utc(notice.since)})\n"
+    _post("Slack", url, {"text": text + _entities(notice.detail)})
+
+
+def to_webhook(url: str, notice: Notice) -> None:
+    """Post ``notice`` as JSON: its attributes under their names, ``since`` in RFC 3339; any 2xx counts as taken.
+
+    Raises:
+        NoticeNotSent: the receiver did not take it.
+    """
+    _post("webhook", url, asdict(notice) | {"since": notice.since.astimezone(UTC)})
+
+
+def to_mailbox(mailbox: Mailbox, notice: Notice) -> None:
+    """Mail ``notice``; the server's certificate is verified, unless there is to be no encryption.
+
+    Where a server takes it for some of the addresses only, the log says for how many not.
+
+    Raises:
+        NoticeNotSent: the server did not take it for anybody.
+    """
+    message = _message(mailbox, notice)
+    try:
+        with _opened(mailbox) as server:
+            if mailbox.username:
+                server.login(mailbox.username, mailbox.password)
+            refused = server.send_message(message)
+    except (smtplib.SMTPException, OSError, ValueError) as error:
+        raise NoticeNotSent(_MAIL, _of_mail(error)) from None
+    if refused:
+        _LOG.warning("The mail server refused %d of %d addresses of an alert.", len(refused), len(mailbox.to))
+
+
+def _post(channel: str, url: str, body: Mapping[str, object]) -> None:
+    status = loops.run(_status(channel, url, msgspec.json.encode(body)))
+    if not 200 <= status < 300:  # noqa: PLR2004  the class of success; a redirect is not followed
+        raise NoticeNotSent(channel, f"the receiver answered HTTP {status}")
+
+
+async def _status(channel: str, url: str, body: bytes) -> int:
+    try:
+        address = checked_url(channel, url)
+        async with client(connections=1, headers={"content-type": "application/json"}) as http:
+            request = http.build_request("POST", address, content=body)
+            return (await send(http, request, seconds=SECONDS)).status_code
+    except DestinationInvalid:
+        raise NoticeNotSent(channel, "its URL is no plain http:// or https:// URL") from None
+    except NoAnswer as gone:
+        raise NoticeNotSent(channel, f"no complete answer came ({gone.cause})") from None
+
+
+def _opened(mailbox: Mailbox) -> smtplib.SMTP:
+    if mailbox.security == "ssl":
+        return smtplib.SMTP_SSL(mailbox.host, mailbox.port, timeout=SECONDS, context=ssl.create_default_context())
+    server = smtplib.SMTP(mailbox.host, mailbox.port, timeout=SECONDS)
+    if mailbox.security == "starttls":
+        try:
+            server.starttls(context=ssl.create_default_context())
+        except BaseException:
+            server.close()
+            raise
+    return server
+
+
+def _message(mailbox: Mailbox, notice: Notice) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = mailbox.sender
+    message["To"] = ", ".join(mailbox.to)
+    message["Subject"] = f"[{notice.project}] {notice.headline}"
+    message["Date"] = format_datetime(clock.now())
+    message["Message-ID"] = make_msgid(domain="cohort-pipelines.invalid")  # asking for our own name can take long
+    message.set_content(
+        f"{notice.headline}, since {_utc(notice.since)} (before: {notice.previous}).\n\n{notice.detail}\n"
+    )
+    return message
+
+
+def _of_mail(error: Exception) -> str:
+    code = f", code {error.smtp_code}" if isinstance(error, smtplib.SMTPResponseException) else ""
+    return f"the mail server did not take the message ({type(error).__name__}{code})"
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _entities(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,173 @@
+"""Alerts: a sensor that tells people when a sync begins to be in trouble, and when that is over.
+
+It asks the ledger alone, so it also sees that no run was ever started. It launches nothing. What a channel did not take
+is kept and tried again at the next tick; the tick is then red, and the log names the channel, never its address.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, time, timedelta
+from typing import Annotated, Self
+
+import dagster as dg
+from pydantic import BaseModel, Field
+
+from cohort_pipelines import clock, environment, notices
+from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.delivery.alerting import Watched, judge
+from cohort_pipelines.delivery.telling import next_untold, note_changes
+from cohort_pipelines.errors import AlertsUntold, MissingVariable, NoticeNotSent
+from cohort_pipelines.notices import Mailbox, Notice, Security
+from cohort_pipelines.orchestration.checks import FRESHNESS
+from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
+from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile, WatchedUnknown
+from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
+from cohort_pipelines.orchestration.sync import CohortSync
+
+EVERY_SECONDS = 60
+_BUDGET = timedelta(seconds=40)  # Dagster gives a tick a minute; what is left is told at the next one
+
+Send = Callable[[Notice], None]
+
+
+class Email(dg.Resolvable, dg.Model):
+    """A mail server and who is written to; see :class:`cohort_pipelines.notices.Mailbox`."""
+
+    host: Reference
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    security: Security = "starttls"
+    username: Reference = ""
+    password: Secret = ""
+    sender: Annotated[str, Field(min_length=3)]
+    to: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    def mailbox(self) -> Mailbox:
+        """Return the mailbox with its credentials looked up.
+
+        Raises:
+            MissingVariable: the environment lacks one of them.
+        """
+        return Mailbox(
+            host=environment.resolve(self.host, wanted_for="the mail server's host"),
+            port=self.port or notices.PORTS[self.security],
+            security=self.security,
+            username=environment.resolve(self.username, wanted_for="the mail server's username"),
+            password=environment.resolve(self.password, wanted_for="the mail server's password"),
+            sender=self.sender,
+            to=self.to,
+        )
+
+
+@dg.scaffold_with(AlertsScaffolder)
+class Alerts(Declared, dg.Model):
+    """Who is told how the syncs fare: through one channel or several, of all syncs or some."""
+
+    slack: Secret = ""
+    webhook: Reference = ""
+    email: Email | None = None
+    syncs: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Load, and refuse secrets and a declaration that could tell nobody.
+
+        Raises:
+            SecretInFile: a secret is not a reference to the environment.
+            AlertsWithoutChannel: nobody is told anything.
+        """
+        declared = super().load(attributes, context)
+        password = declared.email.password if declared.email else ""
+        for field, text in (("slack", declared.slack), ("email.password", password)):
+            if text and not environment.is_reference(text):
+                raise SecretInFile(declared.name, field, declared.file)
+        if not declared.channels:
+            raise AlertsWithoutChannel(declared.name, declared.file)
+        return declared
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Build the sensor, once every sync that is named is known."""
+        known = {sync.name: sync for sync in context.component_tree.get_all_components(of_type=CohortSync)}
+        for name in self.syncs:
+            if name not in known:
+                raise WatchedUnknown(self.name, name, known, self.file)
+        watched = [_watched(known[name]) for name in self.syncs or sorted(known)]
+        project = context.defs_module_name.partition(".")[0]
+        return dg.Definitions(sensors=[_sensor(self.name, project, self.channels, watched)])
+
+    @property
+    def channels(self) -> dict[str, Send]:
+        """How to send a notice, by the channel's name: it keeps its name when its address changes."""
+        ways: Mapping[str, tuple[object, Send]] = {
+            "slack": (self.slack, self._to_slack),
+            "webhook": (self.webhook, self._to_webhook),
+            "email": (self.email, self._to_mailbox),
+        }
+        return {f"{self.name}/{kind}": send for kind, (declared, send) in ways.items() if declared}
+
+    def _to_slack(self, notice: Notice) -> None:
+        notices.to_slack(environment.resolve(self.slack, wanted_for="the alerts' slack"), notice)
+
+    def _to_webhook(self, notice: Notice) -> None:
+        notices.to_webhook(environment.resolve(self.webhook, wanted_for="the alerts' webhook"), notice)
+
+    def _to_mailbox(self, notice: Notice) -> None:
+        if self.email is not None:
+            notices.to_mailbox(self.email.mailbox(), notice)
+
+
+def _watched(sync: CohortSync) -> Watched:
+    begins = datetime.combine(sync.since, time(), UTC) if sync.since else None
+    return Watched(sync.name, FRESHNESS.get(sync.type), begins)
+
+
+def _sensor(name: str, project: str, channels: Mapping[str, Send], watched: Iterable[Watched]) -> dg.SensorDefinition:
+    syncs = tuple(watched)
+
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={"records"},
+        description=(
+            f"Tells {', '.join(channels)} once when one of these is held, failing, late or yielding, and once when it "
+            f"has recovered: {', '.join(sync.sync for sync in syncs) or 'no sync is declared'}. It launches nothing."
+        ),
+    )
+    def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        ledger: Ledger = context.resources.records.ledger()
+        judged = {sync.sync: judge(ledger, sync) for sync in syncs}
+        told: list[str] = []
+        problems: list[str] = []
+        until = clock.now() + _BUDGET
+        for channel, send in channels.items():
+            note_changes(ledger, channel, judged)
+            try:
+                for notice in _tell(ledger, channel, send, project, until):
+                    told.append(f"{channel}: {notice.headline}")
+                    context.log.info(told[-1])
+            except (NoticeNotSent, MissingVariable) as error:
+                problems.append(f"{channel}: {error}")
+                context.log.warning(problems[-1])
+        if problems:
+            raise AlertsUntold(problems)
+        return dg.SkipReason("; ".join(told) or "Nothing to tell.")
+
+    return alerts
+
+
+def _tell(ledger: Ledger, channel: str, send: Send, project: str, until: datetime) -> Iterator[Notice]:
+    """Tell ``channel`` what it has not been told, oldest first, and yield each notice that it took."""
+    while clock.now() < until:
+        with next_untold(ledger, channel) as alert:
+            if alert is None:
+                return
+            notice = Notice(
+                id=f"{ledger.ledger_id}-{alert.number}",
+                project=project,
+                sync=alert.sync,
+                state=alert.state,
+                previous=alert.previous,
+                detail=alert.detail,
+                since=alert.since,
+            )
+            send(notice)
+        yield notice

@@ -1,0 +1,70 @@
+"""What the tests of the command line share."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cohort_pipelines import clock
+from cohort_pipelines.orchestration import launch
+from cohort_pipelines.standins.project import BETA_USERS
+from cohort_pipelines.standins.server import InThread
+
+TAPLYTICS, APPTIMIZE, PROJECT = "beta_users_taplytics", "beta_users_apptimize", "demo_project"
+LAUNCH_LIST = """
+type: cohort_pipelines.orchestration.CohortSync
+attributes:
+  source: demo_project
+  cohort_id: 1478097
+  destination: taplytics
+  target: Launch List
+  type: one_time
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """What `check` says, by name."""
+        return dict(line.split(": ", 1) for line in self.out.splitlines())
+
+
+Run = Callable[..., Ended]
+
+
+def deliver(folder: Path, sync: str, *, back: int = 0) -> launch.Outcome:
+    """Run a sync of the project in ``folder`` in the open window, or ``back`` windows ago by a clock set back."""
+    with launch.opened(folder) as project:
+        cadence = project.sync(sync).cadence
+        assert cadence is not None
+        with clock.shifted(-back * cadence.value):
+            return launch.run_sync(project, sync, cadence.window_at(clock.now()).key)
+
+
+def footprint(folder: Path) -> dict[str, str]:
+    """Return every path below ``folder``, each file with the SHA-256 of its bytes."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "a folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@contextmanager
+def few_members(standins: InThread, keep: int = 0) -> Iterator[None]:
+    """Let all but the first ``keep`` users leave the cohort for a while."""
+    flags = standins.standins.mixpanel.project.cohorts[BETA_USERS].flags
+    everybody = flags[:]
+    for number in [number for number, member in enumerate(flags) if member][keep:]:
+        flags[number] = 0
+    try:
+        yield
+    finally:
+        flags[:] = everybody

@@ -1,0 +1,47 @@
+import pytest
+
+from cohort_pipelines.delivery import pausing
+from cohort_pipelines.errors import SyncPaused
+from cohort_pipelines_tests.delivery.world import SYNC, World, users
+
+
+def test_a_paused_sync_sends_nothing_and_says_by_whose_word(world: World) -> None:
+    pausing.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
+    with pytest.raises(SyncPaused, match="mia: an experiment is being read"):
+        world.overwrite(users(1))
+    assert world.partner.requests == []
+    [window] = world.ledger.windows(SYNC)
+    assert (window.state, "paused" in window.reason) == ("skipped", True)
+
+
+def test_a_pause_ends_a_delivery_between_two_chunks_and_the_next_goes_on(world: World) -> None:
+    def pause(number: int) -> None:
+        if number == 3:
+            pausing.pause(world.ledger, SYNC, who="mia", why="stop")
+
+    world.partner.on_request = pause
+    with pytest.raises(SyncPaused):
+        world.overwrite(users(*range(60)))
+    sent = len(world.partner.requests)
+    assert 3 <= sent < 12  # of twenty; the other workers may have begun another each
+    assert world.ledger.windows(SYNC)[0].state == "yielded"
+    assert not world.ledger.is_delivering(SYNC)
+
+    world.partner.on_request = None
+    assert pausing.resume(world.ledger, SYNC)
+    world.next_window()
+    world.overwrite(users(*range(60)))
+    assert world.partner.members == users(*range(60))
+    assert world.partner.repeated(sent) == 0
+
+
+def test_a_pause_knows_who_and_why_until_it_is_over(world: World) -> None:
+    assert pausing.paused(world.ledger, SYNC) is None
+    assert not pausing.resume(world.ledger, SYNC)
+    pausing.pause(world.ledger, SYNC, who="mia", why="first")
+    pausing.pause(world.ledger, SYNC, who="noa", why="second")
+    found = pausing.paused(world.ledger, SYNC)
+    assert found is not None
+    assert (found.who, found.why) == ("noa", "second")
+    assert pausing.resume(world.ledger, SYNC)
+    assert pausing.paused(world.ledger, SYNC) is None

@@ -1,0 +1,215 @@
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pace, pausing, releasing
+from cohort_pipelines.delivery.gates import Verdict
+from cohort_pipelines.delivery.pace import Pace
+from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
+from cohort_pipelines.errors import NotSealedYet
+from cohort_pipelines.history import Stage
+from cohort_pipelines.history.overlay import laid_over
+from cohort_pipelines.windows import Cadence
+from cohort_pipelines_tests.command_line import footprint
+from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, late, users
+
+
+def looked_at(
+    world: World, ids: Iterable[str], *, gates: Gates = ANY_SIZE, terms: Terms | None = None, ledger: bool = True
+) -> Preview:
+    """Return what delivering ``ids`` would do, by a snapshot that is not recorded."""
+    with laid_over(world.history) as history:
+        table = pa.table({"partner_user_id": pa.array(sorted(ids), pa.string())})
+        payload = history.write(SYNC, Stage.PARTNER_PAYLOAD, world.window.key, table)
+        partner = world.partner
+        wanted = Wanted(
+            target=Target(partner.wire, partner.host, partner.account, "Beta"),
+            sync=SYNC,
+            window=world.window.key,
+            payload=payload,
+            members=payload.rows,
+            identified=payload.rows,
+            partner=partner,
+            gates=gates,
+            terms=terms or Terms(),
+            cadence=Cadence.QUARTER_HOUR,
+        )
+        return preview(Ledger(world.url, create=False) if ledger else None, history, wanted)
+
+
+def at_rest(world: World) -> dict[str, str]:
+    """Return the footprint once no connection to the ledger is open."""
+    world.ledger._reader.dispose()
+    return footprint(world.folder)
+
+
+def held(verdicts: Iterable[Verdict]) -> list[str]:
+    return [verdict.name for verdict in verdicts if verdict.held]
+
+
+def test_what_is_shown_is_what_the_delivery_then_does(world: World) -> None:
+    world.overwrite(users(*range(1, 11)))
+
+    shown = looked_at(world, users(*range(3, 15)))
+    receipt = world.overwrite(users(*range(3, 15)))
+
+    assert (shown.users, shown.unchanged, shown.counts.joiners, shown.counts.leavers) == (12, 8, 4, 2)
+    assert (shown.users, shown.unchanged) == (receipt.users, receipt.unchanged)
+    assert (shown.counts.joiners, shown.counts.leavers) == (receipt.joiners, receipt.leavers)
+    assert (shown.counts.operations, shown.requests) == (receipt.planned, receipt.requests)
+    assert (shown.first, shown.obstacles, shown.under_way, shown.held) == (False, (), False, False)
+
+
+def test_looking_leaves_ledger_history_and_partner_as_they_are(world: World) -> None:
+    world.overwrite(users(*range(1, 11)))
+    with pytest.raises(Killed):  # so that there is something to be worked into belief
+        world.overwrite(users(*range(20, 40)), fate=Fate(dies_at=14))
+    before, requests, members = at_rest(world), len(world.partner.requests), set(world.partner.members)
+
+    shown = looked_at(world, users(*range(20, 40)))
+
+    assert shown.counts.operations
+    assert at_rest(world) == before
+    assert (len(world.partner.requests), world.partner.members) == (requests, members)
+
+
+def test_without_a_ledger_everybody_joins_and_none_is_made(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.ledger._reader.dispose()
+    for file in tmp_path.glob("ledger*"):
+        file.unlink()
+
+    shown = looked_at(world, users(1, 2, 3, 4), ledger=False)
+
+    assert (shown.first, shown.counts.joiners, shown.unchanged, shown.requests) == (True, 4, 0, 3)  # one establishes
+    assert not list(tmp_path.glob("ledger*"))
+
+
+def test_a_wire_of_one_user_a_request_is_counted_so(world: World) -> None:
+    world.partner.wire = "taplytics"
+
+    assert looked_at(world, users(*range(7))).requests == 7
+
+
+@pytest.mark.parametrize("dies_at", range(6, 30, 3))
+def test_what_a_dead_delivery_may_have_done_counts_as_the_next_one_counts_it(world: World, dies_at: int) -> None:
+    world.overwrite(users(*range(1, 11)))
+    try:
+        world.overwrite(users(*range(5, 20)), fate=Fate(dies_at=dies_at))
+    except Killed:
+        world.partner.land_late_requests()
+    with clock.shifted(timedelta(minutes=15)):
+        world.next_window()
+        shown = looked_at(world, users(*range(8, 22)))
+        receipt = world.overwrite(users(*range(8, 22)))
+
+    assert (shown.counts.joiners, shown.counts.leavers) == (receipt.joiners, receipt.leavers)
+    assert (shown.counts.repeated, shown.counts.operations) == (receipt.repeated, receipt.planned)
+
+
+def test_ids_whose_outcome_is_uncertain_are_shown_as_unsettled_and_repeated(world: World) -> None:
+    world.overwrite(users(1, 2, 3))
+    world.partner.always = late
+    with pytest.raises(Exception, match="got no clear answer"):
+        world.overwrite(users(1, 2, 3, 4))
+
+    assert looked_at(world, users(1, 2, 3, 4)).unsettled == 1
+
+
+def test_the_gates_find_what_they_would_find_and_nothing_is_recorded_as_held(world: World) -> None:
+    world.overwrite(users(*range(10)))
+
+    shown = looked_at(world, users(1), gates=Gates(max_shrink=0.5))
+
+    assert shown.held
+    assert held(shown.verdicts) == ["max_shrink"]
+    assert [row.state for row in world.ledger.windows(SYNC)] == ["delivered"]
+
+
+def test_a_release_that_fits_is_named(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    until = clock.now() + timedelta(hours=1)
+    releasing.release(world.ledger, SYNC, who="kim", why="spring cleaning", min_users=0, max_users=5, until=until)
+
+    shown = looked_at(world, users(1), gates=Gates(max_shrink=0.5))
+
+    assert (held(shown.verdicts), shown.held) == (["max_shrink"], False)
+    assert shown.released.startswith("kim at ")
+    assert shown.released.endswith("spring cleaning")
+
+
+def test_what_would_stop_the_delivery_is_said(world: World) -> None:
+    world.overwrite(users(1, 2))
+    pausing.pause(world.ledger, SYNC, who="kim", why="holidays")
+    world.partner.account = "another"
+
+    paused, moved = looked_at(world, users(1, 2)).obstacles
+
+    assert "was paused by kim: holidays" in paused
+    assert "`cohort-pipelines retarget beta_users`" in moved
+
+
+def test_a_baseline_that_was_not_adopted_yet_is_taken_into_account(world: World, tmp_path: Path) -> None:
+    baseline = tmp_path / "there.csv"
+    baseline.write_text("user_id\nuser-0001\nuser-0099\n", encoding="utf-8")
+
+    shown = looked_at(world, users(1, 2), terms=Terms(baseline=str(baseline)))
+
+    assert (shown.counts.joiners, shown.counts.leavers, shown.unchanged) == (1, 1, 1)
+
+
+def test_the_pace_is_assumed_until_a_delivery_was_large_enough_to_measure(world: World) -> None:
+    world.overwrite(users(*range(10)))
+
+    assumed = looked_at(world, users(*range(2_010))).forecast
+
+    assert not looked_at(world, users(1)).pace.measured
+    assert (assumed.seconds, assumed.windows, assumed.keeps_cadence) == (2.0, 1, True)  # 1,000 a second
+
+
+def test_a_first_fill_that_takes_several_windows_says_how_many(world: World) -> None:
+    world.partner.wire = "taplytics"  # 100 a second, and 13 of the 15 minutes to send
+
+    shown = looked_at(world, users(*range(5_000)))
+    with_ten_times_less = pace.forecast(replace(shown.pace, seconds_per_operation=0.5), 5_000, Cadence.QUARTER_HOUR)
+
+    assert (shown.forecast.windows, shown.forecast.capacity) == (1, 78_000)
+    assert (with_ten_times_less.windows, with_ten_times_less.capacity) == (4, 1_560)
+    assert not with_ten_times_less.keeps_cadence
+    assert pace.forecast(shown.pace, 10**9, None).keeps_cadence  # a one-time export has no window's end
+
+
+def test_a_capacity_below_twice_the_usual_change_is_called_tight() -> None:
+    slow = Pace(seconds_per_operation=1.0, reading_seconds=0.0, measured=True, usual_change=391)
+
+    assert pace.forecast(slow, 391, Cadence.QUARTER_HOUR).tight  # 780 fit into a window
+    assert not pace.forecast(replace(slow, usual_change=390), 390, Cadence.QUARTER_HOUR).tight
+    assert not pace.forecast(replace(slow, usual_change=None), 10_000, Cadence.QUARTER_HOUR).tight
+
+
+def test_the_usual_change_leaves_the_first_fill_out(world: World) -> None:
+    for upto in (200, 203, 208):
+        world.overwrite(users(*range(upto)))
+
+    found = pace.measure(world.ledger, SYNC, "memory")
+
+    assert found.usual_change == 4
+    assert found.measured  # by the first fill
+    assert found.seconds_per_operation > 0
+
+
+def test_the_newest_sealed_payload_is_found_with_its_rejects(world: World) -> None:
+    with pytest.raises(NotSealedYet):
+        newest_payload(world.ledger, SYNC, world.window.key)
+    for ids in (users(1), users(1, 2)):
+        payload, seq = world.seal(ids)
+        rejects = world.history.write(SYNC, Stage.REJECTS, world.window.key, pa.table({"distinct_id": ["device"]}))
+        world.ledger.record_payload(seq, payload, rejects, {"anonymous": len(ids)})
+
+    assert newest_payload(world.ledger, SYNC, world.window.key) == (seq, payload)
+    assert rejects_of(world.ledger, seq) == {"anonymous": 2}

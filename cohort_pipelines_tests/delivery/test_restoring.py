@@ -1,0 +1,136 @@
+import pytest
+
+from cohort_pipelines.delivery import AttemptState, Gates, pausing
+from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused
+from cohort_pipelines.history import Stage
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
+
+
+def test_a_restore_puts_an_earlier_audience_back_and_names_it(world: World) -> None:
+    first = world.overwrite(users(1, 2, 3))
+    earlier = world.window.key
+    world.next_window()
+    world.overwrite(users(3, 4, 5))
+    restored = world.restore(earlier)
+    assert world.partner.members == users(1, 2, 3)
+    assert (restored.kind, restored.restored_from) == ("restore", earlier)
+    assert restored.payload_checksum == first.payload_checksum
+    assert (restored.joiners, restored.leavers, restored.users) == (2, 2, 3)
+    [row] = [
+        row
+        for stored in world.history.versions(SYNC, Stage.RECEIPT, world.window.key)
+        for batch in world.history.batches(stored)
+        for row in batch.to_pylist()
+        if row["kind"] == "restore"
+    ]
+    assert (row["restored_from"], row["state"], row["window"]) == (earlier, "delivered", world.window.key)
+
+
+def test_a_restore_of_a_restore_names_the_first_window(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(3, 4))
+    world.restore(first)
+    restored_in = world.window.key
+    world.next_window()
+    world.overwrite(users(5, 6))
+    receipt = world.restore(restored_in)
+    assert world.partner.members == users(1, 2)
+    assert receipt.restored_from == first
+
+
+def test_a_later_window_wins_over_a_restore_and_an_earlier_one_does_not(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(2, 3))
+    queued, queued_seq = world.seal(users(3, 4))  # its run was asked for before the restore
+    world.restore(first)
+    with pytest.raises(DeliverySuperseded, match=world.window.key):
+        world.deliver(queued, queued_seq)
+    assert world.partner.members == users(1, 2)
+    world.next_window()
+    world.overwrite(users(7, 8))
+    assert world.partner.members == users(7, 8)
+
+
+def test_a_restore_passes_the_same_gates(world: World) -> None:
+    world.overwrite(users(1))
+    small = world.window.key
+    world.next_window()
+    world.overwrite(users(*range(10)))
+    sent = len(world.partner.requests)
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.restore(small, gates=Gates())
+    assert len(world.partner.requests) == sent
+
+
+def test_a_restore_that_pauses_is_not_overwritten_by_the_next_window(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(2, 3))
+    world.restore(first, pause=True)
+    world.next_window()
+    with pytest.raises(SyncPaused, match="somebody: to look at it"):
+        world.overwrite(users(4, 5))
+    assert world.partner.members == users(1, 2)
+    assert pausing.resume(world.ledger, SYNC)
+    world.overwrite(users(4, 5))
+    assert world.partner.members == users(4, 5)
+
+
+def test_the_pause_holds_from_the_claim_on_even_where_the_restore_dies(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(2, 3))
+    point, outcomes = 0, set()
+    while "done" not in outcomes:
+        point += 1
+        pausing.resume(world.ledger, SYNC)
+        fate = Fate(dies_at=point)
+        try:
+            world.restore(first, fate=fate, pause=True)
+        except Killed:
+            claimed = world.ledger.is_delivering(SYNC)
+            assert (pausing.paused(world.ledger, SYNC) is not None) == claimed, point
+            outcomes.add("claimed" if claimed else "not begun")
+        else:
+            outcomes.add("done")
+        if world.ledger.is_delivering(SYNC):
+            break
+    assert outcomes == {"not begun", "claimed"}
+
+
+@pytest.mark.parametrize("asked", ["2020-01-01T0000Z", "no such window"])
+def test_only_what_was_delivered_can_be_restored(world: World, asked: str) -> None:
+    world.overwrite(users(1))
+    with pytest.raises(NothingToRestore, match=world.window.key):
+        world.restore(asked)
+
+
+def test_a_held_window_cannot_be_restored(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    with pytest.raises(DeliveryHeld):
+        world.overwrite(users(1), gates=Gates())
+    with pytest.raises(NothingToRestore):
+        world.restore(world.window.key)
+
+
+def test_a_restore_is_no_window_of_its_own(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.restore(first)
+    assert [window.key for window in world.ledger.windows(SYNC)] == [first]
+
+
+def test_what_an_unchanged_restore_costs(world: World) -> None:
+    world.overwrite(users(1, 2))
+    sent = len(world.partner.requests)
+    receipt = world.restore(world.window.key)
+    assert receipt.state is AttemptState.DELIVERED
+    assert len(world.partner.requests) == sent

@@ -1,0 +1,177 @@
+"""Deliveries to a receiver that replaces its group once a whole session of pages has come."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState
+from cohort_pipelines.delivery.pausing import pause, resume
+from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.partners import ReplacingMessages, apptimize_http
+from cohort_pipelines.standins.behaviour import Behaviour
+from cohort_pipelines.standins.faults import Fault
+from cohort_pipelines.standins.server import InThread, in_thread
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.delivery.world import SYNC, World, users
+
+SETTLED = timedelta(minutes=11)
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[InThread]:
+    with in_thread(Settings(members=10, apptimize=Behaviour(members="replace"))) as running:
+        yield running
+
+
+@pytest.fixture
+def standins(services: InThread) -> InThread:
+    services.standins.apptimize.groups.clear()
+    services.standins.apptimize.messages.clear()
+    services.standins.apptimize_faults.clear()
+    return services
+
+
+@pytest.fixture
+def receiver(standins: InThread) -> ReplacingMessages:
+    wire = apptimize_http(url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu")
+    return ReplacingMessages(wire)
+
+
+def group(standins: InThread) -> set[str]:
+    return standins.standins.apptimize.groups["Beta"].ids
+
+
+def pages(standins: InThread) -> int:
+    return len(standins.standins.apptimize.messages)
+
+
+def test_each_change_sends_the_whole_audience_and_no_change_sends_nothing(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    first = world.overwrite(users(*range(2_500)), partner=receiver)
+    assert (first.state, first.requests, first.acknowledged) == (AttemptState.DELIVERED, 3, 2_500)
+
+    world.next_window()
+    second = world.overwrite(users(*range(100, 2_600)), partner=receiver)
+    assert (second.joiners, second.leavers, second.unchanged, second.requests) == (100, 100, 2_400, 3)
+    assert group(standins) == users(*range(100, 2_600))
+
+    world.next_window()
+    assert world.overwrite(users(*range(100, 2_600)), partner=receiver).requests == 0
+    assert pages(standins) == 6
+
+
+def test_an_empty_audience_empties_the_group_and_makes_it_where_there_is_none(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    assert world.overwrite([], partner=receiver).requests == 1
+    world.next_window()
+    assert world.overwrite([], partner=receiver).requests == 0
+    for audience in (users(1, 2), users()):
+        world.next_window()
+        world.overwrite(audience, partner=receiver)
+        assert group(standins) == audience
+
+
+def test_what_the_group_held_before_is_replaced(world: World, receiver: ReplacingMessages, standins: InThread) -> None:
+    standins.standins.apptimize.edit("Beta", ["somebody", "user-0001"], [])
+
+    world.overwrite(users(1, 2), partner=receiver)
+
+    assert group(standins) == users(1, 2)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_after_a_page_that_was_lost_the_whole_session_is_sent_anew(
+    world: World, receiver: ReplacingMessages, standins: InThread, after: int
+) -> None:
+    world.overwrite(users(*range(2_500)), partner=receiver)
+    world.next_window()
+    standins.standins.apptimize_faults.add(Fault(kind="status", status=401, after=after))
+    with pytest.raises(DeliveryStopped, match="refused the key"):
+        world.overwrite(users(*range(50, 2_550)), partner=receiver)
+    assert group(standins) == users(*range(2_500))
+
+    world.next_window()
+    receipt = world.overwrite(users(*range(50, 2_550)), partner=receiver)
+    assert (receipt.state, receipt.requests) == (AttemptState.DELIVERED, 3)
+    assert group(standins) == users(*range(50, 2_550))
+
+
+def test_a_refused_first_page_changes_no_belief(world: World, receiver: ReplacingMessages, standins: InThread) -> None:
+    world.overwrite(users(1, 2), partner=receiver)
+    world.next_window()
+    standins.standins.apptimize_faults.add(Fault(kind="status", status=400))
+    with pytest.raises(DeliveryStopped, match="refused the request"):
+        world.overwrite(users(2, 3), partner=receiver)
+    assert world.overwrite(users(1, 2), partner=receiver).requests == 0
+
+
+def test_a_page_that_was_tried_twice_leaves_everybody_unsettled_until_it_is_sent_again(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    standins.standins.apptimize_faults.add(Fault(kind="lost_response"))
+    assert world.overwrite(users(1, 2, 3), partner=receiver).unsettled == 3
+
+    with clock.shifted(SETTLED):
+        world.next_window()
+        receipt = world.overwrite(users(1, 2, 3), partner=receiver)
+        assert (receipt.unsettled, receipt.requests) == (0, 1)
+        world.next_window()
+        assert world.overwrite(users(1, 2, 3), partner=receiver).requests == 0
+
+
+def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
+    world: World, receiver: ReplacingMessages, standins: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cohort_pipelines.partners.replacing._NAP", timedelta(seconds=0.1))
+    standins.standins.apptimize_faults.add(
+        Fault(kind="status", status=429, headers={"Retry-After": "3600"}, after=1, times=None)
+    )
+    with pytest.raises(DeliveryYielded):
+        world.overwrite(users(*range(1_500)), partner=receiver, deadline=clock.now() + timedelta(seconds=0.5))
+
+    standins.standins.apptimize_faults.clear()
+    world.next_window()
+    assert world.overwrite(users(*range(1_500)), partner=receiver).requests == 2
+    assert group(standins) == users(*range(1_500))
+
+
+def test_a_pause_ends_it_between_two_pages(world: World, receiver: ReplacingMessages, standins: InThread) -> None:
+    world.overwrite(users(*range(10)), partner=receiver)
+    world.next_window()
+    payload, seq = world.seal(users(*range(2_500)))
+
+    taken, messages = standins.standins.apptimize.take, []
+
+    def pausing(message: object, **options: bool) -> None:
+        taken(message, **options)  # type: ignore[arg-type]
+        messages.append(message)
+        pause(world.ledger, SYNC, who="ann", why="a campaign")
+
+    standins.standins.apptimize.take = pausing  # type: ignore[method-assign]
+    try:
+        with pytest.raises(SyncPaused, match="a campaign"):
+            world.deliver(payload, seq, partner=receiver)
+    finally:
+        standins.standins.apptimize.take = taken  # type: ignore[method-assign]
+    assert len(messages) == 1
+    assert group(standins) == users(*range(10))
+
+    resume(world.ledger, SYNC)
+    world.deliver(payload, seq, partner=receiver)
+    assert group(standins) == users(*range(2_500))
+
+
+def test_a_receiver_that_only_adds_is_known_by_what_it_held(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    """What is believed outlives a change of `members`, since it is the same target."""
+    world.overwrite(users(1, 2, 3), partner=receiver)
+    world.next_window()
+    adding = apptimize_http(url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu")
+    receipt = world.overwrite(users(2, 3, 4), partner=adding)
+    assert (receipt.joiners, receipt.leavers, receipt.requests) == (1, 1, 2)
+    assert group(standins) == users(2, 3, 4)

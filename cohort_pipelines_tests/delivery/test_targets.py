@@ -1,0 +1,135 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Gates, Target, retire, targets
+from cohort_pipelines.errors import DeliveryHeld, TargetBusy, TargetMoved, TargetNotKnown, TargetOwnedByAnother
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
+
+
+def target_of(partner: MemoryPartner, name: str = "Beta") -> Target:
+    return Target(partner.wire, partner.host, partner.account, name)
+
+
+def give_up(world: World, partner: MemoryPartner | None = None, sync: str = SYNC) -> None:
+    partner = partner or world.partner
+    retire(
+        ledger=world.ledger,
+        history=world.history,
+        partner=partner,
+        target=target_of(partner),
+        sync=sync,
+        window=world.window,
+        run_id="retire",
+        deadline=clock.now() + timedelta(hours=1),
+    )
+
+
+def test_a_sync_that_is_declared_for_another_target_is_told_to_retarget(world: World) -> None:
+    world.overwrite(users(1, 2))
+    world.next_window()
+    elsewhere = MemoryPartner(account="other")
+    payload, seq = world.seal(users(1, 2))
+    with pytest.raises(TargetMoved, match=f"cohort-pipelines retarget {SYNC}"):
+        world.deliver(payload, seq, partner=elsewhere)
+    assert elsewhere.requests == []
+    assert [each.target for each in targets.owned_elsewhere(world.ledger, SYNC, target_of(elsewhere))] == [
+        target_of(world.partner)
+    ]
+
+    give_up(world)
+    assert world.partner.members == set()
+    world.next_window()
+    payload, seq = world.seal(users(1, 2))
+    world.deliver(payload, seq, partner=elsewhere)
+    assert elsewhere.members == users(1, 2)
+
+
+def test_a_retired_target_is_nobodys_and_what_is_believed_of_it_stays(world: World) -> None:
+    world.overwrite(users(1, 2))
+    give_up(world)
+    [known] = targets.all_targets(world.ledger)
+    assert (known.held, known.owner) == (0, SYNC)
+    assert known.retired is not None
+    assert targets.orphans(world.ledger, []) == []
+    world.next_window()
+    payload, seq = world.seal(users(2))
+    world.deliver(payload, seq, sync="another")
+    assert world.partner.members == users(2)
+    assert targets.all_targets(world.ledger)[0].owner == "another"
+
+
+def test_a_retirement_that_dies_leaves_the_target_with_its_owner(world: World) -> None:
+    world.overwrite(users(*range(6)))
+    fate = Fate()
+    world.partner.on_request = lambda _: setattr(fate, "dead", True)
+    world.partner.fate = fate
+    with pytest.raises(Killed):
+        give_up(world)
+    assert targets.all_targets(world.ledger)[0].retired is None
+    world.partner.on_request, world.partner.fate = None, Fate()
+    with clock.shifted(timedelta(minutes=2)):
+        give_up(world)
+    assert world.partner.members == set()
+
+
+def test_what_was_never_delivered_to_cannot_be_retired(world: World) -> None:
+    with pytest.raises(TargetNotKnown):
+        give_up(world)
+
+
+def test_a_renamed_sync_takes_its_target_over_and_nobody_is_lost(world: World) -> None:
+    world.overwrite(users(1, 2, 3))
+    world.next_window()
+    payload, seq = world.seal(users(2, 3, 4))
+    with pytest.raises(TargetOwnedByAnother, match="retarget"):
+        world.deliver(payload, seq, sync="renamed")
+    sent = len(world.partner.requests)
+    assert targets.hand_over(world.ledger, target_of(world.partner), "renamed", declared=["renamed"]) == SYNC
+    payload, seq = world.seal(users(2, 3, 4))
+    world.deliver(payload, seq, sync="renamed")
+    assert world.partner.members == users(2, 3, 4)
+    assert sum(len(request.ids) for request in world.partner.requests[sent:]) == 2  # one came, one left
+
+
+def test_a_target_is_not_taken_from_a_sync_that_is_declared(world: World) -> None:
+    world.overwrite(users(1))
+    with pytest.raises(TargetNotKnown, match=SYNC):
+        targets.hand_over(world.ledger, target_of(world.partner), "thief", declared=["thief", SYNC])
+    with pytest.raises(TargetNotKnown, match="nothing was ever delivered"):
+        targets.hand_over(world.ledger, target_of(world.partner, "Gamma"), "thief", declared=["thief"])
+
+
+def test_a_target_is_not_taken_from_a_writer_at_work(world: World) -> None:
+    world.overwrite(users(1))
+    world.next_window()
+    fate = Fate()
+    world.partner.on_request = lambda _: setattr(fate, "dead", True)
+    payload, seq = world.seal(users(2))
+    with pytest.raises(Killed):
+        world.deliver(payload, seq, fate=fate)
+    with pytest.raises(TargetBusy):
+        targets.hand_over(world.ledger, target_of(world.partner), "renamed", declared=["renamed"])
+
+
+def test_orphans_are_written_targets_that_nobody_is_declared_for(world: World) -> None:
+    world.overwrite(users(1))
+    here = target_of(world.partner)
+    assert targets.orphans(world.ledger, [(SYNC, here)]) == []
+    for declared in ([], [("renamed", here)], [(SYNC, replace(here, name="Gamma"))]):
+        assert [each.target for each in targets.orphans(world.ledger, declared)] == [here]
+    targets.forget(world.ledger, here)
+    assert targets.orphans(world.ledger, []) == []
+    assert world.partner.members == users(1)
+
+
+def test_a_declaration_that_is_mended_before_anything_was_sent_is_no_move(world: World) -> None:
+    with pytest.raises(DeliveryHeld):
+        world.overwrite(set(), gates=Gates())
+    world.next_window()
+    elsewhere = MemoryPartner(account="other")
+    payload, seq = world.seal(users(1))
+    world.deliver(payload, seq, partner=elsewhere)
+    assert elsewhere.members == users(1)

@@ -1,0 +1,135 @@
+"""Projects for the fault tests: the demo's two syncs, or any declarations, against stand-ins of their own."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import pytest
+import tenacity
+
+from cohort_pipelines import clock
+from cohort_pipelines.orchestration import project_definitions
+from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.faults.checker import Checker
+from cohort_pipelines_tests.orchestration.demo_project import PACKAGE, Project
+
+MIXPANEL = """
+type: cohort_pipelines.orchestration.MixpanelProject
+attributes:
+  project_id: 2529987
+  id_merge: original
+  api_url: "{{ env.MIXPANEL_API_URL }}"
+  service_account: "{{ env.MIXPANEL_SERVICE_ACCOUNT }}"
+  secret: "{{ env.MIXPANEL_SECRET }}"
+"""
+TAPLYTICS = """
+type: cohort_pipelines.orchestration.TaplyticsDestination
+attributes: {api_key: "{{ env.TAPLYTICS_API_KEY }}", url: "{{ env.TAPLYTICS_URL }}"}
+"""
+BETA_USERS = 1_478_097
+LAPSED_USERS = 1_478_098
+
+
+@dataclass(frozen=True)
+class Faulty(Project):
+    """A project whose services can be told what to do wrong, with the judge of what came of it."""
+
+    judge: Checker
+
+    def fault(self, service: str, **what: object) -> None:
+        """Switch a fault of ``mixpanel``, ``taplytics`` or ``apptimize`` on."""
+        self._tell(service, "faults", what)
+
+    def mend(self) -> None:
+        """Switch all faults off."""
+        for service in ("mixpanel", "taplytics", "apptimize"):
+            httpx.delete(self._url(service, "faults")).raise_for_status()
+
+    def churn(self, fraction: float) -> None:
+        self._tell("mixpanel", "churn", {"fraction": fraction})
+
+    def profiles(self, changes: Mapping[str, Mapping[str, object]]) -> None:
+        """Set properties of profiles in Mixpanel, by distinct_id; one that is not there yet is made."""
+        token = self.standins.credentials.project_token
+        body = [{"$token": token, "$distinct_id": user, "$set": dict(each)} for user, each in changes.items()]
+        httpx.post(self._url("mixpanel", "", "/engage"), json=body).raise_for_status()
+
+    def leave(self, users: Iterable[str]) -> None:
+        """Let these leave Beta Users."""
+        self.profiles({user: {"plan": "free"} for user in users})
+
+    def _tell(self, service: str, what: str, body: object) -> None:
+        httpx.post(self._url(service, what), json=body).raise_for_status()
+
+    def _url(self, service: str, what: str, path: str = "/standin/") -> httpx.URL:
+        return httpx.URL(getattr(self.standins, f"{service}_url")).copy_with(path=f"{path}{what}")
+
+
+@contextmanager
+def opened(folder: Path, declared: Mapping[str, str] | None = None, settings: Settings | None = None) -> Iterator[Faulty]:
+    """Open a project whose data lies in ``folder``/data; ``declared``: its documents by name, else the demo's."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        in_thread(settings or Settings(members=400, page_size=100)) as standins,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        patch.setenv("COHORT_PIPELINES_DATA", str(folder / "data"))
+        patch.delenv("COHORT_PIPELINES_LEDGER", raising=False)
+        for name, value in standins.environment().items():
+            patch.setenv(name, value)
+        package = PACKAGE if declared is None else _write(folder, declared)
+        syncs = {sync.name: sync for sync in resolved_syncs(component_tree(package))}
+        judge = Checker(folder / "data", standins)
+        yield Faulty(standins, project_definitions(package), instance, syncs, judge)
+
+
+def sync(destination: str, target: str, kind: str = "dynamic", cohort: int = BETA_USERS, more: str = "") -> str:
+    """Return the declaration of a sync; ``more``: further attributes, each behind a comma."""
+    return (
+        "type: cohort_pipelines.orchestration.CohortSync\n"
+        f"attributes: {{source: mixpanel, cohort_id: {cohort}, destination: {destination}, "
+        f'target: "{target}", type: {kind}, since: 2025-01-01{more}}}\n'
+    )
+
+
+def without_waiting(patch: pytest.MonkeyPatch) -> None:
+    """Let what is tried again be tried at once, unless the other side names a time."""
+    patch.setattr(tenacity, "wait_exponential_jitter", lambda **_: tenacity.wait_none())
+
+
+def to_the_window_before(back: int = 1) -> timedelta:
+    """Return by how much to shift the clock so that it is in the two hours that lie ``back`` before these."""
+    return timedelta(hours=-2 * back)
+
+
+def said(result: dg.ExecuteInProcessResult) -> str:
+    """Return what was said when the steps of a run failed, empty when none did; an error that is not ours, as such."""
+    failures = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
+    return "\n".join(
+        each.user_failure_data.description or "" if each.user_failure_data else f"NOT OURS: {each.error_display_string}"
+        for each in failures
+    )
+
+
+def opening() -> timedelta:
+    """Return by how much to shift the clock to the start of the two-hour window that is open."""
+    now = clock.now()
+    since = timedelta(hours=now.hour % 2, minutes=now.minute, seconds=now.second, microseconds=now.microsecond)
+    return timedelta(seconds=1) - since
+
+
+def _write(folder: Path, declared: Mapping[str, str]) -> Path:
+    package = folder / f"faulty_{uuid.uuid4().hex}"  # a module of that name is imported
+    for name, text in declared.items():
+        (package / "defs" / name).mkdir(parents=True)
+        (package / "defs" / name / "defs.yaml").write_text(text, encoding="utf-8")
+    (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
+    return package

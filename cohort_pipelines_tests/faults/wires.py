@@ -1,0 +1,115 @@
+"""The four wires, each against a real receiver, in pieces so small that a few users are many requests."""
+
+import csv
+import ssl
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cohort_pipelines.partners import CsvFile, ReplacingMessages, Taplytics, apptimize_http, replacing
+from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.standins.settings import Addresses
+from cohort_pipelines_tests.faults.checker import Checker
+
+TARGET = "Beta"
+CHUNK_ROWS = {"flags": 2, "messages": 1, "replace_session": 3}
+HTTP_WIRES = ("flags", "messages", "replace_session")
+WIRES = (*HTTP_WIRES, "file")
+_TLS = ssl.create_default_context()  # which httpx would read anew for each request
+
+Row = tuple[str, str]
+"""What a partner was asked for, and the id."""
+
+
+@dataclass(frozen=True)
+class Wired:
+    """A wire to a target, and what really is at the other end of it."""
+
+    kind: str
+    standins: Addresses
+    folder: Path
+
+    def partner(self) -> ChangeWire | FileWire:
+        """Return the wire as a process of its own would make it."""
+        where = self.standins
+        if self.kind == "file":
+            return CsvFile(partner="Apptimize", folder=self.folder / "imports")
+        if self.kind == "flags":
+            flags = Taplytics(key=where.credentials.taplytics_key, url=where.taplytics_url, concurrency=2)
+            flags.chunk_rows = CHUNK_ROWS[self.kind]
+            return flags
+        messages = apptimize_http(url=where.apptimize_url, token=where.credentials.apptimize_token, region="eu")
+        messages.chunk_rows = CHUNK_ROWS[self.kind]
+        return ReplacingMessages(messages) if self.kind == "replace_session" else messages
+
+    @property
+    def members(self) -> set[str]:
+        """Who is in the target, read from the receiver itself; a file is read as whoever imports it would."""
+        if self.kind == "file":
+            with (self.folder / "imports" / TARGET / "current.csv").open(encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
+            assert header == ["user_id"]
+            return {user for (user,) in rows}
+        judge = Checker(self.folder, self.standins)
+        return judge.segment(TARGET) if self.kind == "flags" else judge.group(TARGET)
+
+    def sent(self) -> Counter[Row]:
+        """Return what was asked for of each user, and how often, since it was forgotten last."""
+        if self.kind == "file":
+            return Counter()
+        if self.kind == "flags":
+            return Counter((str(posted[TARGET]), user) for user, posted in self._ask("GET", "writes"))
+        return Counter((action, user) for action, _, users in self._ask("GET", "messages") for user in users)
+
+    def forget_sent(self) -> None:
+        """Let the receiver forget what it was asked for, though not what it holds."""
+        if self.kind != "file":
+            self._ask("DELETE", "writes" if self.kind == "flags" else "messages")
+
+    def behave(self, **behaviour: object) -> None:
+        """Change how the receiver behaves."""
+        self._ask("POST", "behaviour", behaviour)
+
+    def land(self) -> int:
+        """Let what is pending take effect; return how many requests that were."""
+        return int(self._ask("POST", "land", {})["landed"])
+
+    def pending(self) -> int:
+        """Return how many requests have not taken effect yet."""
+        return int(self._ask("GET", "behaviour")["pending"])
+
+    def fault(self, **fault: object) -> None:
+        """Switch a fault on."""
+        self._ask("POST", "faults", fault)
+
+    def mend(self) -> None:
+        """Switch all faults off, and behave well again."""
+        self._ask("DELETE", "faults")
+        self._ask("DELETE", "behaviour")
+
+    def hold(self, members: Iterable[str]) -> None:
+        """Let the target hold exactly these, by hand, and forget what was sent."""
+        wanted = set(members)
+        if self.kind != "file":
+            edit = {"target": TARGET, "add": sorted(wanted), "remove": sorted(self.members - wanted)}
+            self._ask("POST", "edit", edit)
+            self.forget_sent()
+
+    def _ask(self, method: str, what: str, body: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401  JSON
+        service = self.standins.taplytics_url if self.kind == "flags" else self.standins.apptimize_url
+        url = httpx.URL(service).copy_with(path=f"/standin/{what}")
+        return httpx.request(method, url, json=body, verify=_TLS).raise_for_status().json()
+
+
+@contextmanager
+def small_pages() -> Iterator[None]:
+    """Let a session's pages be as small as the other wires' chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replacing, "PAGE_ROWS", CHUNK_ROWS["replace_session"])
+        yield

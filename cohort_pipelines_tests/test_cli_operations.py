@@ -1,0 +1,220 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines import history
+from cohort_pipelines.standins.server import InThread
+from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, TAPLYTICS, Run, deliver, few_members
+
+pytestmark = pytest.mark.usefixtures("at_opening")
+
+
+@pytest.fixture(autouse=True)
+def _empty_partners(standins: InThread) -> None:
+    standins.standins.taplytics.users.clear()
+    standins.standins.apptimize.groups.clear()
+
+
+def segment(standins: InThread, name: str = "Beta Users") -> set[str]:
+    return set(standins.standins.taplytics.members(name))
+
+
+def payload(folder: Path, sync: str, window: str) -> set[str]:
+    return set(history.read(sync, "partner_payload", window, root=folder / "data" / "history")["partner_user_id"])
+
+
+@pytest.mark.slow
+def test_a_paused_sync_sends_nothing_until_it_is_resumed(run: Run, demo_folder: Path) -> None:
+    assert run("pause", TAPLYTICS, "--because", "holidays", "--who", "kim").code == 0
+
+    checked, stopped = run("check"), deliver(demo_folder, TAPLYTICS)
+
+    assert checked.code == 0  # a pause is meant
+    assert "paused by kim since " in checked.findings[f"pause of {TAPLYTICS}"]
+    assert stopped.error.startswith(f"{TAPLYTICS} was paused by kim: holidays.")
+    assert stopped.upload == {}
+    assert "skipped: beta_users_taplytics was paused by kim: holidays" in run("history", TAPLYTICS).out
+    assert run("resume", TAPLYTICS).out == f"{TAPLYTICS} is resumed; its next window delivers.\n"
+    assert run("resume", TAPLYTICS).out == f"{TAPLYTICS} was not paused.\n"
+    assert deliver(demo_folder, TAPLYTICS).upload["users"] == 276
+
+
+@pytest.mark.slow
+def test_a_release_delivers_the_held_payload_and_the_record_says_by_whose_word(
+    run: Run, demo_folder: Path, standins: InThread
+) -> None:
+    window = deliver(demo_folder, TAPLYTICS, back=1).partition_key
+    with few_members(standins, keep=20):
+        held = deliver(demo_folder, TAPLYTICS)
+    assert "Held by the gate max_shrink" in held.error
+    assert segment(standins) == payload(demo_folder, TAPLYTICS, window)
+
+    later = run("release", TAPLYTICS, "--because", "the campaign is over", "--who", "kim", "--later")
+    assert (later.code, segment(standins)) == (0, payload(demo_folder, TAPLYTICS, window))
+    assert later.out.startswith(f"{TAPLYTICS}: the payload of {held.partition_key} may pass the gates until ")
+
+    released = run("release", TAPLYTICS, "--because", "the campaign is over", "--who", "kim")
+
+    few = payload(demo_folder, TAPLYTICS, held.partition_key)
+    assert (released.code, released.err) == (0, "")
+    assert f"Delivered to 'Beta Users': {len(few)} users, 0 joined, {276 - len(few)} left" in released.out
+    assert segment(standins) == few
+    assert "let through the gates by kim: the campaign is over" in run("history", TAPLYTICS).out
+
+
+@pytest.mark.usefixtures("demo_folder")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), r"NothingHeld: No payload of beta_users_taplytics is held by a gate\."),
+        (("--min-users", "5"), r"ReleaseIncomplete: .*"),
+    ],
+)
+def test_a_release_of_nothing_in_particular_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
+    refused = run("release", TAPLYTICS, "--because", "x", *arguments)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert re.match(says, refused.err)
+
+
+@pytest.mark.usefixtures("demo_folder")
+def test_payloads_of_a_size_can_be_let_through_beforehand(run: Run) -> None:
+    sizes = ("--min-users", "1", "--max-users", "50")
+
+    done = run("release", TAPLYTICS, "--because", "a quiet week", *sizes, "--until", "2090-01-01T12:00+01:00")
+    unreadable = run("release", TAPLYTICS, "--because", "a quiet week", *sizes, "--until", "soon")
+
+    assert done.out == f"{TAPLYTICS}: payloads of that size may pass the gates until 2090-01-01 11:00 UTC.\n"
+    assert unreadable.code == 2
+    assert "'soon' is no moment" in unreadable.err
+
+
+@pytest.mark.slow
+def test_a_restore_shows_the_difference_asks_and_puts_the_audience_back(
+    run: Run, demo_folder: Path, standins: InThread
+) -> None:
+    earlier = deliver(demo_folder, TAPLYTICS, back=1).partition_key
+    standins.standins.mixpanel.project.churn(0.1)
+    newest = deliver(demo_folder, TAPLYTICS).partition_key
+    users = len(payload(demo_folder, TAPLYTICS, earlier))
+
+    asked = run("restore", TAPLYTICS, earlier)
+
+    lines = dict(line.split(maxsplit=1) for line in asked.out.splitlines())
+    back = payload(demo_folder, TAPLYTICS, earlier) - payload(demo_folder, TAPLYTICS, newest)
+    assert (asked.code, asked.err.split(":")[0]) == (1, "ConfirmationNeeded")
+    assert lines["joiners"].strip() == str(len(back))
+    assert lines["unchanged"].strip() == str(users - len(back))
+    assert segment(standins) == payload(demo_folder, TAPLYTICS, newest)
+
+    done = run("restore", TAPLYTICS, earlier, "--yes", "--pause", "--because", "the cohort is wrong", "--who", "kim")
+
+    assert (done.code, done.err) == (0, "")
+    assert f"restored from {earlier}" in done.out
+    assert segment(standins) == payload(demo_folder, TAPLYTICS, earlier)
+    assert "paused by kim" in run("check").findings[f"pause of {TAPLYTICS}"]
+
+
+@pytest.mark.usefixtures("demo_folder")
+def test_a_restore_that_cannot_be_is_refused(run: Run) -> None:
+    nothing = run("restore", TAPLYTICS, "2026-01-01T0000Z", "--yes")
+    without_a_word = run("restore", TAPLYTICS, "2026-01-01T0000Z", "--yes", "--pause")
+
+    assert (nothing.code, nothing.err.split(":")[0]) == (1, "NothingToRestore")
+    assert without_a_word.code == 2
+    assert "--pause needs --because" in without_a_word.err
+
+
+@pytest.mark.slow
+def test_a_sync_that_was_pointed_elsewhere_is_found_and_moved(
+    run: Run, export_project: Path, standins: InThread
+) -> None:
+    here = ("--project", str(export_project))
+    (file,) = export_project.glob("*/defs/launch_list/defs.yaml")
+    assert run("export", "launch_list", "--name", "first", *here).code == 0
+    assert run("retarget", "launch_list", *here).out.endswith("There is nothing to do.\n")
+    file.write_text(LAUNCH_LIST.replace("Launch List", "Other List"), encoding="utf-8")
+
+    orphan = run("check", *here).findings["target 'Launch List'"]
+    assert orphan.endswith("its owner launch_list is declared for another: cohort-pipelines retarget launch_list")
+    refused = run("export", "launch_list", *here)
+    assert (refused.code, refused.out) == (1, "")
+    assert "delivers to 'Launch List', and is now declared for 'Other List'" in refused.err
+    asked = run("retarget", "launch_list", *here)
+    assert (asked.code, asked.err.split(":")[0]) == (1, "ConfirmationNeeded")
+    assert len(segment(standins, "Launch List")) == 276
+
+    moved = run("retarget", "launch_list", "--yes", *here)
+
+    assert (moved.code, moved.err) == (0, "")
+    assert "'Launch List' (taplytics) is emptied: up to 276 users leave it." in moved.out
+    assert segment(standins, "Launch List") == set()
+    assert run("export", "launch_list", *here).code == 0
+    assert len(segment(standins, "Other List")) == 276
+    assert "target 'Launch List'" not in run("check", *here).findings
+
+
+@pytest.mark.slow
+def test_a_renamed_sync_takes_its_target_over_and_a_deleted_one_is_retired(
+    run: Run, export_project: Path, standins: InThread
+) -> None:
+    here = ("--project", str(export_project))
+    (folder,) = export_project.glob("*/defs/launch_list")
+    assert run("export", "launch_list", *here).code == 0
+
+    folder.rename(folder.with_name("autumn_list"))
+    heir = run("check", *here).findings["target 'Launch List'"]
+    assert heir.endswith("takes it over with: cohort-pipelines retarget autumn_list")
+    taken = run("retarget", "autumn_list", "--yes", *here)
+    assert "with up to 276 users, is taken over from launch_list" in taken.out
+    assert "0 joined, 0 left, 0 requests" in run("export", "autumn_list", *here).out
+
+    gone = folder.with_name("autumn_list")
+    (gone / "defs.yaml").unlink()
+    gone.rmdir()
+    orphan = run("check", *here).findings["target 'Launch List'"]
+    assert orphan.endswith("they stay there until: cohort-pipelines retire autumn_list")
+    retired = run("retire", "autumn_list", "--yes", *here)
+    assert (retired.code, retired.err) == (0, "")
+    assert segment(standins, "Launch List") == set()
+    assert "target 'Launch List'" not in run("check", *here).findings
+
+
+@pytest.mark.slow
+def test_a_lost_ledger_is_refused_until_it_is_rebuilt(run: Run, demo_folder: Path, standins: InThread) -> None:
+    assert deliver(demo_folder, TAPLYTICS).upload
+    for file in (demo_folder / "data").glob("ledger*"):
+        file.unlink()
+
+    assert run("check").findings["ledger"].endswith("Nothing was sent; the audience is as it was.")
+    assert run("plan", TAPLYTICS).err.startswith("LedgerUnpaired: ")
+    assert run("ledger", "rebuild").err.startswith("ConfirmationNeeded: ")
+    rebuilt = run("ledger", "rebuild", "--yes")
+
+    assert rebuilt.out.startswith("The ledger knows 1 target again, from ")
+    assert "276 ids are maybe delivered" in rebuilt.out
+    outcome = deliver(demo_folder, TAPLYTICS)
+    assert outcome.error == ""
+    assert segment(standins) == payload(demo_folder, TAPLYTICS, outcome.partition_key)
+
+
+@pytest.mark.usefixtures("demo_folder")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pause", "nobodys_list", "--because", "x"),
+        ("resume", "nobodys_list"),
+        ("release", "nobodys_list", "--because", "x"),
+        ("restore", "nobodys_list", "2026-01-01T0000Z", "--yes"),
+        ("retarget", "nobodys_list", "--yes"),
+        ("retire", "nobodys_list", "--yes"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_sync_that_is_not_declared_gets_a_sentence(run: Run, command: tuple[str, ...]) -> None:
+    refused = run(*command)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("SyncUnknown: This project declares no sync 'nobodys_list'. Nothing was run.")
+    assert APPTIMIZE in refused.err

@@ -1,0 +1,39 @@
+from datetime import timedelta, timezone
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import ClockSkewed
+
+ALMOST = timedelta(seconds=58)
+TOO_MUCH = timedelta(seconds=62)
+
+
+@pytest.mark.parametrize("apart", [timedelta(0), ALMOST, -ALMOST])
+def test_clocks_may_differ_by_a_minute(apart: timedelta) -> None:
+    clock.require_agreement(clock.host_now() + apart, "The database")
+    with pytest.raises(ClockSkewed):
+        clock.require_agreement(clock.host_now() + apart + timedelta(minutes=2), "The database")
+
+
+@pytest.mark.parametrize("apart", [TOO_MUCH, -TOO_MUCH, timedelta(hours=2), timedelta(hours=-1)])
+def test_clocks_that_differ_by_more_are_refused_and_both_are_quoted(apart: timedelta) -> None:
+    theirs = clock.host_now() + apart
+    with pytest.raises(ClockSkewed, match=f"The database says {theirs:%Y-%m-%d %H:%M:%S} UTC") as skewed:
+        clock.require_agreement(theirs, "The database")
+    assert "this host 20" in str(skewed.value)
+    assert "Nothing was sent" in str(skewed.value)
+    assert "NTP" in str(skewed.value)
+
+
+def test_an_answer_that_took_long_may_be_as_old_as_the_question() -> None:
+    asked_at = clock.host_now() - timedelta(minutes=5)
+    clock.require_agreement(asked_at - ALMOST, "Mixpanel", asked_at)
+    clock.require_agreement(asked_at + timedelta(minutes=2), "Mixpanel", asked_at)
+    with pytest.raises(ClockSkewed, match="62 seconds"):
+        clock.require_agreement(asked_at - TOO_MUCH, "Mixpanel", asked_at)
+
+
+def test_a_shifted_clock_and_another_zone_are_no_skew() -> None:
+    with clock.shifted(timedelta(hours=3)):
+        clock.require_agreement(clock.host_now().astimezone(timezone(timedelta(hours=9))), "The database")
