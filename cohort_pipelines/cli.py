@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import typer
@@ -125,6 +126,7 @@ def export(
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(outcome.error, style="red")
     elif not outcome.upload:
         typer.echo("Superseded: a newer audience has been delivered since. Nothing was sent.")
+        typer.echo(f"To put a delivered export back: cohort-pipelines restore {sync} {quote(outcome.partition_key)}")
     else:
         numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(
             **outcome.upload

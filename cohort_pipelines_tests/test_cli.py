@@ -303,7 +303,11 @@ def test_the_same_name_again_delivers_the_stored_snapshot_until_another_export_g
     superseded = run("export", "launch_list", "--name", "first")
 
     assert newest != delivered
-    assert superseded == Ended(1, "Superseded: a newer audience has been delivered since. Nothing was sent.\n", "")
+    said = (
+        "Superseded: a newer audience has been delivered since. Nothing was sent.\n"
+        "To put a delivered export back: cohort-pipelines restore launch_list first\n"
+    )
+    assert superseded == Ended(1, said, "")
     assert members_of(standins, "Launch List") == newest
 
 

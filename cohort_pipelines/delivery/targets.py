@@ -63,15 +63,16 @@ def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[s
     """Let ``sync`` own ``target``, with all that is believed of it; return the earlier owner.
 
     Raises:
-        TargetNotKnown: nothing was ever sent to it, or its owner is a sync in ``declared``.
+        TargetNotKnown: nothing was ever sent to it, or its owner is a sync in ``declared`` and has not given it up.
         TargetBusy: its owner is writing it.
     """
     with ledger.write() as connection:
         row = connection.execute(select(schema.target).filter_by(**asdict(target))).first()
         if row is None:
             raise TargetNotKnown(sync, f"nothing was ever delivered to {target.name!r}")
-        if row.owner in set(declared) - {sync}:
-            raise TargetNotKnown(sync, f"{target.name!r} belongs to {row.owner}, which is declared for it")
+        if row.retired is None and row.owner in set(declared) - {sync}:
+            way = f"once {row.owner} is declared for another: cohort-pipelines retarget {row.owner}"
+            raise TargetNotKnown(sync, f"{target.name!r} belongs to {row.owner}, which gives it up {way}")
         lease = connection.execute(select(schema.lease.c.expires).filter_by(target=row.id)).scalar()
         if lease is not None and lease > ledger.now(connection):
             raise TargetBusy(target.name, lease)

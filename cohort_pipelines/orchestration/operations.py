@@ -101,11 +101,11 @@ def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.Job
             sync = _declared(syncs, config.sync)
             ledger, _ = _records(context)
             declared = _target(_partner(context, sync), sync.target)
+            if any(each.target == declared and each.owner != sync.name for each in targets.all_targets(ledger)):
+                earlier = targets.hand_over(ledger, declared, sync.name, declared=syncs)  # first: it may be refused
+                context.log.info("%s now owns %r, which was %s's.", sync.name, declared.name, earlier)
             for left in targets.owned_elsewhere(ledger, sync.name, declared):
                 _empty(context, syncs, sync.name, left.target)
-            if any(each.target == declared and each.owner != sync.name for each in targets.all_targets(ledger)):
-                earlier = targets.hand_over(ledger, declared, sync.name, declared=syncs)
-                context.log.info("%s now owns %r, which was %s's.", sync.name, declared.name, earlier)
 
     @dg.job(
         name=RETARGET,

@@ -1,6 +1,7 @@
 """A partner that keeps state, a ledger and a history that can die: what the tests of delivery share."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +15,7 @@ from sqlalchemy import Connection
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore
 from cohort_pipelines.delivery.chunks import PATIENCE
+from cohort_pipelines.errors import LeaseLost
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.writer import StageWriter
 from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation, Session
@@ -54,6 +56,8 @@ class MortalLedger(Ledger):
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
+        if self._fate.dead and threading.current_thread().name == "lease":
+            raise LeaseLost(SYNC)  # a dead process has no thread that could renew its lease
         with super().write() as connection:
             yield connection
             self._fate.point()

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -52,6 +52,14 @@ class Faulty(Project):
         for service in ("mixpanel", "taplytics", "apptimize"):
             httpx.delete(self._url(service, "faults")).raise_for_status()
 
+    def behave(self, partner: str, **behaviour: object) -> None:
+        """Change how ``taplytics`` or ``apptimize`` behaves."""
+        self._tell(partner, "behaviour", behaviour)
+
+    def edit(self, partner: str, target: str, **who: object) -> None:
+        """Change a partner's target by hand: ``add`` and ``remove`` ids."""
+        self._tell(partner, "edit", {"target": target, **who})
+
     def churn(self, fraction: float) -> None:
         self._tell("mixpanel", "churn", {"fraction": fraction})
 
@@ -90,12 +98,20 @@ def opened(folder: Path, declared: Mapping[str, str] | None = None, settings: Se
         yield Faulty(standins, project_definitions(package), instance, syncs, judge)
 
 
+def redeclared(project: Faulty, folder: Path, declared: Mapping[str, str]) -> Faulty:
+    """Return the project as it is once its declarations are these."""
+    package = _write(folder, declared)
+    syncs = {sync.name: sync for sync in resolved_syncs(component_tree(package))}
+    return replace(project, definitions=project_definitions(package), syncs=syncs)
+
+
 def sync(destination: str, target: str, kind: str = "dynamic", cohort: int = BETA_USERS, more: str = "") -> str:
     """Return the declaration of a sync; ``more``: further attributes, each behind a comma."""
+    since = "" if kind == "one_time" else ", since: 2025-01-01"
     return (
         "type: cohort_pipelines.orchestration.CohortSync\n"
         f"attributes: {{source: mixpanel, cohort_id: {cohort}, destination: {destination}, "
-        f'target: "{target}", type: {kind}, since: 2025-01-01{more}}}\n'
+        f'target: "{target}", type: {kind}{since}{more}}}\n'
     )
 
 

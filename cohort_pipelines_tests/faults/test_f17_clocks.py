@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 from cohort_pipelines import clock
 from cohort_pipelines.standins.engage import Engage

@@ -1,0 +1,123 @@
+"""F26: a partner repeats in its refusal what it was asked, key and URL and all; nothing of that is kept anywhere."""
+
+import base64
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.faults.projects import MIXPANEL, Faulty, opened, said, sync, to_the_window_before
+
+SECRET = "s3cr3t/+=key"
+USERNAME = "us3r-n4me"
+PATH_KEY = "p4th-k3y"
+FORMS = (
+    SECRET,
+    quote(SECRET, safe=""),
+    quote(SECRET),
+    base64.b64encode(f"{USERNAME}:{SECRET}".encode()).decode(),
+    PATH_KEY,
+    "s3cr3t",
+)
+HOOK = """
+type: cohort_pipelines.orchestration.WebhookDestination
+attributes: {url: "{{ env.HOOK_URL }}"%s}
+"""
+APPTIMIZE = """
+type: cohort_pipelines.orchestration.ApptimizeDestination
+attributes: {region: eu, delivery: http, url: "{{ env.HOOK_URL }}", token: "{{ env.HOOK_SECRET }}"%s}
+"""
+TAPLYTICS = """
+type: cohort_pipelines.orchestration.TaplyticsDestination
+attributes: {api_key: "{{ env.HOOK_SECRET }}", url: "{{ env.TAPLYTICS_URL }}"}
+"""
+SECRETLY = ', secret: "{{ env.HOOK_SECRET }}"'
+REPLACING = ", members: replace_session"
+DESTINATIONS: Mapping[str, str] = {
+    "taplytics": TAPLYTICS,
+    "apptimize": APPTIMIZE % "",
+    "apptimize_replacing": APPTIMIZE % REPLACING,
+    "key_in_the_url": HOOK % "",
+    "key_in_the_url_replacing": HOOK % REPLACING,
+    "basic": HOOK % (', auth: basic, username: "{{ env.HOOK_USER }}"' + SECRETLY),
+    "bearer": HOOK % (", auth: bearer" + SECRETLY),
+    "header": HOOK % (", auth: header, parameter: x-key" + SECRETLY),
+    "query": HOOK % (", auth: query, parameter: api-key" + SECRETLY),
+    "query_replacing": HOOK % (", auth: query, parameter: api-key" + SECRETLY + REPLACING),
+}
+
+
+@pytest.fixture
+def telling(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_an_opening: None,  # noqa: ARG001  the clock is set first
+) -> Iterator[Faulty]:
+    """Return a project with a sync for each way of signing in, whose ids everybody could search a log for."""
+    declared = {"mixpanel": MIXPANEL, **DESTINATIONS}
+    declared |= {f"to_{name}": sync(name, f"Beta of {name}") for name in DESTINATIONS}
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    monkeypatch.setenv("HOOK_USER", USERNAME)
+    with opened(tmp_path, declared, Settings(members=100, page_size=100)) as project:
+        url = httpx.URL(project.standins.apptimize_url).copy_with(path=f"/cohorts/{PATH_KEY}")
+        monkeypatch.setenv("HOOK_URL", f"{url}?k={PATH_KEY}")
+        yield project
+
+
+def kept(project: Faulty) -> Iterator[tuple[str, bytes]]:
+    """Yield everything that a run left behind: files, the rows of the ledger, and Dagster's own record."""
+    for file in project.judge.data.rglob("*"):
+        if file.is_file():
+            yield str(file), file.read_bytes()
+    for file in project.judge.files():
+        yield str(file), str(read_all(file)).encode()
+    with sqlite3.connect(project.judge.data / "ledger.sqlite") as ledger:
+        yield "the ledger", "\n".join(ledger.iterdump()).encode()
+    for record in project.instance.get_run_records():
+        for entry in project.instance.all_logs(record.dagster_run.run_id):
+            yield "Dagster", repr(entry).encode()
+
+
+def read_all(file: Path) -> list[object]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_table(file).to_pylist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 500])
+def test_f26_what_a_partner_repeats_of_a_request_is_kept_nowhere(
+    telling: Faulty, status: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(0)
+    for service, path in (("taplytics", "/v2/users"), ("apptimize", "/cohorts")):
+        telling.fault(service, match=path, kind="echo", status=status, times=None)
+
+    sentences = {name: said(telling.run(f"to_{name}")) for name in DESTINATIONS}
+
+    assert all(f"HTTP {status}" in sentence or "refused" in sentence for sentence in sentences.values()), sentences
+    assert telling.judge.asked().total() >= len(DESTINATIONS)
+    printed = capfd.readouterr()
+    told = {"sentences": str(sentences), "log": caplog.text, "stdout": printed.out, "stderr": printed.err}
+    ids = {each for name in DESTINATIONS for each in telling.judge.payload(f"to_{name}", telling.window(f"to_{name}"))}
+    assert len(ids) > 80
+    for where, text in told.items():
+        assert [form for form in FORMS if form in text] == [], where
+        assert [each for each in ids if each in text] == [], where
+    for where, content in kept(telling):
+        assert [form for form in FORMS if form.encode() in content] == [], where
+        if not where.endswith(".parquet"):
+            assert [each for each in ids if each.encode() in content] == [], where
+
+
+def test_f26_a_row_that_is_refused_with_an_echo_is_listed_without_it(telling: Faulty) -> None:
+    with clock.shifted(to_the_window_before()):
+        assert said(telling.run("to_taplytics"))  # the key of this stand-in is another
+    assert telling.judge.asked().total() >= 1
+    for where, content in kept(telling):
+        assert [form for form in FORMS if form.encode() in content] == [], where

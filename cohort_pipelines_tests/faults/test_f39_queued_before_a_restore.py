@@ -1,0 +1,73 @@
+"""F39: a run that was queued before `restore --pause` is superseded, and sends nothing."""
+
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import pausing
+from cohort_pipelines.orchestration.resolved import STAGES
+from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
+from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
+
+each_sync = pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
+
+
+def held(project: Faulty, name: str) -> set[str]:
+    return project.judge.segment() if name == TAPLYTICS else project.judge.group()
+
+
+def restore_and_pause(project: Faulty, name: str, window: str) -> None:
+    job = project.definitions.resolve_job_def("restore")
+    wanted = {"sync": name, "window": window, "pause": True, "because": "the wrong people were invited"}
+    config = {"ops": {"restore_audience": {"config": wanted}}}
+    assert said(job.execute_in_process(instance=project.instance, run_config=config, raise_on_error=False)) == ""
+
+
+def delivered(result: dg.ExecuteInProcessResult, project: Faulty, name: str) -> bool:
+    node = project.syncs[name].key("destination_upload").to_python_identifier()
+    return bool(result.asset_materializations_for_node(node))
+
+
+@each_sync
+def test_f39_a_run_queued_before_a_restore_with_pause_sends_nothing(project: Faulty, name: str) -> None:
+    """It may not have begun, or have come as far as the upload."""
+    with clock.shifted(to_the_window_before()):
+        good = project.window(name)
+        assert project.run(name).success
+    project.churn(0.2)
+    assert project.run(name, stages=STAGES[:3]).success
+    restore_and_pause(project, name, good)
+    restored, asked = held(project, name), project.judge.asked()
+    assert restored == project.judge.payload(name, good) != project.judge.payload(name, project.window(name))
+
+    for stages in (STAGES[3:], STAGES):
+        assert not delivered(project.run(name, stages=stages), project, name)
+        assert held(project, name) == restored
+        assert project.judge.asked() == asked
+
+    pausing.resume(project.ledger, name)
+    assert not delivered(project.run(name, stages=STAGES[3:]), project, name)  # still older than the restore
+    assert held(project, name) == restored
+    assert project.judge.asked() == asked
+
+
+@each_sync
+def test_f39_the_first_window_after_the_pause_wins(project: Faulty, name: str) -> None:
+    with clock.shifted(to_the_window_before()):
+        good = project.window(name)
+        assert project.run(name).success
+    project.churn(0.2)
+    assert project.run(name).success
+    restore_and_pause(project, name, good)
+    pausing.resume(project.ledger, name)
+
+    cadence = project.syncs[name].cadence
+    assert cadence is not None
+    with clock.shifted(cadence.value + timedelta(seconds=1)), dg.partition_loading_context(effective_dt=clock.now()):
+        window = project.window(name)
+        result = project.run(name, window)
+
+    assert said(result) == ""
+    assert held(project, name) == project.judge.payload(name, window) != project.judge.payload(name, good)
