@@ -51,10 +51,10 @@ def show_history(
     from cohort_pipelines.cli_tables import history_lines, history_table
     from cohort_pipelines.delivery.listing import entries
     from cohort_pipelines.orchestration import launch
-    from cohort_pipelines.orchestration.resources import ledger_as_it_is
+    from cohort_pipelines.orchestration.resources import fitting_ledger
 
     with launch.declared(project) as declared:
-        ledger = ledger_as_it_is()
+        ledger = fitting_ledger()
         listed = entries(ledger, sync, limit) if ledger else []
         if not listed:
             declared.sync(sync)

@@ -20,26 +20,27 @@ app.add_typer(ledger_app, name="ledger")
 @app.command()
 def pause(sync: Sync, because: Because, who: Who = "", project: ProjectFolder = Path()) -> None:
     """Send nothing for a sync until it is resumed; a delivery under way ends between two chunks."""
-    from cohort_pipelines.delivery import Ledger, pausing
+    from cohort_pipelines.delivery import pausing
     from cohort_pipelines.orchestration import launch
-    from cohort_pipelines.settings import ledger_url
+    from cohort_pipelines.orchestration.resources import own_ledger
 
     with launch.declared(project) as declared:
         declared.sync(sync)
-        pausing.pause(Ledger(ledger_url()), sync, who=asking(who), why=because)
+        pausing.pause(own_ledger(), sync, who=asking(who), why=because)
     console().print(f"{sync} is paused. Its windows are skipped until: cohort-pipelines resume {sync}")
 
 
 @app.command()
 def resume(sync: Sync, project: ProjectFolder = Path()) -> None:
     """Let a paused sync deliver again, from its next window on."""
-    from cohort_pipelines.delivery import Ledger, pausing
+    from cohort_pipelines.delivery import pausing
     from cohort_pipelines.orchestration import launch
-    from cohort_pipelines.settings import ledger_url
+    from cohort_pipelines.orchestration.resources import fitting_ledger
 
     with launch.declared(project) as declared:
         declared.sync(sync)
-        was_paused = pausing.resume(Ledger(ledger_url()), sync)
+        ledger = fitting_ledger()
+        was_paused = ledger is not None and pausing.resume(ledger, sync)
     said = "is resumed; its next window delivers" if was_paused else "was not paused"
     console().print(f"{sync} {said}.")
 
@@ -57,12 +58,12 @@ def release(
     project: ProjectFolder = Path(),
 ) -> None:
     """Let the payload that a gate holds pass, and deliver it now; or any payload of a size, until a moment."""
-    from cohort_pipelines.delivery import Ledger, releasing
+    from cohort_pipelines.delivery import releasing
     from cohort_pipelines.orchestration import launch
-    from cohort_pipelines.settings import ledger_url
+    from cohort_pipelines.orchestration.resources import own_ledger
 
     with launch.opened(project) as opened:
-        ledger, name = Ledger(ledger_url()), opened.sync(sync).name
+        ledger, name = own_ledger(), opened.sync(sync).name
         held = releasing.held(ledger, name)
         made = releasing.release(
             ledger,
@@ -185,9 +186,9 @@ def _operate(project: "OpenProject", job: str, config: Mapping[str, object]) -> 
 def _say_newest(sync: str) -> None:
     from cohort_pipelines.cli_tables import history_lines, history_table
     from cohort_pipelines.delivery.listing import entries
-    from cohort_pipelines.orchestration.resources import ledger_as_it_is
+    from cohort_pipelines.orchestration.resources import fitting_ledger
 
-    ledger = ledger_as_it_is()
+    ledger = fitting_ledger()
     newest = entries(ledger, sync, 1) if ledger else []
     console().print(history_table(newest))
     for line in history_lines(newest):

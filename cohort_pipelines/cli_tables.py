@@ -63,7 +63,7 @@ def plan_table(planned: Plan) -> Table:
 
 def _lines(planned: Plan, shown: Preview) -> Iterator[tuple[str, str]]:
     counts = shown.counts
-    yield "sync", f"{planned.sync}, window {planned.window}"
+    yield "sync", f"{planned.sync}, {_window(planned)}"
     yield "snapshot", f"{planned.members:,} members, {_taken(planned)}"
     yield "identified", f"{planned.identified:,}"
     yield "rejects", _rejects(planned.rejects)
@@ -81,6 +81,12 @@ def _lines(planned: Plan, shown: Preview) -> Iterator[tuple[str, str]]:
     yield "gates", f"held by {', '.join(held)}" if held else f"{len(shown.verdicts)} passed"
     if shown.under_way:
         yield "under way", "a delivery is being made just now; what it still does is not in these numbers"
+
+
+def _window(planned: Plan) -> str:
+    if planned.one_time:
+        return f"export {planned.window}" if planned.sealed else planned.window
+    return f"window {planned.window}"
 
 
 def _taken(planned: Plan) -> str:

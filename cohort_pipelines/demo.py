@@ -97,7 +97,7 @@ def _two_windows(project: launch.OpenProject, names: list[str], addresses: Addre
     _print_table(second, console)
     held = all(done.agrees for done in first + second)
     if only_difference := all(_only_the_difference(done, joined, left) for done in second):
-        console.print("Only the difference was sent.")
+        console.print("Only the difference was sent, and the few users whose turn it is to be sent again (healed).")
     else:
         console.print("[bold red]More than the difference was sent.[/]")
     return held and only_difference
@@ -131,11 +131,12 @@ def _deliver(
 
 
 def _only_the_difference(done: Delivered, joined: int, left: int) -> bool:
-    """Say whether no more was sent than those who joined and left; not each of them has a partner id."""
+    """Say whether no more was sent than who joined or left, and a small slice to heal; not each has a partner id."""
     if done.error:
         return False
-    joiners, leavers = int(done.receipt["joiners"]), int(done.receipt["leavers"])
-    return int(done.receipt["planned"]) == joiners + leavers and joiners <= joined and leavers <= left
+    joiners, leavers, healed = (int(done.receipt[name]) for name in ("joiners", "leavers", "healed"))
+    changed_only = int(done.receipt["planned"]) == joiners + leavers + healed
+    return changed_only and joiners <= joined and leavers <= left and healed <= int(done.receipt["users"]) / 20
 
 
 def _state_url(sync: ResolvedSync, addresses: Addresses) -> str:
@@ -193,7 +194,7 @@ def _print_table(delivered: list[Delivered], console: Console) -> None:
         table.add_row(name, *(_cell(done, name) for done in delivered))
     for reason in sorted({reason for done in delivered for reason in done.rejected}):
         table.add_row(f"rejected: {reason}", *(f"{done.rejected.get(reason, 0):,}" for done in delivered))
-    for name in ("delivered", "joiners", "leavers", "requests", "seconds"):
+    for name in ("delivered", "joiners", "leavers", "healed", "requests", "seconds"):
         table.add_row(name, *(_cell(done, name) for done in delivered))
     table.add_row(
         "the partner holds the payload",

@@ -99,9 +99,12 @@ def to_mailbox(mailbox: Mailbox, notice: Notice) -> None:
     Where a server takes it for some of the addresses only, the log says for how many not.
 
     Raises:
-        NoticeNotSent: the server did not take it for anybody.
+        NoticeNotSent: the server did not take it for anybody, or no message can be made.
     """
-    message = _message(mailbox, notice)
+    try:
+        message = _message(mailbox, notice)
+    except (ValueError, LookupError, AttributeError):  # what Python's parser of addresses raises
+        raise NoticeNotSent(_MAIL, "no message can be made with its sender and addresses") from None
     try:
         with _opened(mailbox) as server:
             if mailbox.username:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, or_, select
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import DeliveredSnapshot, Ledger
 from cohort_pipelines.delivery.ledger_windows import NEVER_ENDED
-from cohort_pipelines.delivery.pausing import paused_within
+from cohort_pipelines.delivery.pausing import paused_within, resumed_within
 from cohort_pipelines.errors import DeliveryYielded
 
 _LOOK_BACK = 20  # windows that were cut short, one after another; lateness says the rest
@@ -68,7 +68,8 @@ def judge(ledger: Ledger, watched: Watched) -> Judgement:
        stopped, was partly refused, or its run ended without having delivered. Such a sync is late sooner or later, and
        that would be no news.
     3. ``late``: the newest delivered snapshot is older than promised. Where nothing was ever delivered, the time counts
-       from when an alert's sensor first saw the sync or from its first noted window, whichever was earlier.
+       from when an alert's sensor first saw the sync or from its first noted window, whichever was earlier. A pause
+       does not count against it: after one, the time counts from its end.
     4. ``yielding``: the newest window that came to an end gave way at its deadline, and the next goes on.
     5. ``ok``.
 
@@ -83,12 +84,14 @@ def judge(ledger: Ledger, watched: Watched) -> Judgement:
             return Judgement(Health.PAUSED, "Nothing is sent until it is resumed.", pause.at or now)
         outcome = _newest_outcome(connection, watched)
         known = newest.taken_at if newest else _first_seen(connection, watched, now)
+        counted = max(known, resumed_within(connection, watched.sync) or known)
     if outcome is not None and outcome.health in {Health.HELD, Health.FAILING}:
         return outcome
     amber = outcome if outcome is not None and outcome.health is Health.YIELDING else None
-    if watched.promise is not None and now > known + watched.promise:
+    if watched.promise is not None and now > counted + watched.promise:
         why = amber.detail if amber else _NO_TROUBLE
-        return Judgement(Health.LATE, f"{_age(newest, known, watched.promise)} {why}", known + watched.promise)
+        found = _age(newest, known, counted, watched.promise)
+        return Judgement(Health.LATE, f"{found} {why}", counted + watched.promise)
     return amber or Judgement(Health.OK, _delivered(newest), newest.delivered_at if newest else known)
 
 
@@ -98,13 +101,14 @@ def _delivered(newest: DeliveredSnapshot | None) -> str:
     return f"The window {newest.window} is delivered: {newest.users:,} users, as of {newest.taken_at:{_WHEN}}."
 
 
-def _age(newest: DeliveredSnapshot | None, known: datetime, promise: timedelta) -> str:
+def _age(newest: DeliveredSnapshot | None, known: datetime, counted: datetime, promise: timedelta) -> str:
     found = (
         f"The newest delivered snapshot was taken at {known:{_WHEN}}"
         if newest
         else f"Nothing was delivered since {known:{_WHEN}}, when it began to be watched"
     )
-    return f"{found}; it is promised to be at most {promise / _HOUR:g} h old."
+    resumed = f", and its pause ended at {counted:{_WHEN}}" if counted > known else ""
+    return f"{found}{resumed}; it is promised to be at most {promise / _HOUR:g} h old."
 
 
 def _first_seen(connection: Connection, watched: Watched, now: datetime) -> datetime:

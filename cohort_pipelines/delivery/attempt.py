@@ -65,7 +65,6 @@ class DeadAttempt:
     sync: str
     window: str
     plan_checksum: str | None
-    base_belief: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,6 @@ class Attempt:
         lease_seconds: how long the lease holds without being renewed.
         started: when it was claimed.
         established: whether anything was ever sent to the target.
-        ledger_generation: the ledger's own count of changes as of the claim, which the history mirrors.
         newer: the window of the newer snapshot that supersedes it; empty when none does.
     """
 
@@ -95,7 +93,6 @@ class Attempt:
     lease_seconds: float
     started: datetime
     established: bool
-    ledger_generation: int
     newer: str = ""
 
     @contextmanager
@@ -131,10 +128,7 @@ class Attempt:
             .order_by(table.c.generation)
         )
         with self.ledger.read() as connection:
-            return [
-                DeadAttempt(row.id, row.sync, row.window, row.plan_checksum, row.base_belief)
-                for row in connection.execute(query)
-            ]
+            return [DeadAttempt(row.id, row.sync, row.window, row.plan_checksum) for row in connection.execute(query)]
 
     def bury(self, dead: DeadAttempt, belief: Belief) -> None:
         """Mark an attempt as orphaned, now that ``belief`` holds all it may have done."""
@@ -163,11 +157,12 @@ class Attempt:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(baseline=baseline))
             self._believe(connection, belief, self.id)
 
-    def begin_sending(self, plan: StoredFile, base: Belief) -> None:
-        """Bind the attempt to its sealed plan: planned -> sending."""
+    def begin_sending(self, plan: StoredFile, base: Belief) -> int:
+        """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation."""
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
         with self.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
+            return next_generation(connection, self.ledger)
 
     def record(self, ended: Sequence[chunks.Ended], begun: Sequence[chunks.Rows]) -> datetime:
         """Record what became of chunks and that others are about to be sent.
@@ -183,8 +178,8 @@ class Attempt:
         with self.fenced() as connection:
             now = self.ledger.now(connection)
             try:
-                if begun and self.asked.kind is AttemptKind.OVERWRITE:
-                    require_not_paused(connection, self.asked.sync)
+                if begun:
+                    self._require_not_paused(connection)
             except SyncPaused as error:
                 paused = error
             else:
@@ -194,6 +189,16 @@ class Attempt:
         if paused:
             raise paused
         return now
+
+    def require_turn(self) -> None:
+        """Refuse to go on unless it is still this attempt's turn.
+
+        Raises:
+            LeaseLost: another run has taken the target over.
+            SyncPaused: the sync was paused.
+        """
+        with self.fenced() as connection:
+            self._require_not_paused(connection)
 
     def ever_acknowledged(self) -> bool:
         """Say whether the partner ever acknowledged anything for this target."""
@@ -258,7 +263,12 @@ class Attempt:
             if self.token:
                 self._believe(connection, belief, self.id)
                 self._conclude(connection, receipt, healed_until, now)
-            return next_generation(connection)
+            return next_generation(connection, self.ledger)
+
+    def _require_not_paused(self, connection: Connection) -> None:
+        """A restore is asked for by name, also for a sync that is paused already."""
+        by_name = self.asked.kind is not AttemptKind.OVERWRITE
+        require_not_paused(connection, self.asked.sync, since=self.started if by_name else None)
 
     def _conclude(self, connection: Connection, receipt: Receipt, healed_until: datetime | None, now: datetime) -> None:
         green = receipt.state in GREEN_STATES

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
 
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.delivery.spelling import key_of, spelling_engine
@@ -41,6 +42,8 @@ _CHUNK_COLUMNS: dict[str, pa.DataType] = {
 }
 CHUNK_SCHEMA = pa.schema(_CHUNK_COLUMNS)
 BATCH = 65_536
+_AT_ONCE = 1_000_000
+"""Rows of a plan that can be worked into a belief of 10 M ids in one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,22 @@ class Belief:
     held: int = 0
 
 
-def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table, *, equality: Equality = "exact") -> Belief:
+def fold(
+    history: History,
+    base: Belief,
+    plan: StoredFile,
+    chunks: pa.Table,
+    *,
+    equality: Equality = "exact",
+    applies_within: timedelta = timedelta(0),
+) -> Belief:
     """Work what became of ``plan`` into belief; ``chunks`` has :data:`CHUNK_SCHEMA`, rows of the plan as ranges.
 
     An acknowledged row is IN or OUT. A row that may have taken effect is MAYBE. Where a try got no answer, though a
     later one may have, the row is unsettled too, and stays so until a request for it, begun later than
-    :data:`SETTLES_AFTER` after, was acknowledged without a doubt. Rows of requests that were refused whole stay as they
-    were, an unknown id OUT. Rows that were never begun, or left untouched, stay as they were altogether.
+    :data:`SETTLES_AFTER` (and ``applies_within``, which the partner may take to apply it) after, was acknowledged
+    without a doubt. Refused rows stay as they were, an unknown id OUT. Rows that were never begun, or left untouched,
+    stay as they were altogether.
 
     An id is marked while the last request for it was refused, until one is acknowledged.
 
@@ -81,10 +93,25 @@ def fold(history: History, base: Belief, plan: StoredFile, chunks: pa.Table, *, 
         duckdb = opened.enter_context(spelling_engine(history, equality))
         duckdb.register("told", told)
         keys = {"sent": key_of("outcome.id", equality), "known": key_of("belief.id", equality)}
-        # step by step: joining and sorting 10 M ids at once takes more than the engine's memory (measured)
-        duckdb.execute(f"CREATE TEMP TABLE folded AS FROM {_FOLD.format(belief=belief_source(paths), **keys)}", paths)
-        rows = duckdb.sql(f"FROM {one_state('folded', equality)} ORDER BY id").to_arrow_reader(BATCH)
-        return seal_belief(history, plan.sync, plan.window, rows)
+        duckdb.execute("SET threads = 1")  # to join and sort 10 M ids takes more memory than there is in two (measured)
+        settles = int((SETTLES_AFTER + applies_within).total_seconds())
+        outcome, folded = _OUTCOME, _FOLD.format(belief=belief_source(paths), settles=settles, **keys)
+        if equality != "exact" or plan.rows > _AT_ONCE:  # likewise: one after the other, through files
+            steps = opened.enter_context(history.scratch())
+            outcome = _step(duckdb, outcome, {"plan": paths.pop("plan")}, steps / "outcome")
+            folded = _step(duckdb, f"(WITH outcome AS (FROM {outcome}) FROM {folded})", paths, steps / "folded")
+            if equality != "exact":
+                folded = _step(duckdb, one_state(folded, equality), {}, steps / "merged")
+            paths = {}
+        rows = duckdb.sql(f"WITH outcome AS (FROM {outcome}) FROM {folded} ORDER BY id", params=paths)
+        return seal_belief(history, plan.sync, plan.window, rows.to_arrow_reader(BATCH))
+
+
+def _step(duckdb: DuckDBPyConnection, rows: str, paths: dict[str, str], file: Path) -> str:
+    """Run ``rows`` by itself into ``file``, and return the SQL that reads it."""
+    quoted = "'" + str(file).replace("'", "''") + "'"
+    duckdb.execute(f"COPY (FROM {rows}) TO {quoted} (FORMAT parquet)", paths)
+    return f"read_parquet({quoted})"
 
 
 def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.RecordBatch]) -> Belief:
@@ -121,35 +148,37 @@ def one_state(believed: str, equality: Equality) -> str:
 
 
 # an interval join by ASOF: of the ranges that start at or before a row, only the last can hold it
+_OUTCOME = """(
+SELECT planned.id, planned.operation, told.state, told.intent_at, told.ended_at
+FROM read_parquet($plan, file_row_number = true) AS planned
+ASOF JOIN told ON planned.file_row_number >= told.lo
+WHERE planned.file_row_number < told.hi
+)"""
+
+_REFUSED = f"('{ChunkState.REFUSED}', '{ChunkState.REFUSED_WHOLE}')"
 _FOLD = f"""(
-WITH outcome AS (
-    SELECT planned.id, planned.operation, told.state, told.intent_at, told.ended_at
-    FROM read_parquet($plan, file_row_number = true) AS planned
-    ASOF JOIN told ON planned.file_row_number >= told.lo
-    WHERE planned.file_row_number < told.hi
-)
 SELECT
     CASE
-        WHEN outcome.state = '{ChunkState.REFUSED_WHOLE}' THEN coalesce(belief.id, outcome.id)
+        WHEN outcome.state IN {_REFUSED} THEN coalesce(belief.id, outcome.id)
         ELSE coalesce(outcome.id, belief.id)
     END AS id,
     CASE
         WHEN outcome.state IS NULL THEN belief.state
-        WHEN outcome.state = '{ChunkState.REFUSED_WHOLE}' THEN coalesce(belief.state, 'OUT')
+        WHEN outcome.state IN {_REFUSED} THEN coalesce(belief.state, 'OUT')
         WHEN outcome.state NOT IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN 'MAYBE'
         WHEN outcome.operation = 'add' THEN 'IN'
         ELSE 'OUT'
     END AS state,
     CASE
         WHEN outcome.state = '{ChunkState.ACKED}'
-            AND outcome.intent_at > belief.unsettled_since + INTERVAL '{SETTLES_AFTER.total_seconds():.0f} seconds'
+            AND outcome.intent_at > belief.unsettled_since + INTERVAL '{{settles}} seconds'
             THEN NULL
         WHEN outcome.state IN ('{ChunkState.INTENT}', '{ChunkState.UNKNOWN}', '{ChunkState.DOUBTED}')
             THEN greatest(outcome.ended_at, belief.unsettled_since)
         ELSE belief.unsettled_since
     END AS unsettled_since,
     CASE
-        WHEN outcome.state IN ('{ChunkState.REFUSED}', '{ChunkState.REFUSED_WHOLE}') THEN true
+        WHEN outcome.state IN {_REFUSED} THEN true
         WHEN outcome.state IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN false
         ELSE coalesce(belief.refused, false)
     END AS refused

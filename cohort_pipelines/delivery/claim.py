@@ -4,14 +4,15 @@ import time
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.attempt import Asked, Attempt
-from cohort_pipelines.delivery.ledger import Ledger, next_generation, next_seq
+from cohort_pipelines.delivery.ledger import Ledger, next_seq
 from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
-from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
+from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
+from cohort_pipelines.delivery.targets import is_anothers, written
 from cohort_pipelines.errors import TargetBusy, TargetMoved, TargetOwnedByAnother
 
 LEASE_SECONDS = 60.0
@@ -48,9 +49,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     """Return the attempt, or until when somebody else's lease holds."""
     now = ledger.now(connection)
     clock.require_agreement(now - clock.offset(), "the ledger's database")
-    if asked.pause is not None:
-        pause_within(connection, asked.sync, replace(asked.pause, at=now))
-    target = _pinned(connection, asked)
+    target = _pinned(connection, asked, now)
     _settle_accepted(connection, target.id, now - asked.terms.applies_within)
     superseded = asked.kind is AttemptKind.OVERWRITE and asked.snapshot_seq < target.head_seq
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
@@ -58,9 +57,12 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     token = 0 if superseded else _take_lease(connection, target.id, asked, now, lease_seconds)
     if isinstance(token, datetime):
         return token
+    if asked.pause is not None:
+        pause_within(connection, asked.sync, replace(asked.pause, at=now))
     seq = asked.snapshot_seq if asked.kind is AttemptKind.OVERWRITE else next_seq(connection)
+    taken = {} if superseded else {"owner": asked.sync, "retired": None}
     head = {"generation": target.generation + 1, "head_seq": max(seq, target.head_seq)}
-    connection.execute(update(schema.target).filter_by(id=target.id).values(**head))
+    connection.execute(update(schema.target).filter_by(id=target.id).values(**head, **taken))
     attempt = _insert_attempt(connection, target, asked, token=token, seq=seq, now=now)
     return Attempt(
         ledger=ledger,
@@ -72,37 +74,33 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         lease_seconds=lease_seconds,
         started=now,
         established=target.established,
-        ledger_generation=next_generation(connection),
         newer=_newer(connection, target.id, target.head_seq) if superseded else "",
     )
 
 
-def _pinned(connection: Connection, asked: Asked) -> Row[tuple[object, ...]]:
+def _pinned(connection: Connection, asked: Asked, now: datetime) -> Row[tuple[object, ...]]:
     """Return the target's row, made at its first delivery and never moved by a renaming.
 
-    A retired target is nobody's, and what is believed of it still holds for whoever takes it.
+    A retired target is nobody's, and what is believed of it still holds for whoever takes it; nor is one that was
+    claimed and never written.
     """
     known = select(schema.target).filter_by(**asdict(asked.target))
     row = connection.execute(known).first()
-    if row is not None and row.owner != asked.sync and row.retired is None:
+    if row is not None and is_anothers(connection, asked.target, asked.sync, now):
         raise TargetOwnedByAnother(asked.target.name, row.owner)
     if asked.kind is not AttemptKind.RETIRE:
         _require_no_other(connection, asked, row.id if row else 0)
     if row is None:
         fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "unsettled": 0, "held": 0}
         connection.execute(insert(schema.target).values(**asdict(asked.target), **fresh))
-    elif row.retired is not None:
-        connection.execute(update(schema.target).filter_by(id=row.id).values(owner=asked.sync, retired=None))
     return connection.execute(known).one()
 
 
 def _require_no_other(connection: Connection, asked: Asked, target: int) -> None:
     """Refuse to leave members behind in a target that the sync owns and is not declared for any more."""
     table = schema.target
-    under_way = select(schema.attempt.c.target).where(schema.attempt.c.state.in_(OPEN_STATES))
-    written = or_(table.c.belief_checksum.is_not(None), table.c.established, table.c.id.in_(under_way))
     others = select(table.c.name).where(
-        table.c.owner == asked.sync, table.c.retired.is_(None), table.c.id != target, written
+        table.c.owner == asked.sync, table.c.retired.is_(None), table.c.id != target, written()
     )
     if moved_from := connection.execute(others).scalar():
         raise TargetMoved(asked.sync, moved_from, asked.target.name)

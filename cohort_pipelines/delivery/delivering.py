@@ -23,6 +23,7 @@ from cohort_pipelines.delivery.sending import Progress, Sending
 from cohort_pipelines.delivery.terms import Terms
 from cohort_pipelines.errors import (
     NOTHING_SENT,
+    CohortPipelinesError,
     DeliveryHeld,
     DeliveryRefused,
     DeliveryStopped,
@@ -169,10 +170,16 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
             sending.run(partner, phases, counts.operations, on_progress)
     except (LeaseLost, LedgerUnusable):
         raise
-    except BaseException as error:  # a cancel, or a partner adapter that broke: no words of it, they may hold ids
-        cancelled = not isinstance(error, Exception)
+    except Exception as error:  # noqa: BLE001  a partner adapter that broke: no words of it, they may hold ids
+        ours = isinstance(error, CohortPipelinesError)
+        cause = str(error).replace(f" {NOTHING_SENT}", "") if ours else type(error).__name__
+        broken = DeliveryStopped(cause, sending.acknowledged, counts.operations)
         overwrite.requests = sending.requests
-        overwrite.end(AttemptState.YIELDED if cancelled else AttemptState.STOPPED, type(error).__name__)
+        overwrite.end(AttemptState.STOPPED, str(broken))
+        raise broken from None
+    except BaseException as error:  # a cancel
+        overwrite.requests = sending.requests
+        overwrite.end(AttemptState.YIELDED, type(error).__name__)
         raise
 
 
@@ -210,7 +217,15 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
         refused = DeliveryRefused(refused_adds, refused_removals, left_over)
         overwrite.end(AttemptState.REFUSED, str(refused))
         raise refused
-    return overwrite.end(AttemptState.ACCEPTED if planned and asked.terms.applies_within else AttemptState.DELIVERED)
+    return overwrite.end(AttemptState.ACCEPTED if _may_be_unapplied(overwrite) else AttemptState.DELIVERED)
+
+
+def _may_be_unapplied(overwrite: Overwrite) -> bool:
+    """Say whether the partner may still have to apply something that it acknowledged."""
+    within, last_sent = overwrite.attempt.asked.terms.applies_within, overwrite.attempt.on_target().last_sent
+    if not within:
+        return False
+    return bool(overwrite.counts.operations) or (last_sent is not None and clock.now() < last_sent + within)
 
 
 def _eta(overwrite: Overwrite, done: int) -> float | None:

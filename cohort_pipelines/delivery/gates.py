@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 REMEDY = (
     "If the change is meant, let it go with `cohort-pipelines release`, or set gates.{setting} in the sync's "
-    "defs.yaml; then materialize the upload again."
+    "defs.yaml and start the same again."
 )
 
 

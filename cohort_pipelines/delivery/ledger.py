@@ -9,9 +9,10 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.delivery.ledger_windows import Windows
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
-from cohort_pipelines.errors import NotSealedYet
+from cohort_pipelines.errors import LedgerUnusable, NotSealedYet
 from cohort_pipelines.history import Stage, StoredFile
 
 Options = Mapping[str, str | int | bool | None]
@@ -54,9 +55,11 @@ class DeliveredSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The snapshot behind a payload: its checksum, when it was taken, and its members, identified and rejected."""
+    """The snapshot behind a payload: its checksum, of which cohort, when, and its members, identified and rejected."""
 
     checksum: str
+    project: int
+    cohort_id: int
     taken_at: datetime
     members: int
     identified: int
@@ -220,9 +223,8 @@ class Ledger(Windows):
                 .order_by(schema.derived.c.id)
             )
             rows = {stage: count for stage, count in derived}  # noqa: C416  a row is no pair for dict()
-        return Origin(
-            row.checksum, row.taken_at, row.rows, rows.get(Stage.IDENTIFIED_USERS, 0), rows.get(Stage.REJECTS, 0)
-        )
+        identified, rejected = rows.get(Stage.IDENTIFIED_USERS, 0), rows.get(Stage.REJECTS, 0)
+        return Origin(row.checksum, row.project, row.cohort_id, row.taken_at, row.rows, identified, rejected)
 
     def expected_seconds(self, sync: str, last: int = 20) -> float | None:
         """Return how long a window of ``sync`` takes, in seconds, or None when none was delivered yet.
@@ -271,10 +273,17 @@ def next_seq(connection: Connection) -> int:
     return seq
 
 
-def next_generation(connection: Connection) -> int:
-    """Count one more change that the history mirrors, as part of a transaction; it only grows."""
+def next_generation(connection: Connection, ledger: Database) -> int:
+    """Count one more change that the history mirrors, as part of a transaction; it only grows.
+
+    Raises:
+        LedgerUnusable: the ledger was rebuilt since it was opened.
+    """
     last = schema.meta.c.generation
-    generation: int = connection.execute(update(schema.meta).values(generation=last + 1).returning(last)).scalar_one()
+    counted = update(schema.meta).filter_by(ledger_id=ledger.ledger_id).values(generation=last + 1).returning(last)
+    generation: int | None = connection.execute(counted).scalar()
+    if generation is None:
+        raise LedgerUnusable(ledger.where, "it was rebuilt in the meantime; run this again")
     return generation
 
 

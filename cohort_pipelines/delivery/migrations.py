@@ -47,6 +47,7 @@ def _to_2(op: Operations) -> None:
         sa.Column("who", sa.String, nullable=False),
         sa.Column("why", sa.String, nullable=False),
         sa.Column("at", Moment, nullable=False),
+        sa.Column("resumed", Moment),
     )
     op.create_table(
         "alert",
@@ -60,6 +61,7 @@ def _to_2(op: Operations) -> None:
         sa.Column("claimed_until", Moment),
         sa.Column("sent_at", Moment),
         sa.Index("alert_of_channel", "channel", "sync"),
+        sa.Index("alert_of_sync", "sync", "since"),
     )
     op.add_column("meta", sa.Column("generation", sa.Integer, nullable=False, server_default="0"))
     for column in (
@@ -75,6 +77,9 @@ def _to_2(op: Operations) -> None:
     released: sa.Column[int] = sa.Column("released", sa.ForeignKey("release.id"), type_=sa.Integer)
     op.add_column("attempt", released, inline_references=True)  # SQLite takes no constraint later on
     op.add_column("gate", sa.Column("finding", sa.String, nullable=False, server_default=""))
+    op.drop_index("attempt_of_sync", "attempt")
+    op.create_index("attempt_of_sync", "attempt", ["sync", "state", "id"])
+    op.create_index("window_of_sync", "window", ["sync", "at"])
     if op.get_bind().dialect.name != "sqlite":  # whose integers are large anyway
         for table in ("snapshot", "derived"):
             op.alter_column(table, "size", type_=sa.BigInteger)

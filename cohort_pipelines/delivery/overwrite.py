@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import pyarrow as pa
+
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import healing, pairing
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
@@ -89,8 +91,7 @@ class Overwrite:
         """Bind the attempt to its plan; from now on something may have been sent."""
         assert self.plan is not None  # noqa: S101  prepared before
         assert self.base is not None  # noqa: S101
-        self.attempt.begin_sending(self.plan, self.base)
-        self._mirror(self.attempt.ledger_generation)
+        self._mirror(self.attempt.begin_sending(self.plan, self.base))
 
     def refused(self) -> tuple[int, int]:
         """Return how many additions and removals were refused."""
@@ -136,6 +137,8 @@ class Overwrite:
             started=attempt.started,
             snapshot_seq=asked.snapshot_seq,
             snapshot_checksum=origin.checksum,
+            project=origin.project,
+            cohort_id=origin.cohort_id,
             taken_at=origin.taken_at,
             members=origin.members,
             identified=origin.identified,
@@ -179,21 +182,30 @@ class Overwrite:
 
     def _mirror(self, generation: int) -> None:
         attempt = self.attempt
-        pairing.mirror(self.history, attempt.ledger.ledger_id, generation, attempt.asked.target, attempt.asked.sync)
+        pairing.mirror(
+            self.history,
+            attempt.ledger.ledger_id,
+            generation,
+            attempt.asked.target,
+            attempt.asked.sync,
+            target_generation=attempt.generation,
+        )
 
     def _belief_afterwards(self) -> Belief | None:
         if self.base is None or self.plan is None:
             return self.base
-        equality = self.attempt.asked.terms.id_equality
-        return fold(self.history, self.base, self.plan, self.attempt.chunk_table(), equality=equality)
+        return self._folded(self.base, self.plan, self.attempt.chunk_table())
 
     def _fold(self, dead: DeadAttempt) -> Belief:
         belief = self.attempt.belief(self.history)
         if dead.plan_checksum is None:
             return belief
         plan = self.history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
-        equality = self.attempt.asked.terms.id_equality
-        return fold(self.history, belief, plan, self.attempt.chunk_table(dead.id), equality=equality)
+        return self._folded(belief, plan, self.attempt.chunk_table(dead.id))
+
+    def _folded(self, belief: Belief, plan: StoredFile, chunks: pa.Table) -> Belief:
+        terms = self.attempt.asked.terms
+        return fold(self.history, belief, plan, chunks, equality=terms.id_equality, applies_within=terms.applies_within)
 
 
 def _rows(tally: Mapping[tuple[str, str], int], *wanted: ChunkState) -> int:

@@ -6,7 +6,8 @@ runs ahead. A ledger that is behind any mark has forgotten something, and belief
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -14,8 +15,8 @@ import msgspec
 from sqlalchemy import select
 
 from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.ledger import Ledger, Target
-from cohort_pipelines.errors import LedgerUnpaired
+from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
+from cohort_pipelines.errors import HistoryError, LedgerUnpaired
 from cohort_pipelines.history import History, Stage
 
 IDENTITY = "id.json"
@@ -23,14 +24,19 @@ IDENTITY = "id.json"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which ledger writes a history."""
+    """Which ledger writes a history, and how far it had come when somebody last stepped in."""
 
     ledger_id: str
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """What the history says of a target: which ledger last sent it something, how far that had come, and for whom."""
+    """What the history says of a target: which ledger last sent it something, how far that had come, and for whom.
+
+    ``generation`` counts the ledger's changes, ``target_generation`` the attempts on the target. ``writers`` are all
+    syncs that ever wrote it, the owner among them; marks of earlier versions tell neither.
+    """
 
     ledger_id: str
     generation: int
@@ -39,6 +45,8 @@ class Mirror:
     account: str
     name: str
     owner: str
+    target_generation: int = 0
+    writers: tuple[str, ...] = ()
 
     @property
     def target(self) -> Target:
@@ -57,7 +65,7 @@ def require_paired(ledger: Ledger, history: History) -> None:
         HistoryNotWritable: the mark cannot be written.
     """
     if not require_fitting(ledger, history):
-        mark(history, ledger.ledger_id)
+        mark(history, ledger.ledger_id, generation=0)
 
 
 def require_fitting(ledger: Ledger, history: History) -> bool:
@@ -76,8 +84,11 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
         if not has_a_past and _was_sent_from(history):
             raise LedgerUnpaired(ledger.where, history.root, "it is new, and the history tells of deliveries")
         return False
-    if _require(Identity, IDENTITY, marks, ledger, history).ledger_id != mine.ledger_id:
+    identity = _require(Identity, IDENTITY, marks, ledger, history)
+    if identity.ledger_id != mine.ledger_id:
         raise LedgerUnpaired(ledger.where, history.root, "the history is another ledger's")
+    if identity.generation > mine.generation:
+        raise LedgerUnpaired(ledger.where, history.root, "it is older than what somebody last asked of it by name")
     for name in marks.keys() - {IDENTITY}:
         mirror = _require(Mirror, name, marks, ledger, history)
         if mirror.ledger_id != mine.ledger_id or mirror.generation > mine.generation:
@@ -86,23 +97,68 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
     return True
 
 
-def mark(history: History, ledger_id: str) -> None:
-    """Say in ``history`` which ledger writes it.
+def require_unused(history: History, where: str) -> None:
+    """Refuse a ``history`` that tells of deliveries where no ledger is found at ``where``: it was lost.
+
+    Raises:
+        LedgerUnpaired: the history was written by a ledger, or something was sent from it.
+    """
+    if IDENTITY in history.read_marks() or _was_sent_from(history):
+        raise LedgerUnpaired(where, history.root, "it is gone, and the history tells of deliveries")
+
+
+def mark(history: History, ledger_id: str, generation: int) -> None:
+    """Say in ``history`` which ledger writes it, and how far that has come.
 
     Raises:
         HistoryNotWritable: the disk or the object store refused.
     """
-    history.write_mark(IDENTITY, msgspec.json.encode(Identity(ledger_id)))
+    history.write_mark(IDENTITY, msgspec.json.encode(Identity(ledger_id, generation)))
 
 
-def mirror(history: History, ledger_id: str, generation: int, target: Target, owner: str) -> None:
+def keep_in_mind(ledger: Ledger, history: History) -> None:
+    """Let ``history`` refuse copies of the ledger that were made before now; to be called once somebody stepped in.
+
+    What was asked for is recorded already, so that a history that cannot be written or is another ledger's keeps
+    nobody from it.
+    """
+    with suppress(HistoryError):
+        identity = read_mark(Identity, history.read_marks().get(IDENTITY, b""))
+        if identity is not None and identity.ledger_id == ledger.ledger_id:
+            with ledger.write() as connection:
+                generation = next_generation(connection, ledger)
+            mark(history, ledger.ledger_id, generation)
+
+
+def mirror(
+    history: History,
+    ledger_id: str,
+    generation: int,
+    target: Target,
+    owner: str,
+    *,
+    target_generation: int,
+    writers: Iterable[str] = (),
+) -> None:
     """Say in ``history`` how far the ledger has come with ``target``; to be called after the ledger's commit.
 
+    The owner and ``writers`` join those that the mark names already.
+
     Raises:
         HistoryNotWritable: the disk or the object store refused.
     """
-    mirrored = Mirror(ledger_id, generation, **asdict(target), owner=owner)
-    history.write_mark(mark_of(target), msgspec.json.encode(mirrored))
+    name = mark_of(target)
+    before = read_mark(Mirror, history.read_marks().get(name, b""))
+    wrote = {owner, *writers, *((before.owner, *before.writers) if before else ())}
+    mirrored = Mirror(
+        ledger_id,
+        generation,
+        **asdict(target),
+        owner=owner,
+        target_generation=target_generation,
+        writers=tuple(sorted(wrote)),
+    )
+    history.write_mark(name, msgspec.json.encode(mirrored))
 
 
 def mark_of(target: Target) -> str:

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.errors import SyncPaused
 
-_PAUSE = select(schema.pause).where(schema.pause.c.sync == bindparam("of_sync"))  # built once: every chunk asks
+_PAUSE = select(schema.pause).where(  # built once: every chunk asks
+    schema.pause.c.sync == bindparam("of_sync"), schema.pause.c.resumed.is_(None)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ def pause(ledger: Database, sync: str, *, who: str, why: str) -> None:
 def resume(ledger: Database, sync: str) -> bool:
     """Let ``sync`` deliver again; return whether it was paused."""
     with ledger.write() as connection:
-        return connection.execute(delete(schema.pause).filter_by(sync=sync)).rowcount == 1
+        ended = update(schema.pause).filter_by(sync=sync, resumed=None).values(resumed=ledger.now(connection))
+        return connection.execute(ended).rowcount == 1
 
 
 def paused(ledger: Database, sync: str) -> Pause | None:
@@ -51,11 +54,17 @@ def paused_within(connection: Connection, sync: str) -> Pause | None:
     return None if row is None else Pause(row.who, row.why, row.at)
 
 
-def require_not_paused(connection: Connection, sync: str) -> None:
-    """Refuse to start anything for a paused sync.
+def resumed_within(connection: Connection, sync: str) -> datetime | None:
+    """Return when the newest pause of ``sync`` ended; None where there was none, or it lasts."""
+    return connection.execute(select(schema.pause.c.resumed).filter_by(sync=sync)).scalar()
+
+
+def require_not_paused(connection: Connection, sync: str, since: datetime | None = None) -> None:
+    """Refuse to start anything for a sync that is paused; with ``since``, that was paused later than that.
 
     Raises:
         SyncPaused: it is paused.
     """
-    if found := paused_within(connection, sync):
+    found = paused_within(connection, sync)
+    if found and (since is None or found.at is None or found.at > since):
         raise SyncPaused(sync, found.who, found.why)

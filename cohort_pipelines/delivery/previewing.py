@@ -19,7 +19,7 @@ from cohort_pipelines.delivery.pace import Forecast, Pace
 from cohort_pipelines.delivery.pausing import paused
 from cohort_pipelines.delivery.plan import PlanCounts, make_plan
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
-from cohort_pipelines.delivery.targets import owned_elsewhere
+from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere
 from cohort_pipelines.delivery.terms import Terms
 from cohort_pipelines.errors import (
     DeliveryError,
@@ -230,7 +230,9 @@ def _obstacles(ledger: Ledger | None, wanted: Wanted, row: Row[tuple[object, ...
     by_itself = wanted.kind is AttemptKind.OVERWRITE
     if by_itself and (pause := paused(ledger, wanted.sync)):
         yield SyncPaused(wanted.sync, pause.who, pause.why)
-    if row is not None and row.owner != wanted.sync and row.retired is None:
+    with ledger.read() as connection:
+        anothers = is_anothers(connection, wanted.target, wanted.sync, ledger.now(connection))
+    if row is not None and anothers:
         yield TargetOwnedByAnother(wanted.target.name, row.owner)
     for other in owned_elsewhere(ledger, wanted.sync, wanted.target):
         yield TargetMoved(wanted.sync, other.target.name, wanted.target.name)

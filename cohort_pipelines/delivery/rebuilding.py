@@ -1,8 +1,9 @@
 """Rebuilding: a ledger that was lost, put back from a copy, or doubled becomes the one ledger of a history again.
 
 What was sent since the ledger's last sure word cannot be known, so nothing is guessed: every id that the history names
-for a target is MAYBE, and the next delivery sends again what it wants there and removes the rest. Numbers go on above
-all that the history names. The ledger gets a new id: every other copy of it is refused from then on.
+for a target is unsettled, and the next delivery sends again what it wants there and removes the rest. Gates compare with
+the newest delivery that a receipt tells of. Numbers go on above all that the history names. The ledger gets a new id:
+every other copy of it is refused from then on.
 """
 
 import uuid
@@ -17,7 +18,7 @@ from cohort_pipelines.delivery import pairing, schema
 from cohort_pipelines.delivery.attempt import GIVEN_BACK
 from cohort_pipelines.delivery.belief import Belief
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_seq
-from cohort_pipelines.delivery.pairing import Mirror
+from cohort_pipelines.delivery.pairing import Identity, Mirror
 from cohort_pipelines.delivery.rebuilt_rows import Rows
 from cohort_pipelines.delivery.recovering import FoundReceipt, believe_all, read_receipts
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
@@ -35,6 +36,8 @@ class Rebuilt:
         files: payloads, plans and beliefs that ids were taken from.
         left_out: files and marks that are damaged, or went away meanwhile.
         ids: ids that are now possibly delivered, over all targets.
+        unmeasured: targets that something was sent to, and of which no receipt tells what was delivered last: all
+            their ids count as held for the gates.
     """
 
     targets: int
@@ -42,6 +45,7 @@ class Rebuilt:
     files: int
     left_out: int
     ids: int
+    unmeasured: int
 
 
 @dataclass(slots=True)
@@ -68,6 +72,19 @@ class _Known:
         last = self.receipts[-1] if self.receipts else None
         return last.ended if last and last.green and last.kind is AttemptKind.RETIRE else None
 
+    def baseline(self) -> str | None:
+        """Return what the target held before the first delivery; None where nothing was ever begun there."""
+        told = [each.row.get("baseline") for each in reversed(self.receipts)]
+        if found := next(filter(None, [self.row and self.row.baseline, *told]), None):
+            return str(found)
+        written = self.row is not None and (self.row.established or self.row.belief_checksum)
+        of_old = any("baseline" not in each.row for each in self.receipts)  # the first release did not tell
+        return "unknown" if self.mirror or written or of_old else None
+
+    def generation(self) -> int:
+        """Return the number of the newest attempt that the history tells of."""
+        return self.mirror.target_generation if self.mirror else 0
+
 
 def rebuild(ledger: Ledger, history: History) -> Rebuilt:
     """Make ``ledger`` the one ledger of ``history``; whatever is damaged or gone is left out and counted.
@@ -92,7 +109,10 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
     files, left_out = 0, unread + len(marks) - len(mirrors)
     for known in targets.values():
         owner = known.owner(forgetful=forgetful)
-        belief, taken, damaged = believe_all(history, owner, known.syncs | {owner}, now)
+        if known.baseline() is None:  # so that the first delivery still adopts one
+            believed[known.target] = Belief()
+            continue
+        belief, taken, damaged = believe_all(history, owner, known.syncs | {owner}, now, known.receipts)
         believed[known.target], files, left_out = belief, files + taken, left_out + damaged
 
     with ledger.write() as connection:
@@ -100,17 +120,31 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
             raise LedgerUnusable(ledger.where, "a delivery began while it was rebuilt; run the rebuilding again")
         rows = Rows(connection, history, receipts)
         rows.make_room()
+        generations: dict[Target, int] = {}
         for known in targets.values():
             number = _write_target(connection, known, believed[known.target], forgetful=forgetful, now=now)
             rows.write_attempts(number, known.receipts)
-            _settle_target(connection, number, known.receipts)
-        ledger.ledger_id, generation = _take_over(connection, mirrors.values())
-    for known in targets.values():
-        pairing.mirror(history, ledger.ledger_id, generation, known.target, known.owner(forgetful=forgetful))
+            rows.write_unknown(number, known.owner(forgetful=forgetful), known.generation(), now)
+            generations[known.target] = _settle_target(connection, number, known)
+        ledger.ledger_id, generation = _take_over(connection, [*mirrors.values(), *_identity(history)])
+    for target, known in targets.items():
+        pairing.mirror(
+            history,
+            ledger.ledger_id,
+            generation,
+            target,
+            known.owner(forgetful=forgetful),
+            target_generation=generations[target],
+            writers=known.syncs,
+        )
     for name in marks.keys() - {pairing.mark_of(target) for target in targets}:
         history.remove_mark(name)
-    pairing.mark(history, ledger.ledger_id)  # last: until then the history is another ledger's
-    return Rebuilt(len(targets), rows.written, files, left_out, sum(belief.held for belief in believed.values()))
+    pairing.mark(history, ledger.ledger_id, generation)  # last: until then the history is another ledger's
+    unmeasured = sum(
+        known.baseline() is not None and not any(each.green for each in known.receipts) for known in targets.values()
+    )
+    ids = sum(belief.unsettled for belief in believed.values())
+    return Rebuilt(len(targets), rows.written, files, left_out, ids, unmeasured)
 
 
 def _require_quiet(ledger: Ledger, connection: Connection) -> int:
@@ -143,7 +177,7 @@ def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable
     for mirror in mirrors:
         known = targets.setdefault(mirror.target, _Known(mirror.target))
         known.mirror = mirror
-        known.syncs.add(mirror.owner)
+        known.syncs |= {mirror.owner, *mirror.writers}
     unnamed = []
     for receipt in receipts:
         if receipt.target is None:
@@ -174,20 +208,19 @@ def _by_name(ledger: Ledger, targets: Mapping[Target, _Known], receipt: FoundRec
 
 def _write_target(connection: Connection, known: _Known, belief: Belief, *, forgetful: bool, now: datetime) -> int:
     """Write what is believed of a target, and whose it is; return its number."""
-    last, file = (known.receipts[-1].row if known.receipts else {}), belief.file
-    assert file is not None  # noqa: S101  just sealed
+    file = belief.file
     values: dict[str, Any] = {
         "owner": known.owner(forgetful=forgetful),
         "retired": known.retired(forgetful=forgetful),
-        "baseline": (known.row and known.row.baseline) or last.get("baseline") or "unknown",
+        "baseline": known.baseline(),
         "established": bool(known.row and known.row.established)
         or any(each.green or each.row["acknowledged"] for each in known.receipts),
-        "belief_sync": file.sync,
-        "belief_window": file.window,
-        "belief_checksum": file.checksum,
+        "belief_sync": file and file.sync,
+        "belief_window": file and file.window,
+        "belief_checksum": file and file.checksum,
         "unsettled": belief.unsettled,
         "held": belief.held,
-        "last_sent": now,
+        "last_sent": file and now,
         "healed_until": None,
     }
     if known.row is not None:
@@ -199,18 +232,22 @@ def _write_target(connection: Connection, known: _Known, belief: Belief, *, forg
     return written
 
 
-def _settle_target(connection: Connection, target: int, receipts: list[FoundReceipt]) -> None:
-    """Close what earlier writers left open, and let generation, order and token go on above all that is known."""
-    table = schema.attempt
+def _settle_target(connection: Connection, target: int, known: _Known) -> int:
+    """Close what earlier writers left open, and let generation, order and token go on above all that is known.
+
+    Returns:
+        The generation.
+    """
+    table, receipts = schema.attempt, known.receipts
     left = update(table).where(table.c.target == target, table.c.state.in_(OPEN_STATES))
     connection.execute(left.values(state=AttemptState.ORPHANED, error="the ledger was rebuilt"))
     highest = select(func.max(table.c.generation), func.max(func.coalesce(table.c.seq, table.c.snapshot)))
-    generation, seq = connection.execute(highest.filter_by(target=target)).one()
+    newest, seq = connection.execute(highest.filter_by(target=target)).one()
     row = connection.execute(select(schema.target).filter_by(id=target)).one()
     head = max(seq or 0, row.head_seq)
     if receipts and receipts[-1].kind is not AttemptKind.OVERWRITE:
         head = next_seq(connection)  # what was asked for by name stood above every window before it
-    generation = max(generation or 0, row.generation) + 1
+    generation: int = max(newest or 0, row.generation, known.generation()) + 1
     connection.execute(update(schema.target).filter_by(id=target).values(generation=generation, head_seq=head))
 
     lease = schema.lease
@@ -221,12 +258,19 @@ def _settle_target(connection: Connection, target: int, receipts: list[FoundRece
         connection.execute(insert(lease).values(target=target, **values))
     else:
         connection.execute(update(lease).filter_by(target=target).values(**values))
+    return generation
 
 
-def _take_over(connection: Connection, mirrors: Iterable[Mirror]) -> tuple[str, int]:
+def _identity(history: History) -> list[Identity]:
+    """Return what the history says of the ledger that wrote it, as far as that can be read."""
+    read = pairing.read_mark(Identity, history.read_marks().get(pairing.IDENTITY, b""))
+    return [read] if read else []
+
+
+def _take_over(connection: Connection, marks: Iterable[Mirror | Identity]) -> tuple[str, int]:
     """Give the ledger a new id and a generation above all marks."""
     ledger_id = uuid.uuid4().hex
     generation = connection.execute(select(schema.meta.c.generation)).scalar_one()
-    generation = max([generation, *(each.generation for each in mirrors)]) + 1
+    generation = max([generation, *(each.generation for each in marks)]) + 1
     connection.execute(update(schema.meta).values(ledger_id=ledger_id, generation=generation))
     return ledger_id, generation

@@ -1,6 +1,7 @@
 """Rows of the ledger made again from receipts: what `restore` and `history` need of the attempts that it lost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -8,9 +9,12 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import next_seq
 from cohort_pipelines.delivery.overwrite import WINDOW_STATES
-from cohort_pipelines.delivery.recovering import FoundReceipt, newest
-from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
+from cohort_pipelines.delivery.recovering import REBUILT, FoundReceipt, newest
+from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
 from cohort_pipelines.history import History, Stage, StoredFile
+
+UNKNOWN = 0
+"""The number of a snapshot that stands for those that nothing tells of; it comes before all that are given out."""
 
 
 class Rows:
@@ -39,7 +43,8 @@ class Rows:
         named = max(self._sources, default=0)
         last = schema.meta.c.last_seq
         self._connection.execute(update(schema.meta).where(last < named).values(last_seq=named))
-        for row in self._connection.execute(select(schema.snapshot).order_by(schema.snapshot.c.seq)).all():
+        own = select(schema.snapshot).where(schema.snapshot.c.seq > UNKNOWN).order_by(schema.snapshot.c.seq)
+        for row in self._connection.execute(own).all():
             source = self._sources.get(row.seq)
             if source is not None and (source.sync, source.source) == (row.sync, row.window):
                 continue
@@ -69,6 +74,37 @@ class Rows:
             self._note_window(receipt)
             self.written += 1
 
+    def write_unknown(self, target: int, sync: str, generation: int, now: datetime) -> None:
+        """Write the one attempt of ``sync`` that nothing is left of but files and a mark, unless any is known.
+
+        Without an attempt the target could not be retired.
+        """
+        known = select(schema.attempt.c.id).filter_by(target=target).limit(1)
+        if self._connection.execute(known).first() is not None:
+            return
+        filed = {"sync": sync, "window": REBUILT}
+        if self._connection.execute(select(schema.snapshot.c.seq).filter_by(seq=UNKNOWN)).first() is None:
+            numbers = dict.fromkeys(("size", "total", "rows", "project", "cohort_id"), 0)
+            placeholder = {"seq": UNKNOWN, "checksum": "", "taken_at": now, "options": {}}
+            self._connection.execute(insert(schema.snapshot).values(**filed, **numbers, **placeholder))
+        values = {
+            "target": target,
+            "generation": generation,
+            "token": 0,
+            "state": AttemptState.ORPHANED,
+            "kind": AttemptKind.OVERWRITE,
+            "snapshot": UNKNOWN,
+            "seq": UNKNOWN,
+            "payload_checksum": "",
+            "users": 0,
+            "run_id": "",
+            "started": now,
+            "deadline": now,
+            "ended": now,
+            "error": "the ledger was rebuilt, and no receipt tells what was delivered",
+        }
+        self._connection.execute(insert(schema.attempt).values(**filed, **values))
+
     def _move(self, row: Row[tuple[object, ...]], seq: int) -> None:
         """Give a snapshot another number."""
         values = row._asdict() | {"seq": seq}
@@ -96,8 +132,8 @@ class Rows:
             "taken_at": row.get("taken_at") or source.started,
             "total": members,
             "rows": members,
-            "project": 0,  # not known: it is nobody else's to share
-            "cohort_id": 0,
+            "project": row.get("project") or 0,  # not known: it is nobody else's to share
+            "cohort_id": row.get("cohort_id") or 0,
             "options": {},
         }
         self._connection.execute(insert(schema.snapshot).values(**values))

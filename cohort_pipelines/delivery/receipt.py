@@ -36,6 +36,8 @@ class Receipt:
         started: when it claimed the target.
         snapshot_seq: the number of the snapshot that the payload comes from.
         snapshot_checksum: of that snapshot's file.
+        project: the Mixpanel project that it was taken from.
+        cohort_id: the cohort there.
         taken_at: when Mixpanel was asked for it.
         members: members of the cohort in it, ``identified`` of them with a profile property, ``rejected`` without a
             usable partner id or for another reason.
@@ -74,6 +76,8 @@ class Receipt:
     started: datetime
     snapshot_seq: int
     snapshot_checksum: str
+    project: int
+    cohort_id: int
     taken_at: datetime
     members: int
     identified: int

@@ -1,6 +1,6 @@
 """What the history alone still knows of deliveries: their receipts, and every id that may ever have been sent."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -85,10 +85,23 @@ def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
     return sorted(found, key=lambda each: each.ended), left_out
 
 
-def believe_all(history: History, owner: str, syncs: Iterable[str], now: datetime) -> tuple[Belief, int, int]:
-    """Seal a belief in which every id of any payload, plan or belief of ``syncs`` is MAYBE, unsettled since ``now``.
+def believe_all(
+    history: History, owner: str, syncs: Iterable[str], now: datetime, receipts: Sequence[FoundReceipt]
+) -> tuple[Belief, int, int]:
+    """Seal a belief of every id of any payload, plan or belief of ``syncs``; all are unsettled since ``now``.
+
+    So the next plan has all of them. What they are believed to be only tells the gates what is a change: IN as the
+    newest of ``receipts`` that says delivered has it, MAYBE what was tried since, OUT the rest. Where no receipt says
+    delivered, or its payload is gone, all are MAYBE.
 
     Memory stays flat: ids are gathered by DuckDB, file by file, and never become Python objects.
+
+    Args:
+        history: where the files lie.
+        owner: the sync that the belief is filed under.
+        syncs: all that ever wrote the target.
+        now: since when nothing is certain.
+        receipts: those of the target, in the order in which they ended.
 
     Returns:
         The belief, how many files it was made of, and how many could not be read.
@@ -97,20 +110,26 @@ def believe_all(history: History, owner: str, syncs: Iterable[str], now: datetim
         HistoryNotWritable: the disk or the object store refused.
     """
     read: set[str] = set()
-    left_out = 0
+    left_out, states = 0, _states(receipts)
+    files = sorted(
+        _files(history, sorted(set(syncs)), _ID_COLUMNS), key=lambda file: _ORDER.index(states.get(file.checksum, "OUT"))
+    )
     with history.scratch() as spill, engine(spill) as duckdb:
-        duckdb.execute("CREATE TABLE known (id VARCHAR)")
-        for file in _files(history, sorted(set(syncs)), _ID_COLUMNS):
+        duckdb.execute("CREATE TABLE known (id VARCHAR, state VARCHAR)")
+        for file in files:
             if file.checksum in read:  # the same audience in another window
                 continue
             try:
                 with history.local_file(file) as path:
-                    duckdb.execute(_LEARN.format(id=_ID_COLUMNS[file.stage]), [str(path)])
+                    learn = _LEARN.format(id=_ID_COLUMNS[file.stage])
+                    duckdb.execute(learn, [states.get(file.checksum, "OUT"), str(path)])
                 read.add(file.checksum)
             except (HistoryFileMissing, HistoryFileDamaged):
                 left_out += 1
-        ids = duckdb.sql("FROM known ORDER BY id").to_arrow_reader(BATCH)
-        belief = seal_belief(history, owner, REBUILT, (_maybe(batch, now) for batch in ids))
+        certain = any(state == "IN" and checksum in read for checksum, state in states.items())
+        state = "state" if certain else "'MAYBE' AS state"
+        ids = duckdb.sql(f"SELECT id, {state} FROM known ORDER BY id").to_arrow_reader(BATCH)  # noqa: S608  constants
+        belief = seal_belief(history, owner, REBUILT, (_unsettled(batch, now) for batch in ids))
     return belief, len(read), left_out
 
 
@@ -132,14 +151,24 @@ def _files(history: History, syncs: Iterable[str], stages: Iterable[Stage]) -> I
                     yield StoredFile(sync, stage, window, checksum, rows=0, size=0)
 
 
-def _maybe(batch: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
-    rows = batch.num_rows
-    columns = {"state": "MAYBE", "unsettled_since": now, "refused": False}
-    told = [pa.repeat(pa.scalar(value, BELIEF_SCHEMA.field(name).type), rows) for name, value in columns.items()]
-    return pa.RecordBatch.from_arrays([batch.column("id"), *told], schema=BELIEF_SCHEMA)
+def _states(receipts: Sequence[FoundReceipt]) -> dict[str, str]:
+    """Return what the ids of a payload are believed to be, by its checksum; nothing where none was delivered."""
+    delivered = [number for number, each in enumerate(receipts) if each.green]
+    since = receipts[delivered[-1] :] if delivered else []
+    tried = {each.row["payload_checksum"]: "MAYBE" for each in since if each.row.get("plan_checksum")}
+    return tried | {each.row["payload_checksum"]: "IN" for each in since[:1]}
 
 
+def _unsettled(batch: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
+    columns = {"unsettled_since": now, "refused": False}
+    told = [
+        pa.repeat(pa.scalar(value, BELIEF_SCHEMA.field(name).type), batch.num_rows) for name, value in columns.items()
+    ]
+    return pa.RecordBatch.from_arrays([batch.column("id"), batch.column("state"), *told], schema=BELIEF_SCHEMA)
+
+
+_ORDER = ("IN", "MAYBE", "OUT")  # what is learnt of an id first stands
 _LEARN = """
 INSERT INTO known
-SELECT DISTINCT file.{id} FROM read_parquet(?) AS file ANTI JOIN known ON file.{id} = known.id
+SELECT DISTINCT file.{id}, ? FROM read_parquet(?) AS file ANTI JOIN known ON file.{id} = known.id
 """

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, and_, insert, or_, select
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.delivery.gates import Verdict
-from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
 from cohort_pipelines.errors import NothingHeld, ReleaseIncomplete
 
 LASTS = timedelta(days=1)
@@ -36,10 +36,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class HeldAttempt:
-    """A payload that a gate holds: its window, its checksum, how many users it has, and what every gate found."""
+    """A payload that a gate holds: its window, its checksum, how many users it has, and what every gate found.
+
+    It is a window's own, or that of ``restored_from``, which somebody wanted back.
+    """
 
     attempt: int
+    kind: AttemptKind
     window: str
+    restored_from: str | None
     payload_checksum: str
     users: int
     at: datetime
@@ -55,7 +60,16 @@ def held(ledger: Database, sync: str) -> HeldAttempt | None:
         if row is None or row.state != AttemptState.HELD:
             return None
         verdicts = tuple(recorded(connection, row.id))
-    return HeldAttempt(row.id, row.window, row.payload_checksum, row.users, row.ended or row.started, verdicts)
+    return HeldAttempt(
+        attempt=row.id,
+        kind=AttemptKind(row.kind),
+        window=row.window,
+        restored_from=row.restored_from,
+        payload_checksum=row.payload_checksum,
+        users=row.users,
+        at=row.ended or row.started,
+        verdicts=verdicts,
+    )
 
 
 def release(

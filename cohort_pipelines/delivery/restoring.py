@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import pyarrow as pa
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.delivering import deliver
@@ -34,8 +34,12 @@ class Restorable:
     window: str
 
 
-def restorable(ledger: Ledger, history: History, target: Target, sync: str, window: str) -> Restorable:
+def restorable(
+    ledger: Ledger, history: History, target: Target, sync: str, window: str, payload_checksum: str = ""
+) -> Restorable:
     """Return what was last delivered to ``target`` in ``window``, by ``sync`` or by who owned the target before.
+
+    With ``payload_checksum`` it is that payload of the window, whatever was delivered in it afterwards.
 
     Raises:
         NothingToRestore: nothing was delivered there.
@@ -43,7 +47,17 @@ def restorable(ledger: Ledger, history: History, target: Target, sync: str, wind
     """
     table = schema.attempt
     green = (*_on(target), table.c.state.in_(GREEN_STATES), table.c.kind != AttemptKind.RETIRE)
-    asked_for = select(table).join(schema.target).where(*green, table.c.window == window).order_by(table.c.id.desc())
+    wanted = table.c.window == window
+    if payload_checksum:
+        wanted = (table.c.payload_checksum == payload_checksum) & or_(wanted, table.c.restored_from == window)
+    sealed = schema.snapshot.c  # under the name that the sync had then
+    asked_for = (
+        select(table, sealed.sync.label("sealed_by"))
+        .join(schema.target)
+        .join(schema.snapshot)
+        .where(*green, wanted)
+        .order_by(table.c.id.desc())
+    )
     known = select(table.c.window).join(schema.target).where(*green).group_by(table.c.window)
     with ledger.read() as connection:
         row = connection.execute(asked_for.limit(1)).first()
@@ -51,7 +65,7 @@ def restorable(ledger: Ledger, history: History, target: Target, sync: str, wind
     if row is None:
         raise NothingToRestore(sync, window, newest)
     source = row.restored_from or row.window
-    file = history.stored(row.sync, Stage.PARTNER_PAYLOAD, source, row.payload_checksum)
+    file = history.stored(row.sealed_by, Stage.PARTNER_PAYLOAD, source, row.payload_checksum)
     return Restorable(file, row.snapshot, source)
 
 
@@ -64,6 +78,7 @@ def restore(
     sync: str,
     window: Window,
     from_window: str,
+    payload_checksum: str = "",
     gates: Gates,
     run_id: str,
     deadline: datetime,
@@ -74,13 +89,14 @@ def restore(
     """Put back what ``sync`` delivered in ``from_window``, as a new overwrite in ``window``, the one that is open now.
 
     It passes the same gates. It takes its place in the order when it claims the target: runs that were asked for before
-    are superseded, later windows win. With ``pause`` the sync is paused in that same transaction.
+    are superseded, later windows win. With ``pause`` the sync is paused in that same transaction. ``payload_checksum``:
+    see :func:`restorable`.
 
     Raises:
         NothingToRestore: nothing was delivered in ``from_window``.
         DeliveryError, HistoryError: as :func:`deliver`.
     """
-    found = restorable(ledger, history, target, sync, from_window)
+    found = restorable(ledger, history, target, sync, from_window, payload_checksum)
     return deliver(
         ledger=ledger,
         history=history,
@@ -144,6 +160,21 @@ def retire(
         kind=AttemptKind.RETIRE,
         on_progress=on_progress,
     )
+
+
+def sent_as(ledger: Ledger, target: Target) -> tuple[int, int] | None:
+    """Return the Mixpanel project and cohort in whose name ``target`` was last written to; None: not known."""
+    sent, taken = schema.attempt.c, schema.snapshot.c
+    query = (
+        select(taken.project, taken.cohort_id)
+        .join_from(schema.attempt, schema.target)
+        .join(schema.snapshot)
+        .where(*_on(target), sent.plan_checksum.is_not(None), sent.kind != AttemptKind.RETIRE, taken.project != 0)
+        .order_by(sent.id.desc())
+    )
+    with ledger.read() as connection:
+        row = connection.execute(query.limit(1)).first()
+    return None if row is None else (row.project, row.cohort_id)
 
 
 def _on(target: Target) -> Iterator[ColumnElement[bool]]:

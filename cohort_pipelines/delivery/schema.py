@@ -62,9 +62,8 @@ class ChunkState(StrEnum):
     """What is known of a range of a plan; a range without a row was never begun.
 
     DOUBTED: acknowledged, after an earlier try that got no clear answer and may still land.
-    REFUSED: the partner would not take these rows, and what it did with them is its secret. REFUSED_WHOLE: it refused
-    the request as such, so that none of the rows took effect. UNTOUCHED: not sent after all, or only turned away, so
-    that the rows are as they were.
+    REFUSED: the partner would not take these rows. REFUSED_WHOLE: it refused the request as such. None of them took
+    effect. UNTOUCHED: not sent after all, or only turned away, so that the rows are as they were.
     """
 
     INTENT = "intent"
@@ -145,6 +144,7 @@ window = Table(
     Column("state", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("at", Moment, nullable=False),
+    Index("window_of_sync", "sync", "at"),
 )
 
 snapshot = Table(
@@ -204,7 +204,7 @@ attempt = Table(
     Column("error", String),
     Column("released", ForeignKey("release.id")),  # what let it pass the gates
     UniqueConstraint("target", "generation"),
-    Index("attempt_of_sync", "sync", "state"),
+    Index("attempt_of_sync", "sync", "state", "id"),
 )
 
 chunk = Table(
@@ -245,13 +245,14 @@ release = Table(  # lets payloads of a sync pass its gates: the one of that chec
     Column("at", Moment, nullable=False),
 )
 
-pause = Table(  # a row: nothing is sent for the sync
+pause = Table(  # the newest of a sync; until it is resumed, nothing is sent for it
     "pause",
     metadata,
     Column("sync", String, primary_key=True),
     Column("who", String, nullable=False),
     Column("why", String, nullable=False),
     Column("at", Moment, nullable=False),
+    Column("resumed", Moment),
 )
 
 alert = Table(  # what was to be told to a channel; the newest row says what it knows of the sync
@@ -267,6 +268,7 @@ alert = Table(  # what was to be told to a channel; the newest row says what it 
     Column("claimed_until", Moment),  # until then somebody is sending it
     Column("sent_at", Moment),  # null: not told yet
     Index("alert_of_channel", "channel", "sync"),
+    Index("alert_of_sync", "sync", "since"),
 )
 
 receipt = Table(

@@ -116,8 +116,13 @@ class Sending:
 
     async def _establish(self, session: Session) -> None:
         while not self._must_end():
+            asked = clock.now()
             try:
+                await asyncio.to_thread(self._attempt.require_turn)
+                self._require_not_cut_off(asked)
                 self.requests += await session.establish(self._time_limit())
+            except SyncPaused:
+                self.paused = self.yielded = True
             except PartnerTurnedAway as busy:
                 self.requests += busy.requests
                 self._leave_alone(again_after(busy))
@@ -202,8 +207,7 @@ class Sending:
             self._again += [chunk.part(each.lo, each.hi) for each in ended if each.state is ChunkState.UNTOUCHED]
 
     async def _send(self, session: Session, chunk: Chunk, recorded: Recorded) -> list[Ended]:
-        if clock.now() >= recorded.asked + timedelta(seconds=self._attempt.lease_seconds):
-            raise LeaseLost(self._attempt.asked.target.name)  # this process was stopped in between
+        self._require_not_cut_off(recorded.asked)
         try:
             answer = await session.send(chunk.operation, chunk.ids, chunk.page, chunk.pages, self._time_limit())
         except PartnerRequestRefused as error:
@@ -213,6 +217,11 @@ class Sending:
             self._stop(str(error), for_good=isinstance(error, PartnerKeyRefused))
             return [chunk.ended(ChunkState.UNKNOWN, type(error).__name__, recorded.at, recorded.now())]
         return self._answered(chunk, answer, recorded)
+
+    def _require_not_cut_off(self, asked: datetime) -> None:
+        """Refuse to send where this process was stopped since ``asked``, when it was last known to hold the lease."""
+        if clock.now() >= asked + timedelta(seconds=self._attempt.lease_seconds):
+            raise LeaseLost(self._attempt.asked.target.name)
 
     def _refused(self, chunk: Chunk, error: PartnerRequestRefused, recorded: Recorded) -> list[Ended]:
         self.requests += error.requests

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, or_, select, update
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.delivery.schema import OPEN_STATES
 from cohort_pipelines.errors import TargetBusy, TargetNotKnown
 
 
@@ -34,10 +35,32 @@ class TargetRecord:
     retired: datetime | None
 
 
+def written() -> ColumnElement[bool]:
+    """Say of a row of :data:`schema.target` whether anything is there, or may be: the one meaning of a written target.
+
+    That is: something was sent or adopted, or an attempt that never ended had its plan and may have begun with it.
+    """
+    table, attempt = schema.target, schema.attempt
+    begun = select(attempt.c.target).where(attempt.c.state.in_(OPEN_STATES), attempt.c.plan_checksum.is_not(None))
+    return or_(table.c.belief_checksum.is_not(None), table.c.established, table.c.id.in_(begun))
+
+
+def is_anothers(connection: Connection, target: Target, sync: str, now: datetime) -> bool:
+    """Say whether another sync owns ``target``, so that ``sync`` must not write to it.
+
+    One that was claimed and never written is whoever's comes next, unless a lease on it is live.
+    """
+    table = schema.target
+    others = select(table.c.id).filter_by(**asdict(target)).where(table.c.owner != sync, table.c.retired.is_(None))
+    leased = select(schema.lease.c.target).where(schema.lease.c.expires > now)
+    return connection.execute(others.where(or_(written(), table.c.id.in_(leased)))).first() is not None
+
+
 def all_targets(ledger: Ledger) -> list[TargetRecord]:
     """Return every target that was ever claimed, in the order of the first claim."""
+    query = select(schema.target, written().label("written")).order_by(schema.target.c.id)
     with ledger.read() as connection:
-        return [_record(row) for row in connection.execute(select(schema.target).order_by(schema.target.c.id))]
+        return [_record(row) for row in connection.execute(query)]
 
 
 def orphans(ledger: Ledger, declared: Iterable[tuple[str, Target]]) -> list[TargetRecord]:
@@ -59,33 +82,55 @@ def owned_elsewhere(ledger: Ledger, sync: str, declared: Target) -> list[TargetR
     ]
 
 
-def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[str]) -> str:
+def require_given_up(target: Target, owner: str, sync: str, declared: Iterable[tuple[str, Target]]) -> None:
+    """Refuse where ``owner`` is in ``declared`` (name and target) for ``target``, which ``sync`` wants.
+
+    Raises:
+        TargetNotKnown: two are declared for one target, which has one owner.
+    """
+    if owner != sync and (owner, target) in set(declared):
+        problem = f"{target.name!r} belongs to {owner}, which is declared for it too; declare one for another target"
+        raise TargetNotKnown(sync, problem)
+
+
+def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[tuple[str, Target]]) -> str:
     """Let ``sync`` own ``target``, with all that is believed of it; return the earlier owner.
 
     Raises:
-        TargetNotKnown: nothing was ever sent to it, or its owner is a sync in ``declared`` and has not given it up.
+        TargetNotKnown: no delivery to it was ever begun, or its owner has written it and is declared for it, by
+            ``declared`` (name and target).
         TargetBusy: its owner is writing it.
     """
+    known = select(schema.target, written().label("written")).filter_by(**asdict(target))
     with ledger.write() as connection:
-        row = connection.execute(select(schema.target).filter_by(**asdict(target))).first()
+        row = connection.execute(known).first()
         if row is None:
             raise TargetNotKnown(sync, f"nothing was ever delivered to {target.name!r}")
-        if row.retired is None and row.owner in set(declared) - {sync}:
-            way = f"once {row.owner} is declared for another: cohort-pipelines retarget {row.owner}"
-            raise TargetNotKnown(sync, f"{target.name!r} belongs to {row.owner}, which gives it up {way}")
-        lease = connection.execute(select(schema.lease.c.expires).filter_by(target=row.id)).scalar()
-        if lease is not None and lease > ledger.now(connection):
-            raise TargetBusy(target.name, lease)
+        if row.retired is None and row.written:
+            require_given_up(target, row.owner, sync, declared)
+        _require_quiet(connection, row.id, target, ledger.now(connection))
         connection.execute(update(schema.target).filter_by(id=row.id).values(owner=sync, retired=None))
     earlier: str = row.owner
     return earlier
 
 
 def forget(ledger: Ledger, target: Target) -> None:
-    """Give a target up without emptying it, since nothing that is declared reaches it any more."""
+    """Give a target up without emptying it, since nothing that is declared reaches it any more.
+
+    Raises:
+        TargetBusy: its owner is writing it.
+    """
     with ledger.write() as connection:
-        retired = update(schema.target).filter_by(**asdict(target)).values(retired=ledger.now(connection))
-        connection.execute(retired)
+        now = ledger.now(connection)
+        retired = update(schema.target).filter_by(**asdict(target)).values(retired=now).returning(schema.target.c.id)
+        for number in connection.execute(retired).scalars().all():
+            _require_quiet(connection, number, target, now)
+
+
+def _require_quiet(connection: Connection, number: int, target: Target, now: datetime) -> None:
+    lease = connection.execute(select(schema.lease.c.expires).filter_by(target=number)).scalar()
+    if lease is not None and lease > now:
+        raise TargetBusy(target.name, lease)
 
 
 def _record(row: Row[tuple[object, ...]]) -> TargetRecord:
@@ -95,6 +140,6 @@ def _record(row: Row[tuple[object, ...]]) -> TargetRecord:
         held=row.held,
         unsettled=row.unsettled,
         baseline=row.baseline,
-        written=row.established or row.belief_checksum is not None,
+        written=row.written,
         retired=row.retired,
     )

@@ -53,6 +53,16 @@ def note_changes(ledger: Ledger, channel: str, judged: Mapping[str, Judgement]) 
                 _insert(connection, channel, sync, judgement, previous=previous)
 
 
+def note_told(ledger: Ledger, channel: str, judged: Mapping[str, Judgement]) -> None:
+    """Note that ``channel`` was told elsewhere how syncs fare: what it hears next is a change from that."""
+    with ledger.write() as connection:
+        known, now = _known(connection, channel), ledger.now(connection)
+        for sync, judgement in judged.items():
+            previous = known.get(sync, Health.OK)
+            if previous != judgement.health:
+                _insert(connection, channel, sync, judgement, previous=previous, sent_at=now)
+
+
 @contextmanager
 def next_untold(ledger: Ledger, channel: str) -> Iterator[Alert | None]:
     """Yield the oldest change that ``channel`` has not been told of, to be told inside the block.

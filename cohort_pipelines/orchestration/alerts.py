@@ -2,10 +2,15 @@
 
 It asks the ledger alone, so it also sees that no run was ever started. It launches nothing. What a channel did not take
 is kept and tried again at the next tick; the tick is then red, and the log names the channel, never its address.
+
+A ledger that does not fit its history is not asked and not written to: every sync is failing, since none can deliver.
+The cursor keeps who was told; a tick that changes nothing in that is red until the ledger fits again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from typing import Annotated, Self
 
 import dagster as dg
@@ -15,18 +20,21 @@ from cohort_pipelines import clock, environment, notices
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.delivery.alerting import Watched, judge
 from cohort_pipelines.delivery.telling import next_untold, note_changes
-from cohort_pipelines.errors import AlertsUntold, MissingVariable, NoticeNotSent
+from cohort_pipelines.errors import AlertsUntold, LedgerUnpaired, MissingVariable, NoticeNotSent
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
 from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
 from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile, WatchedUnknown
 from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
 from cohort_pipelines.orchestration.sync import CohortSync
+from cohort_pipelines.orchestration.unpaired import Unpaired, remembered
 
 EVERY_SECONDS = 60
-_BUDGET = timedelta(seconds=40)  # Dagster gives a tick a minute; what is left is told at the next one
+_TICK_SECONDS = 55.0  # Dagster gives a tick a minute; what is left is told at the next one
 
 Send = Callable[[Notice], None]
+Untold = Callable[[str], AbstractContextManager[Notice | None]]
+"""Yields the oldest notice that a channel has not been sent, which then counts as sent."""
 
 
 class Email(dg.Resolvable, dg.Model):
@@ -133,41 +141,67 @@ def _sensor(name: str, project: str, channels: Mapping[str, Send], watched: Iter
         ),
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        ledger: Ledger = context.resources.records.ledger()
+        before = remembered(context.cursor)
+        try:
+            ledger: Ledger = context.resources.records.ledger()
+        except LedgerUnpaired as error:
+            known = before or Unpaired(clock.now())
+            untold = partial(known.next_untold, syncs=[each.sync for each in syncs], project=project, detail=str(error))
+            told, problems = _tell(context, channels, untold)
+            if known.cursor() == context.cursor:
+                raise
+            context.update_cursor(known.cursor())  # a red tick would forget it
+            return dg.SkipReason("; ".join([*told, *problems]) or str(error))
+        if before:
+            before.hand_over(ledger)
+            context.update_cursor("")
         judged = {sync.sync: judge(ledger, sync) for sync in syncs}
-        told: list[str] = []
-        problems: list[str] = []
-        until = clock.now() + _BUDGET
-        for channel, send in channels.items():
+        for channel in channels:
             note_changes(ledger, channel, judged)
-            try:
-                for notice in _tell(ledger, channel, send, project, until):
-                    told.append(f"{channel}: {notice.headline}")
-                    context.log.info(told[-1])
-            except (NoticeNotSent, MissingVariable) as error:
-                problems.append(f"{channel}: {error}")
-                context.log.warning(problems[-1])
-        if problems:
+        told, problems = _tell(context, channels, partial(_next_notice, ledger, project))
+        if problems and not before:
             raise AlertsUntold(problems)
-        return dg.SkipReason("; ".join(told) or "Nothing to tell.")
+        return dg.SkipReason("; ".join([*told, *problems]) or "Nothing to tell.")
 
     return alerts
 
 
-def _tell(ledger: Ledger, channel: str, send: Send, project: str, until: datetime) -> Iterator[Notice]:
-    """Tell ``channel`` what it has not been told, oldest first, and yield each notice that it took."""
-    while clock.now() < until:
-        with next_untold(ledger, channel) as alert:
-            if alert is None:
-                return
-            notice = Notice(
-                id=f"{ledger.ledger_id}-{alert.number}",
-                project=project,
-                sync=alert.sync,
-                state=alert.state,
-                previous=alert.previous,
-                detail=alert.detail,
-                since=alert.since,
-            )
-            send(notice)
-        yield notice
+def _tell(
+    context: dg.SensorEvaluationContext, channels: Mapping[str, Send], untold: Untold
+) -> tuple[list[str], list[str]]:
+    """Tell each channel what it has not been told, oldest first; return what was told, and why something was not."""
+    share = timedelta(seconds=_TICK_SECONDS / len(channels) - notices.SECONDS)  # the last may take that long
+    told: list[str] = []
+    problems: list[str] = []
+    for channel, send in channels.items():
+        until = clock.now() + share
+        try:
+            while clock.now() < until:
+                with untold(channel) as notice:
+                    if notice is None:
+                        break
+                    send(notice)
+                told.append(f"{channel}: {notice.headline}")
+                context.log.info(told[-1])
+        except (NoticeNotSent, MissingVariable) as error:
+            problems.append(f"{channel}: {error}")
+            context.log.warning(problems[-1])
+    return told, problems
+
+
+@contextmanager
+def _next_notice(ledger: Ledger, project: str, channel: str) -> Iterator[Notice | None]:
+    """Yield the oldest change that ``channel`` has not been told of, as :func:`next_untold` does."""
+    with next_untold(ledger, channel) as alert:
+        if alert is None:
+            yield None
+            return
+        yield Notice(
+            id=f"{ledger.ledger_id}-{alert.number}",
+            project=project,
+            sync=alert.sync,
+            state=alert.state,
+            previous=alert.previous,
+            detail=alert.detail,
+            since=alert.since,
+        )

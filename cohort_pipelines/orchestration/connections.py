@@ -13,7 +13,7 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 from cohort_pipelines import environment, partners
-from cohort_pipelines.delivery import Terms
+from cohort_pipelines.delivery import Target, Terms
 from cohort_pipelines.identity import Equality, IdRule
 from cohort_pipelines.mixpanel import Project, snapshot_schema
 from cohort_pipelines.orchestration.declared import SECRET, Declared, Reference, Secret
@@ -289,6 +289,11 @@ class WebhookDestination(Destination):
     def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the property is chosen by hand
         """Match on the distinct_id or on the profile property that was chosen."""
         return IdRule(source=self.match_on)
+
+
+def target_named(partner: Partner, name: str) -> Target:
+    """Return the target called ``name`` where ``partner`` ends, as the ledger knows it."""
+    return Target(partner.wire, partner.host, partner.account, name)
 
 
 def sources_in(tree: dg.ComponentTree) -> dict[str, MixpanelProject]:

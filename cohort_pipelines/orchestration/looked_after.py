@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cohort_pipelines.delivery import Ledger, Target, pausing, targets
 from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import LedgerUnusable, MissingVariable
+from cohort_pipelines.errors import DestinationInvalid, LedgerUnusable, MissingVariable
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
@@ -28,7 +28,7 @@ def _orphans(ledger: Ledger, syncs: Sequence[ResolvedSync], destinations: Mappin
     known = [(name, target) for name, target in declared.items() if target]
     for each in targets.orphans(ledger, known):
         if each.owner in declared and declared[each.owner] is None:
-            continue  # a variable is missing, which is told of its destination
+            continue  # a setting cannot be used, which is told of its destination
         heir = next((name for name, target in known if target == each.target), None)
         yield f"target {each.target.name!r}", True, _what_to_do(each, heir, declared=each.owner in declared)
 
@@ -54,7 +54,6 @@ def _pauses(ledger: Ledger, syncs: Sequence[ResolvedSync]) -> Iterator[Told]:
 
 def _target(sync: ResolvedSync, destination: Destination) -> Target | None:
     try:
-        partner = destination.partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
-    except MissingVariable:
+        return sync.reached(destination)[1]
+    except (MissingVariable, DestinationInvalid):
         return None
-    return Target(partner.wire, partner.host, partner.account, sync.target)

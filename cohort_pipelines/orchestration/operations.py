@@ -11,13 +11,15 @@ from functools import partial
 import dagster as dg
 
 from cohort_pipelines import clock, delivery, progress
-from cohort_pipelines.delivery import Ledger, Pause, Receipt, Target, targets
-from cohort_pipelines.errors import CohortPipelinesError, MissingVariable, TargetNotKnown
+from cohort_pipelines.delivery import Ledger, Pause, Receipt, pausing, targets
+from cohort_pipelines.errors import CohortPipelinesError, LedgerUnusable, TargetNotKnown
 from cohort_pipelines.history import History
-from cohort_pipelines.orchestration import metadata
-from cohort_pipelines.orchestration.connections import Destination, Partner
+from cohort_pipelines.orchestration import metadata, moving
+from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.limits import runtime_tags
+from cohort_pipelines.orchestration.moving import Leaving
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.upload import verdicts
 from cohort_pipelines.windows import Window, one_time_window
 
 RESTORE, RETARGET, RETIRE = "restore", "retarget", "retire"
@@ -29,17 +31,23 @@ class RestoreConfig(dg.Config):
 
     sync: str
     window: str
-    """The window whose audience is put back."""
+    """The window or export whose audience is put back."""
+    payload: str = ""
+    """Which of that window's payloads, by its checksum; the one that was delivered last if empty."""
     pause: bool = False
     """Pause the sync, so that the next window does not deliver a newer audience over it."""
     who: str = "the Dagster UI"
+    """Whose word the pause is."""
     because: str = "restored"
+    """Why it is paused."""
 
 
 class RetargetConfig(dg.Config):
     """The sync that has moved to another target, or that was renamed."""
 
     sync: str
+    forget: bool = False
+    """Leave the members of the target that it had where they are, since no declared destination reaches it any more."""
 
 
 class RetireConfig(dg.Config):
@@ -62,26 +70,31 @@ def build_operations(syncs: Sequence[ResolvedSync], destinations: Iterable[str])
 def _restore_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
     @dg.op(name="restore_audience", required_resource_keys=needed)
     def restore_audience(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
-        with _sentences():
+        with _sentences(context, pauses=config.sync if config.pause else ""):
             sync = _declared(syncs, config.sync)
-            window, partner = _current(context, sync), _partner(context, sync)
+            window = sync.open_window(f"restored-{clock.now():%Y-%m-%dT%H%M%SZ}")
+            partner, target = sync.reached(getattr(context.resources, sync.destination))
             ledger, history = _records(context)
-            receipt = delivery.restore(
-                ledger=ledger,
-                history=history,
-                partner=partner,
-                target=_target(partner, sync.target),
-                sync=sync.name,
-                window=window,
-                from_window=config.window,
-                gates=sync.gates,
-                run_id=context.run_id,
-                deadline=clock.now() + _PATIENCE,
-                terms=sync.terms,
-                pause=Pause(config.who, config.because) if config.pause else None,
-                on_progress=partial(progress.report, sync.name, "destination_upload"),
-            )
-            _log(context, sync, window, receipt, ledger)
+            try:
+                receipt = delivery.restore(
+                    ledger=ledger,
+                    history=history,
+                    partner=partner,
+                    target=target,
+                    sync=sync.name,
+                    window=window,
+                    from_window=config.window,
+                    payload_checksum=config.payload,
+                    gates=sync.gates,
+                    run_id=context.run_id,
+                    deadline=clock.now() + _PATIENCE,
+                    terms=sync.terms,
+                    pause=Pause(config.who, config.because) if config.pause else None,
+                    on_progress=partial(progress.report, sync.name, "destination_upload"),
+                )
+                _log_upload(context, sync, window, receipt)
+            finally:  # a gate may be what it failed at
+                _log_verdicts(context, sync)
 
     @dg.job(
         name=RESTORE,
@@ -97,15 +110,15 @@ def _restore_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobD
 def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
     @dg.op(name="move_target", required_resource_keys=needed)
     def move_target(context: dg.OpExecutionContext, config: RetargetConfig) -> None:
-        with _sentences():
+        with _sentences(context):
             sync = _declared(syncs, config.sync)
             ledger, _ = _records(context)
-            declared = _target(_partner(context, sync), sync.target)
-            if any(each.target == declared and each.owner != sync.name for each in targets.all_targets(ledger)):
-                earlier = targets.hand_over(ledger, declared, sync.name, declared=syncs)  # first: it may be refused
-                context.log.info("%s now owns %r, which was %s's.", sync.name, declared.name, earlier)
-            for left in targets.owned_elsewhere(ledger, sync.name, declared):
-                _empty(context, syncs, sync.name, left.target)
+            move = moving.move(ledger, syncs, _destinations(context), sync, forget=config.forget)
+            for left in move.leaves:  # first, so that two can swap their targets: one waits for neither
+                _leave(context, sync.name, left)
+            if move.taken is not None:
+                earlier = targets.hand_over(ledger, move.declared, sync.name, declared=move.owners)
+                context.log.info("%s now owns %r, which was %s's.", sync.name, move.declared.name, earlier)
 
     @dg.job(
         name=RETARGET,
@@ -122,18 +135,13 @@ def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.Job
 def _retire_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
     @dg.op(name="give_up_target", required_resource_keys=needed)
     def give_up_target(context: dg.OpExecutionContext, config: RetireConfig) -> None:
-        with _sentences():
+        with _sentences(context, pauses=config.sync):
             ledger, _ = _records(context)
-            owned = [each for each in targets.all_targets(ledger) if each.owner == config.sync and not each.retired]
-            if not owned:
-                raise TargetNotKnown(config.sync, "it owns no target")
+            leaves = moving.retirement(ledger, syncs, _destinations(context), config.sync, forget=config.forget)
             if config.sync in syncs:  # else the next window would fill it again
                 delivery.pause(ledger, config.sync, who=config.who, why="retired; remove its folder")
-            for each in owned:
-                if config.forget:
-                    targets.forget(ledger, each.target)
-                else:
-                    _empty(context, syncs, config.sync, each.target)
+            for left in leaves:
+                _leave(context, config.sync, left)
 
     @dg.job(
         name=RETIRE,
@@ -146,46 +154,26 @@ def _retire_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDe
     return retire
 
 
-def _empty(context: dg.OpExecutionContext, syncs: Mapping[str, ResolvedSync], owner: str, target: Target) -> None:
+def _leave(context: dg.OpExecutionContext, owner: str, left: Leaving) -> None:
     ledger, history = _records(context)
-    partner, terms = _reaching(context, syncs, owner, target)
+    target = left.record.target
+    if left.partner is None:
+        targets.forget(ledger, target)
+        context.log.info("%r was given up as it is.", target.name)
+        return
     receipt = delivery.retire(
         ledger=ledger,
         history=history,
-        partner=partner,
+        partner=left.partner,
         target=target,
         sync=owner,
         window=one_time_window(f"retired-{clock.now():%Y-%m-%dT%H%M%SZ}"),
         run_id=context.run_id,
         deadline=clock.now() + _PATIENCE,
-        terms=terms,
+        terms=left.terms,
         on_progress=partial(progress.report, owner, RETIRE),
     )
     context.log.info("%r was emptied: %s left it, %s requests.", target.name, receipt.leavers, receipt.requests)
-
-
-def _reaching(
-    context: dg.OpExecutionContext, syncs: Mapping[str, ResolvedSync], owner: str, target: Target
-) -> tuple[Partner, delivery.Terms]:
-    """Return a declared destination's wire that ends where ``target`` lies, and its terms."""
-    for name in context.resources._asdict():
-        destination = getattr(context.resources, name)
-        if not isinstance(destination, Destination):
-            continue
-        sync = syncs.get(owner)
-        try:
-            partner: Partner = destination.partner(
-                project_id=sync.project_id if sync else 0, cohort_id=sync.cohort_id if sync else 0
-            )
-        except MissingVariable:  # of a destination that may well be another one
-            continue
-        if (partner.wire, partner.host, partner.account) == (target.wire, target.host, target.account):
-            return partner, destination.terms()
-    raise TargetNotKnown(
-        owner,
-        f"no declared destination reaches {target.name!r} ({target.wire} at {target.host}); declare it again to empty "
-        "the target, or give it up as it is with --forget",
-    )
 
 
 def _declared(syncs: Mapping[str, ResolvedSync], name: str) -> ResolvedSync:
@@ -198,40 +186,56 @@ def _records(context: dg.OpExecutionContext) -> tuple[Ledger, History]:
     return context.resources.records.ledger(), context.resources.records.history()
 
 
-def _partner(context: dg.OpExecutionContext, sync: ResolvedSync) -> Partner:
-    destination = getattr(context.resources, sync.destination)
-    partner: Partner = destination.partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
-    return partner
+def _destinations(context: dg.OpExecutionContext) -> dict[str, Destination]:
+    offered: dict[str, object] = context.resources._asdict()
+    return {name: each for name, each in offered.items() if isinstance(each, Destination)}
 
 
-def _target(partner: Partner, name: str) -> Target:
-    return Target(partner.wire, partner.host, partner.account, name)
+def _log_upload(context: dg.OpExecutionContext, sync: ResolvedSync, window: Window, receipt: Receipt) -> None:
+    """Show the delivery with the upload: in the open window, or with the export whose audience was put back.
 
-
-def _current(context: dg.OpExecutionContext, sync: ResolvedSync) -> Window:
-    """Return the window that a restore is filed under: the open one, or one of its own for a one-time export."""
-    if sync.cadence is not None:
-        return sync.cadence.window_at(clock.now())
-    window = one_time_window(f"restored-{clock.now():%Y-%m-%dT%H%M%SZ}")
-    context.instance.add_dynamic_partitions(f"{sync.name}_exports", [window.key])
-    return window
-
-
-def _log(context: dg.OpExecutionContext, sync: ResolvedSync, window: Window, receipt: Receipt, ledger: Ledger) -> None:
+    An export's own partition is never made for it: materialized again, it would read Mixpanel and undo the restore.
+    """
+    ledger, _ = _records(context)
     context.log_event(
         dg.AssetMaterialization(
             asset_key=sync.key("destination_upload"),
-            partition=window.key,
+            partition=window.key if sync.cadence else receipt.restored_from,
             metadata=metadata.of_receipt(receipt, sync, ledger.windows(sync.name)),
         )
     )
 
 
+def _log_verdicts(context: dg.OpExecutionContext, sync: ResolvedSync) -> None:
+    """Show what the gates found with the upload's checks, as a window's own delivery does."""
+    ledger, _ = _records(context)
+    for found in verdicts(sync, ledger, context.run_id):
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=sync.key("destination_upload"),
+            check_name=str(found.check_name),
+            passed=found.passed,
+            severity=found.severity,
+            description=found.description,
+            metadata=found.metadata,
+        )
+        context.log_event(evaluation)  # type: ignore[arg-type]  # it takes them, whatever its annotation says
+
+
 @contextmanager
-def _sentences() -> Iterator[None]:
+def _sentences(context: dg.OpExecutionContext, pauses: str = "") -> Iterator[None]:
+    """Let the step fail with our error's sentence, and say so where the sync ``pauses`` stays paused all the same."""
     try:
         yield
     except CohortPipelinesError as error:
+        description = " ".join(filter(None, (str(error), _still_paused(context, pauses))))
         raise dg.Failure(
-            description=str(error), metadata={"error": type(error).__name__}, allow_retries=False
+            description=description, metadata={"error": type(error).__name__}, allow_retries=False
         ) from error
+
+
+def _still_paused(context: dg.OpExecutionContext, sync: str) -> str:
+    try:
+        paused = bool(sync) and pausing.paused(context.resources.records.ledger(), sync) is not None
+    except LedgerUnusable:  # which is what has been said
+        return ""
+    return f"{sync} is paused; cohort-pipelines resume {sync} lets it deliver again." if paused else ""

@@ -4,22 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from cohort_pipelines import clock, mixpanel, settings, steps
+from cohort_pipelines import mixpanel, settings, steps
 from cohort_pipelines.delivery import Ledger, Target, targets
 from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
 from cohort_pipelines.delivery.restoring import restorable
 from cohort_pipelines.delivery.schema import AttemptKind
-from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import NothingToRestore, NotSealedYet
+from cohort_pipelines.errors import NothingToRestore, NotSealedYet, TargetNotKnown
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.overlay import Overlay, laid_over
+from cohort_pipelines.orchestration import moving
 from cohort_pipelines.orchestration.connections import Partner
 from cohort_pipelines.orchestration.launch import Declarations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
-from cohort_pipelines.windows import Window, one_time_window
 
 _HOUR = 3600.0
+_NEXT_EXPORT = "next export"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Plan:
     Attributes:
         sync: the sync's name.
         window: the window that is open now, or that of the sealed payload.
+        one_time: whether windows are one-time exports; the next one has no name yet.
         sealed: whether it is a sealed payload; else Mixpanel was read.
         taken_at: when the snapshot was taken.
         members: the cohort's members in it.
@@ -57,6 +58,7 @@ class Plan:
 
     sync: str
     window: str
+    one_time: bool
     sealed: bool
     taken_at: datetime
     members: int
@@ -109,13 +111,13 @@ def plan_restore(project: Declarations, name: str, window: str) -> Plan:
     if ledger is None:
         raise NothingToRestore(name, window, ())
     with laid_over(History(settings.history_root())) as history:
-        source = restorable(ledger, history, _target(project, sync), name, window)
+        source = restorable(ledger, history, _reached(project, sync)[1], name, window)
         found = _recorded(ledger, source.snapshot_seq, source.payload)
         return _planned(project, sync, ledger, history, found, kind=AttemptKind.RESTORE)
 
 
 def _read(project: Declarations, sync: ResolvedSync, history: Overlay) -> _Source:
-    window = open_window(sync)
+    window = sync.open_window(_NEXT_EXPORT)
     snapshot = mixpanel.take_snapshot(
         project.sources[sync.source].project(),
         sync.cohort_id,
@@ -138,15 +140,10 @@ def _read(project: Declarations, sync: ResolvedSync, history: Overlay) -> _Sourc
     )
 
 
-def open_window(sync: ResolvedSync) -> Window:
-    """Return the window of ``sync`` that is open now; a one-time export has one of its own each time."""
-    return sync.cadence.window_at(clock.now()) if sync.cadence else one_time_window("plan")
-
-
 def _newest_sealed(sync: ResolvedSync, ledger: Ledger | None) -> _Source:
     if ledger is None:
-        raise NotSealedYet(Stage.PARTNER_PAYLOAD, sync.name, open_window(sync).key)
-    seq, payload = newest_payload(ledger, sync.name, open_window(sync).key)
+        raise NotSealedYet(Stage.PARTNER_PAYLOAD, sync.name, sync.open_window(_NEXT_EXPORT).key)
+    seq, payload = newest_payload(ledger, sync.name, sync.open_window(_NEXT_EXPORT).key)
     return _recorded(ledger, seq, payload)
 
 
@@ -172,15 +169,16 @@ def _planned(
     *,
     kind: AttemptKind = AttemptKind.OVERWRITE,
 ) -> Plan:
+    partner, target = _reached(project, sync)
     wanted = Wanted(
-        target=_target(project, sync),
+        target=target,
         sync=sync.name,
         window=found.window,
         payload=found.payload,
         members=found.members,
         identified=found.identified,
         seq=found.seq,
-        partner=_partner(project, sync),
+        partner=partner,
         gates=sync.gates,
         terms=sync.terms,
         cadence=sync.cadence,
@@ -189,6 +187,7 @@ def _planned(
     return Plan(
         sync=sync.name,
         window=found.window,
+        one_time=sync.cadence is None,
         sealed=found.seq is not None,
         taken_at=found.taken_at,
         members=found.members,
@@ -213,46 +212,36 @@ def _queries_per_hour(sync: ResolvedSync) -> float:
     return _HOUR / sync.cadence.value.total_seconds() if sync.cadence else 0.0
 
 
-def moves(project: Declarations, name: str) -> list[str]:
-    """Say what `retarget` would do for a sync, a sentence for each target; nothing where that is none.
+def plan_move(project: Declarations, name: str, *, forget: bool) -> list[str]:
+    """Say what `retarget` would do for a sync, a sentence for each target; nothing where there is nothing to do.
 
     Raises:
         SyncUnknown: the project declares no such sync.
-        MissingVariable, LedgerUnusable: what the sync owns cannot be told.
+        TargetNotKnown, MissingVariable, DestinationInvalid: it could not be done.
+        LedgerUnusable: what the sync owns cannot be told.
     """
     sync, ledger = project.sync(name), fitting_ledger()
     if ledger is None:
         return []
-    declared = _target(project, sync)
-    left = [
-        f"{each.target.name!r} ({each.target.wire}) is emptied: up to {each.held:,} users leave it."
-        for each in targets.owned_elsewhere(ledger, name, declared)
-    ]
-    foreign = [each for each in targets.all_targets(ledger) if each.target == declared and each.owner != name]
-    return left + [
-        f"{declared.name!r} ({declared.wire}), with up to {each.held:,} users, is taken over from {each.owner}."
-        for each in foreign
-    ]
+    return list(moving.move(ledger, project.syncs, project.destinations, sync, forget=forget))
 
 
-def owned(project: Declarations, name: str) -> list[TargetRecord]:
-    """Return the targets that a sync owns, declared or not.
+def plan_retirement(project: Declarations, name: str, *, forget: bool) -> list[str]:
+    """Say what `retire` would do for a sync, declared or not, a sentence for each target that it owns.
 
     Raises:
-        SyncUnknown: the project declares no such sync, and it owns nothing.
-        LedgerUnusable: the ledger cannot be read.
+        SyncUnknown: the project declares no such sync, and it never owned a target.
+        TargetNotKnown, MissingVariable, DestinationInvalid: it owns none any more, or it could not be done.
+        LedgerUnusable: what the sync owns cannot be told.
     """
     ledger = fitting_ledger()
-    found = [] if ledger is None else [each for each in targets.all_targets(ledger) if each.owner == name]
-    if not found:
+    if ledger is None or not any(each.owner == name for each in targets.all_targets(ledger)):
         project.sync(name)
-    return [each for each in found if each.retired is None]
+    if ledger is None:
+        raise TargetNotKnown(name, "it owns no target")
+    leaves = moving.retirement(ledger, project.syncs, project.destinations, name, forget=forget)
+    return [str(each) for each in leaves]
 
 
-def _partner(project: Declarations, sync: ResolvedSync) -> Partner:
-    return project.destinations[sync.destination].partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
-
-
-def _target(project: Declarations, sync: ResolvedSync) -> Target:
-    partner = _partner(project, sync)
-    return Target(partner.wire, partner.host, partner.account, sync.target)
+def _reached(project: Declarations, sync: ResolvedSync) -> tuple[Partner, Target]:
+    return sync.reached(project.destinations[sync.destination])

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from cohort_pipelines import settings
+from cohort_pipelines.delivery.connecting import parse
 from cohort_pipelines.orchestration.connections import destinations_in
 from cohort_pipelines.orchestration.operations import build_operations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
@@ -34,7 +36,9 @@ def project_definitions(package: Path) -> dg.Definitions:
 
     Raises:
         DeclarationInvalid: inside Dagster's own loading error, when declarations contradict each other.
+        LedgerUnusable: no ledger can be kept where the environment says; nothing is opened to find out.
     """
+    parse(settings.ledger_url())
     tree = component_tree(package)
     syncs = resolved_syncs(tree)
     with warnings.catch_warnings():

@@ -7,10 +7,11 @@ from typing import Literal
 
 import dagster as dg
 
-from cohort_pipelines.delivery import Gates, Terms
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Gates, Target, Terms
 from cohort_pipelines.identity import IdRule
-from cohort_pipelines.orchestration.connections import SyncType
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.orchestration.connections import Destination, Partner, SyncType, target_named
+from cohort_pipelines.windows import Cadence, Window, one_time_window
 
 COUNTS_ADD_UP = "counts_add_up"
 NO_DUPLICATES = "no_duplicates"
@@ -66,6 +67,19 @@ class ResolvedSync:
             *self.payload_checks,
             *(dg.AssetCheckKey(upload, name) for name in (*self.gates.names, DELIVERED)),
         ]
+
+    def reached(self, destination: Destination) -> tuple[Partner, Target]:
+        """Return the wire of its ``destination``, and the target that it is declared for there.
+
+        Raises:
+            MissingVariable, DestinationInvalid: a setting of the destination cannot be used.
+        """
+        partner = destination.partner(project_id=self.project_id, cohort_id=self.cohort_id)
+        return partner, target_named(partner, self.target)
+
+    def open_window(self, export: str) -> Window:
+        """Return the window that is open now; a one-time export has none, and what is made now is called ``export``."""
+        return self.cadence.window_at(clock.now()) if self.cadence else one_time_window(export)
 
     @property
     def job(self) -> str:

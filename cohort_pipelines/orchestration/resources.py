@@ -5,7 +5,7 @@ import dagster as dg
 from cohort_pipelines import settings
 from cohort_pipelines.delivery import Ledger, pairing
 from cohort_pipelines.delivery.connecting import parse, shown
-from cohort_pipelines.errors import LedgerUnpaired, NoLedgerYet
+from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 from cohort_pipelines.history import History
 
 
@@ -20,8 +20,33 @@ class Records(dg.ConfigurableResource):  # type: ignore[type-arg]  # it yields i
         return History(self.history_root or settings.history_root())
 
     def ledger(self) -> Ledger:
-        """Open the ledger, creating it at first use."""
-        return Ledger(self.ledger_url or settings.ledger_url())
+        """Open the history's ledger, creating it at first use.
+
+        Raises:
+            LedgerUnpaired: it does not fit the history, or is gone; none is made in its place.
+            LedgerUnusable: it cannot be opened or written.
+        """
+        return own_ledger(self.ledger_url or settings.ledger_url(), self.history())
+
+
+def own_ledger(url: str = "", history: History | None = None) -> Ledger:
+    """Open the ledger that belongs to ``history``, for who writes to it; it is created at first use.
+
+    Without arguments both are those of the environment. Only a delivery leaves a mark of it in the history.
+
+    Raises:
+        LedgerUnpaired: it does not fit the history, or is gone; none is made in its place.
+        LedgerUnusable: it cannot be opened or written.
+    """
+    url, history = url or settings.ledger_url(), history or History(settings.history_root())
+    try:
+        ledger = Ledger(url, create=False)
+    except LedgerUnusable as error:
+        if isinstance(error, NoLedgerYet):
+            pairing.require_unused(history, shown(parse(url)))
+        ledger = Ledger(url)  # which makes it, brings it up to date, or says once more why not
+    pairing.require_fitting(ledger, history)
+    return ledger
 
 
 def fitting_ledger() -> Ledger | None:
@@ -30,22 +55,11 @@ def fitting_ledger() -> Ledger | None:
     Raises:
         LedgerUnusable: it cannot be read, another version of this project made it, or it does not fit the history.
     """
-    history, ledger = History(settings.history_root()), ledger_as_it_is()
-    if ledger is not None:
-        pairing.require_fitting(ledger, history)
-    elif pairing.IDENTITY in history.read_marks():
-        problem = "it is gone, and the history tells of deliveries"
-        raise LedgerUnpaired(shown(parse(settings.ledger_url())), history.root, problem)
-    return ledger
-
-
-def ledger_as_it_is() -> Ledger | None:
-    """Open the ledger, or return None where there is none yet; it is neither made nor brought up to date.
-
-    Raises:
-        LedgerUnusable: it cannot be read, or another version of this project made it.
-    """
+    url, history = settings.ledger_url(), History(settings.history_root())
     try:
-        return Ledger(settings.ledger_url(), create=False)
+        ledger = Ledger(url, create=False)
     except NoLedgerYet:
+        pairing.require_unused(history, shown(parse(url)))
         return None
+    pairing.require_fitting(ledger, history)
+    return ledger

@@ -13,6 +13,7 @@ import dagster as dg
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Ledger, pausing
+from cohort_pipelines.errors import LedgerUnpaired
 from cohort_pipelines.orchestration.checks import FRESH
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.packing import pack
@@ -96,10 +97,11 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
         description=f"Opens a window and delivers every sync that is due: {', '.join(sync.name for sync in syncs)}.",
     )
     def due_syncs(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        ledger: Ledger = context.resources.records.ledger()
+        ledger = _own_ledger(context)
         window = cadence.window_at(context.scheduled_execution_time)
-        skipped = {sync.name: reason for sync in syncs if (reason := _why_skipped(sync, ledger))}
-        if window == cadence.window_at(clock.now()):  # the UI evaluates ticks of any time, to show what they would do
+        skipped = {sync.name: reason for sync in syncs if ledger and (reason := _why_skipped(sync, ledger))}
+        is_open = window == cadence.window_at(clock.now())
+        if ledger and is_open:  # the UI evaluates ticks of any time, to show what they would do
             _note(syncs, window, skipped, ledger)
         judged = [(sync, _left_out(sync, window, skipped)) for sync in syncs]
         for _, reason in judged:
@@ -118,6 +120,19 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
             )
 
     return due_syncs
+
+
+def _own_ledger(context: dg.ScheduleEvaluationContext) -> Ledger | None:
+    """Return the history's ledger, or None where it is not the history's own: then nothing is noted in it.
+
+    The runs are launched all the same: each is refused before it asks anybody, is red, and says what to do.
+    """
+    try:
+        ledger: Ledger = context.resources.records.ledger()
+    except LedgerUnpaired as error:
+        context.log.warning(str(error))
+        return None
+    return ledger
 
 
 def _why_skipped(sync: ResolvedSync, ledger: Ledger) -> str:
@@ -151,9 +166,9 @@ def _too_early(sync: ResolvedSync, window: Window) -> bool:
     return bool(sync.since and window.opens and window.opens.date() < sync.since)
 
 
-def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger) -> Iterator[list[ResolvedSync]]:
+def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger | None) -> Iterator[list[ResolvedSync]]:
     by_name = {sync.name: sync for sync in due}
-    known = {name: ledger.expected_seconds(name) for name in by_name}
+    known = {name: ledger.expected_seconds(name) if ledger else None for name in by_name}
     expected = {name: _UNKNOWN if seconds is None else seconds for name, seconds in known.items()}
     for run in pack(expected, capacity=cadence.value.total_seconds() / 3):
         yield [by_name[name] for name in run]

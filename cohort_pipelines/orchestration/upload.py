@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from cohort_pipelines import delivery, progress
-from cohort_pipelines.delivery import judging
+from cohort_pipelines.delivery import Ledger, judging
 from cohort_pipelines.errors import (
     CohortPipelinesError,
     DeliverySuperseded,
@@ -74,8 +74,11 @@ def build_upload(sync: ResolvedSync) -> dg.AssetsDefinition:
         if key not in context.selected_asset_keys:
             context.log.info("Gates are judged when something is delivered: materialize the upload.")
             return
+        wanted = context.selected_asset_check_keys  # Dagster warns of a result that nobody asked for
         with step(sync, context) as at:
-            yield from _upload(sync, context, at)
+            for each in _upload(sync, context, at):
+                if isinstance(each, dg.MaterializeResult) or dg.AssetCheckKey(key, str(each.check_name)) in wanted:
+                    yield each
 
     return destination_upload
 
@@ -89,7 +92,7 @@ def _upload(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> 
         return
     except (DeliveryYielded, SyncPaused) as later:
         context.log.warning("%s", later)
-        yield from _verdicts(sync, context, at)
+        yield from verdicts(sync, at.ledger, context.run.run_id)
         yield dg.AssetCheckResult(
             check_name=DELIVERED,
             passed=False,
@@ -99,20 +102,20 @@ def _upload(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> 
         )
         return
     except CohortPipelinesError:
-        yield from _verdicts(sync, context, at)
+        yield from verdicts(sync, at.ledger, context.run.run_id)
         raise
     yield dg.MaterializeResult(metadata=metadata.of_receipt(receipt, sync, at.ledger.windows(sync.name)))
-    yield from _verdicts(sync, context, at)
+    yield from verdicts(sync, at.ledger, context.run.run_id)
     yield dg.AssetCheckResult(check_name=DELIVERED, passed=True, metadata={"state": receipt.state.value})
 
 
-def _verdicts(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> Iterator[dg.AssetCheckResult]:
+def verdicts(sync: ResolvedSync, ledger: Ledger, run_id: str) -> Iterator[dg.AssetCheckResult]:
     """Yield what the gates found; one that held what was released warns, and says by whose word it was let go."""
     try:
-        verdicts, release = judging.judged(at.ledger, sync.name, context.run.run_id)
+        found, release = judging.judged(ledger, sync.name, run_id)
     except LedgerUnusable:  # how the delivery itself ended is what is to be said
         return
-    for verdict in verdicts:
+    for verdict in found:
         yield dg.AssetCheckResult(
             check_name=verdict.name,
             passed=not verdict.held,
@@ -124,12 +127,12 @@ def _verdicts(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -
 
 def _deliver(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> delivery.Receipt:
     snapshot = at.ledger.snapshot(sync.name, at.window.key)
-    partner = getattr(context.resources, sync.destination).partner(project_id=sync.project_id, cohort_id=sync.cohort_id)
+    partner, target = sync.reached(getattr(context.resources, sync.destination))
     return delivery.deliver(
         ledger=at.ledger,
         history=at.history,
         partner=partner,
-        target=delivery.Target(partner.wire, partner.host, partner.account, sync.target),
+        target=target,
         sync=sync.name,
         window=at.window,
         payload=at.ledger.payload(snapshot.seq),

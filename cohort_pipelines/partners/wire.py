@@ -24,7 +24,7 @@ class Answer:
     """What became of one chunk, by the index of its rows; a row that is in no mapping was acknowledged.
 
     Attributes:
-        refused: rows that the partner will not take, each with its status and reason (no ids in it).
+        refused: rows that the partner will not take, and that did not take effect, each with the reason (no ids in it).
         unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
         untouched: rows that are certain to be as they were, each with the reason: no connection was made for them, they
             were only turned away (429), or they were not sent at all.

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines.history import History
-from cohort_pipelines_tests.databases import KINDS, postgres_url
+from cohort_pipelines_tests.databases import postgres_url
 from cohort_pipelines_tests.delivery.world import World
 
 
-@pytest.fixture(params=KINDS)
+# twice the time for what is the same SQL: the quick tests of PostgreSQL are those of the database and its migrations
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where a ledger can be kept: in either kind of database."""
     if request.param == "sqlite":

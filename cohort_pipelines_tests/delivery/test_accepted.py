@@ -1,11 +1,12 @@
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState, Terms
-from cohort_pipelines.errors import DeliveryYielded
-from cohort_pipelines_tests.delivery.world import SYNC, World, users
+from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded
+from cohort_pipelines_tests.delivery.world import SYNC, World, lost, users
 
 ASYNCHRONOUS = Terms(applies_within=timedelta(minutes=5))
 
@@ -36,3 +37,27 @@ def test_no_id_is_reversed_before_the_partner_has_applied_it(world: World) -> No
     with clock.shifted(timedelta(minutes=6)):
         world.overwrite(users(1), terms=ASYNCHRONOUS)
     assert world.partner.members == users(1)
+
+
+def test_what_is_accepted_stays_so_until_the_time_has_passed(world: World) -> None:
+    world.overwrite(users(1, 2), terms=ASYNCHRONOUS)
+    world.next_window()
+    assert world.overwrite(users(1, 2), terms=ASYNCHRONOUS).state is AttemptState.ACCEPTED
+    with world.ledger.read() as connection:
+        states = connection.exec_driver_sql("SELECT state FROM attempt ORDER BY id").scalars().all()
+    assert states == ["accepted", "accepted"]
+
+
+def test_a_lost_request_to_a_partner_that_applies_late_is_unsettled_for_longer(world: World) -> None:
+    slow = Terms(applies_within=timedelta(hours=1))
+    world.partner.always = lost
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(1), terms=slow)
+    world.partner.always = None
+    unsettled = []
+    with ExitStack() as later:
+        for _ in range(2):
+            later.enter_context(clock.shifted(timedelta(minutes=62)))
+            world.next_window()
+            unsettled.append(world.overwrite(users(2), terms=slow).unsettled)
+    assert unsettled == [1, 0]

@@ -1,8 +1,10 @@
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from cohort_pipelines.delivery import belief
 from cohort_pipelines.delivery.belief import SETTLES_AFTER, Belief, fold
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_of, read, read_refused
@@ -16,8 +18,8 @@ from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_
         ("remove", "acked", "MAYBE", "OUT"),
         ("add", "doubted", None, "IN"),
         ("remove", "doubted", "MAYBE", "OUT"),
-        ("add", "refused", None, "MAYBE"),
-        ("remove", "refused", "IN", "MAYBE"),
+        ("add", "refused", None, "OUT"),
+        ("remove", "refused", "IN", "IN"),
         ("add", "unknown", "OUT", "MAYBE"),
         ("remove", "intent", "IN", "MAYBE"),
         ("add", "refused_whole", "OUT", "OUT"),
@@ -134,5 +136,14 @@ def test_a_belief_of_the_first_release_names_nobody_refused(tmp_history: History
     table = pa.Table.from_batches(list(tmp_history.batches(now.file))).drop_columns("refused")
     then = Belief(tmp_history.write("s", Stage.BELIEF, "then", table), 1, 2)
     folded = fold(tmp_history, then, plan_of(tmp_history, ("add", "c")), chunks((0, 1, "refused", NOON, NOON)))
-    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "MAYBE", NOON), ("c", "MAYBE", None)]
+    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "MAYBE", NOON), ("c", "OUT", None)]
     assert read_refused(tmp_history, folded) == {"c"}
+
+
+def test_a_large_plan_is_worked_in_by_steps_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_history = History(tmp_path / "it's here")
+    base = believe(tmp_history, ("b", "OUT", None), ("c", "IN", NOON, True))
+    plan, outcome = plan_of(tmp_history, ("add", "a"), ("add", "b")), chunks((0, 2, "acked", NOON, NOON))
+    at_once = fold(tmp_history, base, plan, outcome)
+    monkeypatch.setattr(belief, "_AT_ONCE", 1)
+    assert fold(tmp_history, base, plan, outcome) == at_once

@@ -119,7 +119,7 @@ def test_an_addition_is_spelled_as_in_the_payload_and_a_removal_as_it_was_sent(
 @pytest.mark.parametrize(("equality", "order"), PAIRS)
 @pytest.mark.parametrize(
     ("state", "after", "as_sent"),
-    [("acked", "IN", True), ("unknown", "MAYBE", True), ("refused", "MAYBE", True), ("refused_whole", "OUT", False)],
+    [("acked", "IN", True), ("unknown", "MAYBE", True), ("refused", "OUT", False), ("refused_whole", "OUT", False)],
 )
 def test_belief_keeps_the_spelling_that_was_sent_last(  # noqa: PLR0917  three of them come from one table
     tmp_history: History, equality: Equality, order: int, state: str, after: str, as_sent: bool

@@ -195,7 +195,7 @@ def test_a_gate_holds_however_often_it_is_tried(world: World, gates: Gates, ids:
     world.next_window()
     payload, seq = world.seal(ids)
     for _ in range(2):
-        with pytest.raises(DeliveryHeld, match="materialize the upload again") as held:
+        with pytest.raises(DeliveryHeld, match="start the same again") as held:
             world.deliver(payload, seq, gates=gates)
         assert held.value.gate == gate
 

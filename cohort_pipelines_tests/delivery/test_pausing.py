@@ -1,7 +1,7 @@
 import pytest
 
 from cohort_pipelines.delivery import pausing
-from cohort_pipelines.errors import SyncPaused
+from cohort_pipelines.errors import PartnerTurnedAway, SyncPaused
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 
@@ -45,3 +45,32 @@ def test_a_pause_knows_who_and_why_until_it_is_over(world: World) -> None:
     assert (found.who, found.why) == ("noa", "second")
     assert pausing.resume(world.ledger, SYNC)
     assert pausing.paused(world.ledger, SYNC) is None
+
+
+def test_a_pause_stops_a_restore_that_is_under_way_too(world: World) -> None:
+    world.overwrite(users(*range(60)))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(*range(60, 120)))
+    sent = len(world.partner.requests)
+
+    def pause(number: int) -> None:
+        if number == sent + 3:
+            pausing.pause(world.ledger, SYNC, who="mia", why="stop")
+
+    world.partner.on_request = pause
+    with pytest.raises(SyncPaused):
+        world.restore(first)
+    assert len(world.partner.requests) - sent < 12  # of forty
+
+
+def test_no_target_is_made_for_a_sync_that_was_paused_meanwhile(world: World) -> None:
+    def busy_and_paused() -> None:
+        pausing.pause(world.ledger, SYNC, who="mia", why="stop")
+        raise PartnerTurnedAway(world.partner.wire, "HTTP 429")
+
+    world.partner.on_establish = busy_and_paused
+    with pytest.raises(SyncPaused):
+        world.overwrite(users(1))
+    assert world.partner.established == 1
+    assert world.partner.requests == []

@@ -1,7 +1,9 @@
+from datetime import timedelta
+
 import pytest
 
 from cohort_pipelines.delivery import AttemptState, Gates, pausing
-from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused
+from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused, TargetBusy
 from cohort_pipelines.history import Stage
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
 
@@ -134,3 +136,17 @@ def test_what_an_unchanged_restore_costs(world: World) -> None:
     receipt = world.restore(world.window.key)
     assert receipt.state is AttemptState.DELIVERED
     assert len(world.partner.requests) == sent
+
+
+def test_a_restore_that_does_not_get_its_turn_does_not_pause(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    fate = Fate()
+    world.partner.on_request = lambda _: setattr(fate, "dead", True)
+    payload, seq = world.seal(users(2, 3))
+    with pytest.raises(Killed):
+        world.deliver(payload, seq, fate=fate)
+    with pytest.raises(TargetBusy):
+        world.restore(first, pause=True, patience=timedelta(0))
+    assert pausing.paused(world.ledger, SYNC) is None

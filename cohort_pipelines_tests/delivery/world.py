@@ -108,6 +108,7 @@ class MemoryPartner:
     late: list[tuple[datetime, Sent]] = field(default_factory=list)  # with the moment of the last try
     fate: Fate = field(default_factory=Fate)
     on_request: Callable[[int], None] | None = None
+    on_establish: Callable[[], None] | None = None
 
     @asynccontextmanager
     async def open(self, target: str) -> AsyncIterator[Session]:
@@ -148,6 +149,8 @@ class _MemorySession:
         assert deadline > clock.now()
         self._partner.fate.point()
         self._partner.established += 1
+        if self._partner.on_establish is not None:
+            self._partner.on_establish()
         self._partner.fate.point()
         return 1
 
@@ -210,21 +213,30 @@ class World:
         return self.deliver(payload, seq, **options)  # type: ignore[arg-type]
 
     def restore(
-        self, window: str, *, fate: Fate | None = None, gates: Gates = ANY_SIZE, pause: bool = False
+        self,
+        window: str,
+        *,
+        fate: Fate | None = None,
+        gates: Gates = ANY_SIZE,
+        pause: bool = False,
+        partner: ChangeWire | FileWire | None = None,
+        patience: timedelta = timedelta(hours=1),
     ) -> Receipt:
         """Put back what was delivered in ``window``."""
-        self.partner.fate = fate or Fate()
+        partner = partner or self.partner
+        if isinstance(partner, MemoryPartner):
+            partner.fate = fate or Fate()
         return restore(
             ledger=MortalLedger(self.url, fate) if fate else self.ledger,
             history=MortalHistory(self.folder / "history", fate) if fate else self.history,
-            partner=self.partner,
-            target=Target(self.partner.wire, self.partner.host, self.partner.account, "Beta"),
+            partner=partner,
+            target=Target(partner.wire, partner.host, partner.account, "Beta"),
             sync=SYNC,
             window=self.window,
             from_window=window,
             gates=gates,
             run_id="restore",
-            deadline=clock.now() + timedelta(hours=1),
+            deadline=clock.now() + patience,
             pause=Pause("somebody", "to look at it") if pause else None,
         )
 

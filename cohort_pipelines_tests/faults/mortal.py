@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines.http import AsyncClient, Response
+from cohort_pipelines.http import AsyncClient, Response, send
 from cohort_pipelines.partners import exchange
 from cohort_pipelines_tests.delivery.world import Fate, MortalLedger, World
 
@@ -19,7 +19,7 @@ from cohort_pipelines_tests.delivery.world import Fate, MortalLedger, World
 @contextmanager
 def mortal(world: World, fate: Fate) -> Iterator[None]:
     """Let ``world`` die at a point of ``fate``: before or after a commit, a file, a request."""
-    send, replace, symlink_to = exchange.send, Path.replace, Path.symlink_to
+    replace, symlink_to = Path.replace, Path.symlink_to
 
     async def mortal_send(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
         fate.point()

@@ -81,7 +81,9 @@ class Faulty(Project):
 
 
 @contextmanager
-def opened(folder: Path, declared: Mapping[str, str] | None = None, settings: Settings | None = None) -> Iterator[Faulty]:
+def opened(
+    folder: Path, declared: Mapping[str, str] | None = None, settings: Settings | None = None
+) -> Iterator[Faulty]:
     """Open a project whose data lies in ``folder``/data; ``declared``: its documents by name, else the demo's."""
     with (
         pytest.MonkeyPatch.context() as patch,

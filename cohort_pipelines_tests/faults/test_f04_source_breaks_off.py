@@ -1,5 +1,7 @@
 """F4: the source fails in mid-read, and nothing is uploaded."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from cohort_pipelines import clock
@@ -7,8 +9,8 @@ from cohort_pipelines.mixpanel import client
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before, without_waiting
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 
-A_LATER_PAGE = {"match": "/api/query/engage", "contains": "page=2", "times": None}
-BREAKS_OFF = {
+A_LATER_PAGE: Mapping[str, object] = {"match": "/api/query/engage", "contains": "page=2", "times": None}
+BREAKS_OFF: Mapping[str, Mapping[str, object]] = {
     "status 500": {"kind": "status", "status": 500},
     "status 502 with a page": {"kind": "status", "status": 502, "body": "<html>Bad gateway</html>"},
     "a page with 200": {"kind": "html"},

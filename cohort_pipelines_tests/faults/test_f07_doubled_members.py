@@ -88,4 +88,6 @@ def test_f07_who_is_in_two_cohorts_is_in_both_audiences_and_leaves_them_one_by_o
         assert cohorts.run(name).success
 
     assert cohorts.judge.segment("Beta") == beta - set(some) == cohorts.judge.payload(BETA, cohorts.window(BETA))
-    assert cohorts.judge.segment("Lapsed") == lapsed - set(others) == cohorts.judge.payload(LAPSED, cohorts.window(LAPSED))
+    assert (
+        cohorts.judge.segment("Lapsed") == lapsed - set(others) == cohorts.judge.payload(LAPSED, cohorts.window(LAPSED))
+    )

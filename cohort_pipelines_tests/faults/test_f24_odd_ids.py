@@ -1,6 +1,7 @@
 """F24: ids of any text come back from the partner byte for byte, or are rejected with a reason."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,8 +19,19 @@ from cohort_pipelines_tests.faults.projects import (
 )
 
 SOUND = {
-    "unicode": ["Zoë", "李雷", "🦊🧑🏽‍🚀", "\u00f1", "n\u0303", "مرحبا", "\u202eright to left", "\u00a0", "\ufeffmark", "\U0010fffd"],
-    "formulas": ["=1+1", "+49123", "@SUM(A1)", "-5", "=HYPERLINK(\"http://x\",\"y\")", "'quoted", "|pipe", "%41"],
+    "unicode": [
+        "Zoë",
+        "李雷",
+        "🦊🧑🏽‍🚀",
+        "\u00f1",
+        "n\u0303",
+        "مرحبا",
+        "\u202eright to left",
+        "\u00a0",
+        "\ufeffmark",
+        "\U0010fffd",
+    ],
+    "formulas": ["=1+1", "+49123", "@SUM(A1)", "-5", '=HYPERLINK("http://x","y")', "'quoted", "|pipe", "%41"],
     "csv": ["a,b", 'say "hi"', '"', '""', ",", ";", "a\\b", " leading", "trailing ", "user_id", "\u2028line"],
     "json and urls": ["{}", "null", "true", "0", "007", "1e3", "a/b", "a?b=c&d#e", "../../etc/passwd", "<b>&amp;"],
     "case": ["ADA", "ada", "Ada", "Straße", "STRASSE", "\u0130", "i\u0307", "\u212a", "k"],
@@ -48,7 +60,7 @@ type: cohort_pipelines.orchestration.ApptimizeDestination
 attributes: {region: eu, delivery: file, folder: "%s", prefix: strip}
 """
 PER_USER, BY_MESSAGE, BY_FILE = "by_user", "by_message", "by_file"
-ORDINARY = {f"ordinary-{number}": {"plan": "beta", "odd": f"ordinary-{number}"} for number in range(20)}
+ORDINARY = {f"ordinary-{number}": {"plan": "beta", "odd": f"ordinary-{number}"} for number in range(100)}
 
 
 @pytest.fixture
@@ -84,6 +96,13 @@ def imported(project: Faulty) -> set[str]:
     return project.judge.group("Imported")
 
 
+def held_by(project: Faulty, wire: str) -> set[str]:
+    """Return who is in the audience at the end of a wire."""
+    if wire == BY_FILE:
+        return imported(project)
+    return project.judge.segment("Beta") if wire == PER_USER else project.judge.group("Beta")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", [PER_USER, BY_MESSAGE, BY_FILE])
 def test_f24_an_id_arrives_byte_for_byte_or_is_rejected_with_a_reason(odd: Faulty, wire: str) -> None:
@@ -94,11 +113,7 @@ def test_f24_an_id_arrives_byte_for_byte_or_is_rejected_with_a_reason(odd: Fault
 
     assert odd.run(wire).success
 
-    held = {
-        PER_USER: lambda: odd.judge.segment("Beta"),
-        BY_MESSAGE: lambda: odd.judge.group("Beta"),
-        BY_FILE: lambda: imported(odd),
-    }[wire]
+    held = partial(held_by, odd, wire)
     reasons = {partner_id: reason for _, partner_id, reason in odd.judge.rejects(wire, window)}
     prefix = "i_" if wire == BY_FILE else ""
     too_long_with_it = {each for each in ODD if len(f"{prefix}{each}".encode()) > 1024} if prefix else set()
@@ -143,19 +158,19 @@ def test_f24_of_ids_that_the_partner_takes_for_one_one_stays_whoever_comes_and_g
     with opened(tmp_path, declared, Settings(members=100, page_size=100)) as project:
         service = {PER_USER: "taplytics", BY_MESSAGE: "apptimize"}[wire]
         project._tell(service, "behaviour", {"id_equality": equality})
-        held = {PER_USER: project.judge.segment, BY_MESSAGE: project.judge.group}[wire]
+        held = partial(held_by, project, wire)
         spellings = [each for group in EQUAL[equality] for each in group]
         project.profiles(ORDINARY)
         with clock.shifted(to_the_window_before(2)):
             assert project.run(wire).success
-        before = held("Beta")
+        before = held()
         project.profiles({each: {"plan": "beta", "odd": each} for each in spellings})
 
         with clock.shifted(to_the_window_before()):
             assert project.run(wire).success
             window = project.window(wire)
         surplus = {each for _, each, reason in project.judge.rejects(wire, window) if reason == "duplicate_partner_id"}
-        assert len(held("Beta") - before) == len(EQUAL[equality])
+        assert len(held() - before) == len(EQUAL[equality])
         assert [len(surplus & set(group)) for group in EQUAL[equality]] == [len(group) - 1 for group in EQUAL[equality]]
 
         stays = set(spellings) - project.judge.payload(wire, window)
@@ -163,4 +178,4 @@ def test_f24_of_ids_that_the_partner_takes_for_one_one_stays_whoever_comes_and_g
         assert stays
 
         assert project.run(wire).success
-        assert len(held("Beta") - before) == len(EQUAL[equality])  # nobody was removed with the spelling that left
+        assert len(held() - before) == len(EQUAL[equality])  # nobody was removed with the spelling that left

@@ -27,25 +27,25 @@ def restore(project: Faulty, name: str) -> dg.ExecuteInProcessResult:
 
 def test_f40_an_export_run_again_after_a_later_one_sends_nothing_and_names_restore(tmp_path: Path) -> None:
     with opened(tmp_path, DECLARED) as project:
-        assert export(project, "launch day").success
-        first = project.judge.payload(EXPORTS, "launch day")
+        assert export(project, "launch-day").success
+        first = project.judge.payload(EXPORTS, "launch-day")
         project.churn(0.2)
-        assert export(project, "second wave").success
+        assert export(project, "second-wave").success
         second, asked = project.judge.segment("Launch List"), project.judge.asked()
-        assert second == project.judge.payload(EXPORTS, "second wave") != first
+        assert second == project.judge.payload(EXPORTS, "second-wave") != first
 
         for stages in ((), ("destination_upload",)):
-            again = export(project, "launch day", stages)
+            again = export(project, "launch-day", stages)
 
             assert again.success
             assert not again.asset_materializations_for_node(f"{EXPORTS}__destination_upload")
             assert project.judge.segment("Launch List") == second
             assert project.judge.asked() == asked
-            row = next(row for row in project.ledger.windows(EXPORTS) if row.key == "launch day")
-            assert "Nothing was sent; the newer audience stays." in row.reason
-            assert "cohort-pipelines restore launch_list 'launch day'" in row.reason
+            log = "\n".join(entry.user_message for entry in project.instance.all_logs(again.run_id))
+            assert "Nothing was sent; the newer audience stays." in log
+            assert "cohort-pipelines restore launch_list launch-day" in log
 
-        restored = restore(project, "launch day")
+        restored = restore(project, "launch-day")
         assert said(restored) == ""
         assert project.judge.segment("Launch List") == first
-        assert project.judge.payload(EXPORTS, "launch day") == first
+        assert project.judge.payload(EXPORTS, "launch-day") == first

@@ -5,7 +5,7 @@ import dagster as dg
 import pytest
 
 from cohort_pipelines import clock, progress
-from cohort_pipelines.delivery import pausing
+from cohort_pipelines.delivery import Ledger, pausing
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
@@ -74,8 +74,11 @@ def test_a_tick_between_two_windows_belongs_to_the_one_that_is_open(project: Pro
     assert run.partition_key == "2026-11-10T1200Z"
 
 
-def test_due_syncs_share_a_run_and_one_that_has_not_begun_is_left_out(project: Project) -> None:
+def test_due_syncs_share_a_run_and_one_that_has_not_begun_is_left_out(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     definitions, first, second = twins(project)
+    monkeypatch.setattr(Ledger, "expected_seconds", lambda *_: 30.0)  # a sync of unknown length runs alone
 
     [run], _ = tick(definitions, "recurring_syncs", NOON)
     assert run.asset_selection == first.keys

@@ -1,0 +1,102 @@
+"""F9: a key or a whole target is refused; the delivery stops at once, is red, and the next window ends exact."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.partners import CohortMessages
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.faults.projects import Faulty, opened, said, to_the_window_before
+from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
+
+STATUSES = (401, 403, 400, 404, 422)
+PARTNERS = {TAPLYTICS: ("taplytics", "/v2/users"), APPTIMIZE: ("apptimize", "/cohorts")}
+KEY_REFUSED = {TAPLYTICS: 3 * 32, APPTIMIZE: 3}  # what all workers have begun before one knows of the first answer
+REQUEST_REFUSED = {TAPLYTICS: 2 * 250, APPTIMIZE: 3}  # Taplytics judges row by row: no row of two chunks is good
+ONE_BY_ONE = 64  # so many requests, for each operation, find out whether what was refused last time is good now
+
+
+@pytest.fixture
+def large(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG001  the clock is set first
+    """Return the demo's project with an audience of several chunks."""
+    with opened(tmp_path, settings=Settings(members=1500, page_size=500)) as project:
+        yield project
+
+
+def held(project: Faulty, name: str) -> set[str]:
+    return {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]()
+
+
+def refuse(project: Faulty, name: str, status: int, after: int = 0) -> None:
+    service, path = PARTNERS[name]
+    project.fault(service, kind="status", status=status, match=path, times=None, after=after)
+
+
+def runs_red(project: Faulty, name: str) -> str:
+    """Run a sync that must not succeed, nor have its upload materialized; return what it said."""
+    result = project.run(name)
+    assert not result.success
+    uploaded = project.syncs[name].key("destination_upload")
+    assert uploaded not in [event.asset_key for event in result.get_asset_materialization_events()]
+    assert project.ledger.windows(name)[0].state == "failed"
+    return said(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTNERS)
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
+def test_f09_a_refusal_from_the_first_request_on_stops_at_once(large: Faulty, name: str, *, filled: bool) -> None:
+    if filled:
+        with clock.shifted(to_the_window_before(len(STATUSES) + 1)):
+            assert large.run(name).success
+        large.churn(0.4)
+    before = held(large, name)
+    for back, status in enumerate(STATUSES):
+        refuse(large, name, status)
+        asked = large.judge.asked().total()
+
+        with clock.shifted(to_the_window_before(len(STATUSES) - back)):
+            sentence = runs_red(large, name)
+
+        assert "refused" in sentence, status
+        limit = KEY_REFUSED[name] if status in {401, 403} else 2 * (REQUEST_REFUSED[name] + ONE_BY_ONE)
+        if status in STATUSES[:3]:  # nothing is known of any row yet
+            assert f"({status})" in sentence
+            assert "stopped after 0 of" in sentence
+            limit = min(limit, 2 * REQUEST_REFUSED[name])
+        assert 1 <= large.judge.asked().total() - asked <= limit, status
+        assert held(large, name) == before, status
+        large.mend()
+
+    assert large.run(name).success
+    assert held(large, name) == large.judge.payload(name, large.window(name)) != before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTNERS)
+def test_f09_a_key_that_is_revoked_in_mid_upload_stops_at_once(
+    large: Faulty, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CohortMessages, "chunk_rows", 20)
+    with clock.shifted(to_the_window_before(2)):
+        assert large.run(name).success
+    before = held(large, name)
+    large.churn(0.2)
+    refuse(large, name, 401, after=9)
+    asked = large.judge.asked().total()
+
+    with clock.shifted(to_the_window_before()):
+        sentence = runs_red(large, name)
+
+    wanted = large.judge.payload(name, large.window(name, back=1 if name == TAPLYTICS else 8))
+    assert "refused the key (401)" in sentence
+    assert large.judge.asked().total() - asked <= 9 + KEY_REFUSED[name]
+    assert before & wanted <= held(large, name) <= before | wanted
+    assert held(large, name) not in (before, wanted)
+
+    large.mend()
+    large.churn(0.05)
+    assert large.run(name).success
+    assert held(large, name) == large.judge.payload(name, large.window(name))

@@ -1,0 +1,79 @@
+"""F11: one id that the partner refuses poisons a message: it is listed with the reason, and all others are sent."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines_tests.faults.projects import MIXPANEL, TAPLYTICS, Faulty, opened, said, sync, to_the_window_before
+
+MESSAGES = """
+type: cohort_pipelines.orchestration.ApptimizeDestination
+attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
+"""
+FLAGS, GROUP, TOLERANT = "beta_flags", "beta_group", "beta_tolerant"
+DECLARED = {
+    "mixpanel": MIXPANEL,
+    "taplytics": TAPLYTICS,
+    "apptimize": MESSAGES,
+    FLAGS: sync("taplytics", "Beta"),
+    GROUP: sync("apptimize", "Beta", "recurring"),
+    TOLERANT: sync("apptimize", "Gamma", "recurring", more=", max_refused: 1"),
+}
+PARTNER = {FLAGS: "taplytics", GROUP: "apptimize", TOLERANT: "apptimize"}
+REASON = {FLAGS: "HTTP 400", GROUP: "refused (400)", TOLERANT: "refused (400)"}
+BAD = {FLAGS: "joiner-4", GROUP: "i_joiner-4", TOLERANT: "i_joiner-4"}
+
+
+@pytest.fixture
+def beta(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG001  the clock is set first
+    with opened(tmp_path, DECLARED) as project:
+        yield project
+
+
+def held(project: Faulty, name: str) -> set[str]:
+    if name == FLAGS:
+        return project.judge.segment("Beta")
+    return project.judge.group("Gamma" if name == TOLERANT else "Beta")
+
+
+def refused_rows(project: Faulty, name: str, window: str) -> list[dict[str, object]]:
+    """Return what the newest receipt of a window lists as refused."""
+    files = sorted(project.judge.files(name, "receipt", window), key=lambda file: file.stat().st_mtime_ns)
+    [receipt] = pq.read_table(files[-1], columns=["refused_rows"]).to_pylist()
+    listed: list[dict[str, object]] = receipt["refused_rows"]
+    return listed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTNER)
+def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_sent(beta: Faulty, name: str) -> None:
+    with clock.shifted(to_the_window_before(2)):
+        assert beta.run(name).success
+    before = held(beta, name)
+    beta.churn(0.1)
+    beta.profiles({f"joiner-{n}": {"plan": "beta", "$apptimize_user_id": f"i_joiner-{n}"} for n in range(9)})
+    beta.behave(PARTNER[name], refuse=[BAD[name]])
+    asked = beta.judge.asked().total()
+
+    with clock.shifted(to_the_window_before()):
+        result = beta.run(name)
+        window = beta.window(name)
+
+    wanted = beta.judge.payload(name, window)
+    assert BAD[name] in wanted
+    assert held(beta, name) == wanted - {BAD[name]}
+    assert len(before - wanted) > 20
+    assert refused_rows(beta, name, window) == [{"operation": "add", "id": BAD[name], "reason": REASON[name]}]
+    if name == TOLERANT:
+        assert result.success
+    else:
+        assert "refused 1 additions and 0 removals; everything else was sent" in said(result)
+    if name != FLAGS:
+        assert beta.judge.asked().total() - asked <= 2 + 14  # of 49 additions in one message
+
+    beta.behave(PARTNER[name], refuse=[])
+    assert beta.run(name).success
+    assert held(beta, name) == beta.judge.payload(name, beta.window(name)) == wanted

@@ -1,0 +1,64 @@
+"""F13: two runs for one target are one writer at a time, and one that outlives its window makes way for the next."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.databases import KINDS, postgres_url
+from cohort_pipelines_tests.delivery.world import World, users
+from cohort_pipelines_tests.faults.wires import Wired
+from cohort_pipelines_tests.faults.writer import outcome, writing
+from cohort_pipelines_tests.live import until
+
+pytestmark = pytest.mark.slow
+
+MANY = users(*range(24))
+
+
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "sqlite":
+        yield World(tmp_path)
+    else:
+        with postgres_url() as url:
+            yield World(tmp_path, url=url)
+
+
+@pytest.fixture(params=["flags", "messages"])
+def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
+    with in_thread(Settings(members=10)) as standins:
+        yield Wired(request.param, standins, tmp_path)
+
+
+def test_f13_two_runs_that_start_together_send_each_user_once(world: World, wired: Wired) -> None:
+    wired.fault(kind="delay", seconds=0.05, times=None)
+    with writing(world, wired, MANY, "one") as one, writing(world, wired, MANY, "two") as two:
+        ended = [outcome(one), outcome(two)]
+
+    assert wired.members == MANY
+    assert max(wired.sent().values()) == 1
+    assert wired.sent().total() == len(MANY)
+    errors = sorted(each["error"] for each in ended)
+    assert errors in (["", ""], ["", "DeliverySuperseded"])  # the other found nothing left to do, or was the older
+
+
+def test_f13_a_run_that_outlives_its_window_yields_and_the_next_goes_on(world: World, wired: Wired) -> None:
+    wired.fault(kind="delay", seconds=1, times=None)
+    with writing(world, wired, MANY, "late", seconds=6) as late:
+        until(wired.sent, "the first request")
+        later = World(world.folder, url=world.url)
+        later.window = world.window
+        later.next_window()
+        wanted = MANY - users(0) | users(24)
+        with writing(later, wired, wanted, "next") as following:
+            first = outcome(late)
+            wired.mend()
+            second = outcome(following)
+
+    assert first["error"] == "DeliveryYielded"
+    assert (second["error"], second["unsettled"]) == ("", 0)
+    assert wired.members == wanted
+    assert max(wired.sent().values()) == 1  # it went on, and began nothing anew

@@ -1,0 +1,65 @@
+"""F14: a process is stopped past its lease, another takes over, it goes on: it starts no further batch."""
+
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.databases import KINDS, postgres_url
+from cohort_pipelines_tests.delivery.world import World, users
+from cohort_pipelines_tests.faults.wires import Wired
+from cohort_pipelines_tests.faults.writer import outcome, writing
+from cohort_pipelines_tests.live import until
+
+pytestmark = pytest.mark.slow
+
+MANY, OTHERS = users(*range(40)), users(*range(100, 104))
+LATER = timedelta(minutes=25)
+
+
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "sqlite":
+        yield World(tmp_path)
+    else:
+        with postgres_url() as url:
+            yield World(tmp_path, url=url)
+
+
+@pytest.fixture(params=["flags", "messages"])
+def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
+    with in_thread(Settings(members=10)) as standins:
+        yield Wired(request.param, standins, tmp_path)
+
+
+def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world: World, wired: Wired) -> None:
+    wired.fault(kind="delay", seconds=0.5, times=None)
+    with writing(world, wired, MANY, "sleeper", lease_seconds=2.0) as sleeper:
+        until(lambda: wired.sent().total() >= 4, "the first requests")
+        sleeper.send_signal(signal.SIGSTOP)
+        wired.mend()
+
+        world.next_window()
+        taken_over = world.overwrite(OTHERS, partner=wired.partner(), lease_seconds=2.0)
+        asked = wired.sent().total()
+        sleeper.send_signal(signal.SIGCONT)
+        ended = outcome(sleeper)
+
+    assert ended["error"] == "LeaseLost"
+    partner = wired.partner()
+    started = wired.sent().total() - asked
+    assert started <= getattr(partner, "workers", 0) * getattr(partner, "chunk_rows", 0) < len(MANY) / 2
+    assert taken_over.state is AttemptState.DELIVERED
+    assert taken_over.unsettled > 0  # what it had under way is known, and may still land
+
+    world.next_window()
+    with clock.shifted(LATER):
+        settled = world.overwrite(OTHERS, partner=wired.partner())
+    assert settled.unsettled == 0
+    assert wired.members == OTHERS

@@ -1,0 +1,104 @@
+"""F30: a file of the history that belief needs is gone or damaged: refused, named, and rebuilding ends exact."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery.overwrite import Overwrite
+from cohort_pipelines.delivery.rebuilding import rebuild
+from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
+from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
+
+
+class Died(Exception):
+    """What ends a writer before it has written down how far it came."""
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def needed_belief(project: Faulty, name: str) -> Path:
+    return max(project.judge.files(name, "belief"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def needed_plan(project: Faulty, name: str) -> Path:
+    return max(project.judge.files(name, "plan"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def die_half_way(project: Faulty, name: str, patch: pytest.MonkeyPatch) -> None:
+    """Let a writer send a part of its plan and then die, so that only the ledger and the plan tell what it did."""
+    service, path, after = {
+        TAPLYTICS: ("taplytics", "/v2/users", 30),
+        APPTIMIZE: ("apptimize", "/cohorts", 1),
+    }[name]
+    project.fault(service, match=path, kind="status", status=401, after=after, times=None)
+
+    def die(_overwrite: Overwrite, _state: AttemptState, _error: str = "") -> None:
+        raise Died
+
+    with patch.context() as dying:
+        dying.setattr(Overwrite, "end", die)
+        assert "Died" in said(project.run(name))
+    project.mend()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
+@pytest.mark.parametrize("damage", [remove, flip_a_bit])
+@pytest.mark.parametrize("needed", [needed_belief, needed_plan])
+def test_f30_without_a_file_that_belief_needs_nothing_is_sent_and_rebuilding_ends_exact(
+    project: Faulty,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    damage: Callable[[Path], None],
+    needed: Callable[[Faulty, str], Path],
+) -> None:
+    held = {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]
+    with clock.shifted(to_the_window_before(2)):
+        assert project.run(name).success
+    project.churn(0.1)
+    with clock.shifted(to_the_window_before()):
+        if needed is needed_plan:
+            die_half_way(project, name, monkeypatch)
+        else:
+            assert project.run(name).success
+    project.churn(0.1)
+    before, asked = held(), project.judge.asked()
+    file = needed(project, name)
+    damage(file)
+
+    sentence = said(project.run(name))
+
+    assert str(file) in sentence
+    assert "Nothing was sent; the audience is as it was." in sentence
+    assert (held(), project.judge.asked()) == (before, asked)
+
+    rebuilt = rebuild(project.ledger, project.history)
+    assert rebuilt.left_out == (damage is flip_a_bit)
+    assert said(project.run(name)) == ""
+    assert held() == project.judge.payload(name, project.window(name))
+
+
+@pytest.mark.slow
+def test_f30_a_file_that_is_put_back_is_as_good_as_ever(project: Faulty) -> None:
+    with clock.shifted(to_the_window_before()):
+        assert project.run(TAPLYTICS).success
+    project.churn(0.1)
+    file = needed_belief(project, TAPLYTICS)
+    backup = file.rename(project.judge.data / "backup")
+    assert str(file) in said(project.run(TAPLYTICS))
+
+    backup.rename(file)
+
+    assert project.run(TAPLYTICS).success
+    assert project.judge.segment() == project.judge.payload(TAPLYTICS, project.window(TAPLYTICS))

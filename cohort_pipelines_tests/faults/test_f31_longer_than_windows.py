@@ -1,0 +1,99 @@
+"""F31: a delivery that takes several windows converges, says when, and does not hold up its neighbours."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState, Ledger, Receipt
+from cohort_pipelines.errors import DeliveryYielded
+from cohort_pipelines.http import AsyncClient, Response, send
+from cohort_pipelines.partners import exchange
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.delivery.world import World, users
+from cohort_pipelines_tests.faults.wires import Wired
+from cohort_pipelines_tests.orchestration.demo_project import Project
+from cohort_pipelines_tests.orchestration.test_schedules import NOON, tick, twins
+
+MANY = users(*range(40))
+OF_A_REQUEST = timedelta(seconds=10)  # a single jump as long as the lease would mean that the process was stopped
+OF_A_WINDOW = timedelta(minutes=2)
+
+
+@pytest.fixture(params=["flags", "messages"])
+def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
+    with in_thread(Settings(members=10)) as standins:
+        yield Wired(request.param, standins, tmp_path)
+
+
+@pytest.fixture
+def _slow_receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let each request take ten seconds, one after another, by the clock that is asked."""
+    with ExitStack() as passed:
+
+        async def send_slowly(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
+            response = await send(http, request, seconds=seconds)
+            passed.enter_context(clock.shifted(OF_A_REQUEST))
+            return response
+
+        monkeypatch.setattr(exchange, "send", send_slowly)
+        yield
+
+
+@pytest.mark.usefixtures("_slow_receiver")
+def test_f31_a_first_fill_of_several_windows_goes_on_from_belief(wired: Wired) -> None:
+    world, receipt = World(wired.folder), None
+    yielded: list[DeliveryYielded] = []
+    while receipt is None:
+        receipt = deliver_in_a_window(world, wired, yielded)
+        world.next_window()
+        assert len(yielded) < 8
+
+    assert receipt.state is AttemptState.DELIVERED
+    assert wired.members == MANY
+    assert len(yielded) >= 2
+    assert max(wired.sent().values()) == 1  # nothing was begun anew
+    for earlier, later in pairwise(yielded):
+        assert later.planned < earlier.planned
+        assert later.eta_seconds is not None
+        assert earlier.eta_seconds is not None
+        assert 0 < later.eta_seconds < earlier.eta_seconds
+    assert "more minutes are needed" in str(yielded[0])
+
+
+def test_f31_who_was_never_delivered_runs_alone_and_its_neighbours_are_not_held_up(project: Project) -> None:
+    """Nobody knows how long a first fill takes; while it goes on, the later ticks are its neighbours' alone."""
+    definitions, first, second = twins(project)
+    at = NOON + timedelta(days=2)
+
+    runs, _ = tick(definitions, "recurring_syncs", at)
+
+    assert [run.asset_selection for run in runs] == [first.keys, second.keys]
+    assert len({run.run_key for run in runs}) == 2
+
+
+def test_f31_a_sync_that_is_still_delivering_is_left_out_and_its_neighbour_is_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions, first, second = twins(project)
+    monkeypatch.setattr(Ledger, "is_delivering", lambda _ledger, sync: sync == first.name)
+
+    [run], _ = tick(definitions, "recurring_syncs", NOON + timedelta(days=2))
+
+    assert run.asset_selection == second.keys
+    [row] = project.ledger.windows(first.name)
+    assert (row.state, row.reason) == ("skipped", "the delivery of an earlier window still goes on")
+
+
+def deliver_in_a_window(world: World, wired: Wired, yielded: list[DeliveryYielded]) -> Receipt | None:
+    try:
+        return world.overwrite(MANY, partner=wired.partner(), deadline=clock.now() + OF_A_WINDOW)
+    except DeliveryYielded as later:
+        yielded.append(later)
+        return None

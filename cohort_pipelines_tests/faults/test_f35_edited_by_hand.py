@@ -1,0 +1,86 @@
+"""F35: somebody edits the target, or Mixpanel's own sync still runs; it is healed within `heal_within`, and told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.orchestration import connected
+from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
+from cohort_pipelines_tests.faults.projects import BETA_USERS, MIXPANEL, Faulty, opened, sync, to_the_window_before
+
+FLAGS, GROUP = "beta_flags", "beta_group"
+HEALS = """
+type: cohort_pipelines.orchestration.TaplyticsDestination
+attributes: {api_key: "{{ env.TAPLYTICS_API_KEY }}", url: "{{ env.TAPLYTICS_URL }}", heal_within: 1}
+"""
+GROUP_HEALS = """
+type: cohort_pipelines.orchestration.ApptimizeDestination
+attributes:
+  {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}", heal_within: 1}
+"""
+DECLARED = {
+    "mixpanel": MIXPANEL,
+    "taplytics": HEALS,
+    "apptimize": GROUP_HEALS,
+    FLAGS: sync("taplytics", "Beta"),
+    GROUP: sync("apptimize", "Beta", "recurring"),
+}
+PARTNER = {FLAGS: "taplytics", GROUP: "apptimize"}
+DAY = 12  # windows of two hours
+EDITED = 40
+
+
+@pytest.fixture
+def beta(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG001  the clock is set first
+    with opened(tmp_path, DECLARED) as project:
+        yield project
+
+
+def held(project: Faulty, name: str) -> set[str]:
+    return project.judge.segment("Beta") if name == FLAGS else project.judge.group("Beta")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTNER)
+def test_f35_what_somebody_edited_by_hand_is_healed_within_the_promised_time(beta: Faulty, name: str) -> None:
+    mixpanel = beta.standins.standins.mixpanel.project
+    members = mixpanel.members(mixpanel.cohorts[BETA_USERS], only_with_profile=True)
+    with clock.shifted(to_the_window_before(DAY + 2)):
+        assert beta.run(name).success
+    everybody = held(beta, name)
+    beta.leave(mixpanel.distinct_id(number) for number in members[: 2 * EDITED])
+    with clock.shifted(to_the_window_before(DAY + 1)):
+        assert beta.run(name).success
+        wanted = beta.judge.payload(name, beta.window(name))
+    gone = sorted(everybody - wanted)
+    assert held(beta, name) == wanted
+    assert len(gone) > EDITED
+    beta.edit(PARTNER[name], "Beta", add=gone[:EDITED], remove=sorted(wanted)[:EDITED])
+
+    wrong, asked = [], beta.judge.asked().total()
+    for back in reversed(range(DAY + 1)):
+        wrong.append(len(held(beta, name) ^ wanted))
+        with clock.shifted(to_the_window_before(back)):
+            assert beta.run(name).success
+
+    assert wrong[0] == 2 * EDITED
+    assert wrong == sorted(wrong, reverse=True)
+    assert 0 < wrong[DAY // 2] < 2 * EDITED  # slice by slice, and not all at once
+    assert held(beta, name) == wanted
+    assert beta.judge.asked().total() - asked < 1.5 * len(everybody)
+
+
+def test_f35_check_warns_of_a_sync_that_mixpanel_still_runs(beta: Faulty, tmp_path: Path) -> None:
+    [package] = tmp_path.glob("faulty_*")
+    tree = component_tree(package)
+    for running in (2, 0):
+        beta.standins.standins.mixpanel.active_integrations = running
+
+        said = {each.name: each for each in connected.check_all(tree, resolved_syncs(tree))}
+
+        for name in (FLAGS, GROUP):
+            assert said[name].connected, name
+            warned = "Mixpanel still runs 2 syncs of its own for this cohort; turn them off" in said[name].text
+            assert warned == bool(running), name

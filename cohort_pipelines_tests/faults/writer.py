@@ -1,0 +1,96 @@
+"""A process of its own that delivers an audience, for those tests in which two of them meet.
+
+Run as `python -m cohort_pipelines_tests.faults.writer JSON`; it prints what came of it as JSON.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cohort_pipelines import clock
+from cohort_pipelines.errors import DeliveryError
+from cohort_pipelines.standins.settings import Addresses
+from cohort_pipelines.windows import Cadence
+from cohort_pipelines_tests.delivery.world import World
+from cohort_pipelines_tests.faults.wires import Wired
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to deliver, where; ``seconds``: how long until the deadline."""
+
+    folder: str
+    url: str
+    kind: str
+    standins: Addresses
+    window: str
+    ids: list[str]
+    run_id: str
+    lease_seconds: float = 60.0
+    seconds: float = 120.0
+
+
+@contextmanager
+def writing(
+    world: World, wired: Wired, ids: Iterable[str], run_id: str, **how: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that delivers ``ids`` in the world's window; kill what is left of it at the end."""
+    task = Task(
+        folder=str(world.folder),
+        url=world.url,
+        kind=wired.kind,
+        standins=Addresses(
+            mixpanel_url=wired.standins.mixpanel_url,
+            taplytics_url=wired.standins.taplytics_url,
+            apptimize_url=wired.standins.apptimize_url,
+        ),
+        window=world.window.key,
+        ids=sorted(ids),
+        run_id=run_id,
+        **how,
+    )
+    command = [sys.executable, "-m", "cohort_pipelines_tests.faults.writer", json.dumps(asdict(task))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def outcome(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait for the end of a writer, and return its receipt, or the name of the error that it ended with."""
+    out, _ = process.communicate(timeout=120)
+    told: dict[str, Any] = json.loads(out)
+    return told
+
+
+def main(task: Task) -> None:
+    world = World(Path(task.folder), url=task.url)
+    world.window = Cadence.QUARTER_HOUR.window_named(task.window)
+    try:
+        receipt = world.overwrite(
+            task.ids,
+            partner=Wired(task.kind, task.standins, world.folder).partner(),
+            run_id=task.run_id,
+            lease_seconds=task.lease_seconds,
+            deadline=clock.now() + timedelta(seconds=task.seconds),
+        )
+    except DeliveryError as error:
+        told: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
+    else:
+        told = {"error": "", "state": receipt.state, "requests": receipt.requests, "unsettled": receipt.unsettled}
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(msgspec.json.decode(sys.argv[1], type=Task))
