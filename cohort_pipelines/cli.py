@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cohort_pipelines import __version__, cli_looking, cli_operations
-from cohort_pipelines.cli_options import ProjectFolder
+from cohort_pipelines.cli_options import SUPERSEDED, ProjectFolder, delivered
 from cohort_pipelines.errors import CohortPipelinesError
 
 app = typer.Typer(
@@ -125,13 +125,10 @@ def export(
     if outcome.error:
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(outcome.error, style="red")
     elif not outcome.upload:
-        typer.echo("Superseded: a newer audience has been delivered since. Nothing was sent.")
+        typer.echo(SUPERSEDED)
         typer.echo(f"To put a delivered export back: cohort-pipelines restore {sync} {quote(outcome.partition_key)}")
     else:
-        numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(
-            **outcome.upload
-        )
-        typer.echo(f"Delivered to {outcome.upload['target']!r}: {numbers}.")
+        typer.echo(delivered(outcome.upload))
         typer.echo(f"Partition {outcome.partition_key}, run {outcome.run_id}.")
     raise typer.Exit(0 if outcome.upload else 1)
 

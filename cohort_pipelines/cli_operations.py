@@ -7,10 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cohort_pipelines.cli_options import Because, ProjectFolder, Sync, Who, Yes, asking, confirm, console, fail
+from cohort_pipelines.cli_options import (
+    SUPERSEDED,
+    Because,
+    ProjectFolder,
+    Sync,
+    Who,
+    Yes,
+    asking,
+    confirm,
+    console,
+    delivered,
+    fail,
+)
 
 if TYPE_CHECKING:
-    from cohort_pipelines.orchestration.launch import OpenProject
+    from cohort_pipelines.delivery.releasing import HeldAttempt
+    from cohort_pipelines.orchestration.launch import Declarations, OpenProject
+
+Forget = Annotated[
+    bool,
+    typer.Option("--forget", help="Leave the members of its target where they are, since nothing declared reaches it."),
+]
 
 app = typer.Typer()
 ledger_app = typer.Typer(no_args_is_help=True, help="Look after the ledger.")
@@ -20,28 +38,36 @@ app.add_typer(ledger_app, name="ledger")
 @app.command()
 def pause(sync: Sync, because: Because, who: Who = "", project: ProjectFolder = Path()) -> None:
     """Send nothing for a sync until it is resumed; a delivery under way ends between two chunks."""
-    from cohort_pipelines.delivery import pausing
+    from cohort_pipelines.delivery import pairing, pausing
+    from cohort_pipelines.history import History
     from cohort_pipelines.orchestration import launch
     from cohort_pipelines.orchestration.resources import own_ledger
+    from cohort_pipelines.settings import history_root
 
     with launch.declared(project) as declared:
         declared.sync(sync)
-        pausing.pause(own_ledger(), sync, who=asking(who), why=because)
-    console().print(f"{sync} is paused. Its windows are skipped until: cohort-pipelines resume {sync}")
+        ledger = own_ledger()
+        pausing.pause(ledger, sync, who=asking(who), why=because)
+        pairing.keep_in_mind(ledger, History(history_root()))
+    console().print(f"{sync} is paused. Nothing is sent for it until: cohort-pipelines resume {sync}")
 
 
 @app.command()
 def resume(sync: Sync, project: ProjectFolder = Path()) -> None:
-    """Let a paused sync deliver again, from its next window on."""
-    from cohort_pipelines.delivery import pausing
+    """Let a paused sync deliver again, from its next window or export on."""
+    from cohort_pipelines.delivery import pairing, pausing
+    from cohort_pipelines.history import History
     from cohort_pipelines.orchestration import launch
     from cohort_pipelines.orchestration.resources import fitting_ledger
+    from cohort_pipelines.settings import history_root
 
     with launch.declared(project) as declared:
-        declared.sync(sync)
+        turn = _turn(declared, sync)
         ledger = fitting_ledger()
         was_paused = ledger is not None and pausing.resume(ledger, sync)
-    said = "is resumed; its next window delivers" if was_paused else "was not paused"
+        if ledger is not None and was_paused:
+            pairing.keep_in_mind(ledger, History(history_root()))
+    said = f"is resumed; its next {turn} delivers" if was_paused else "was not paused"
     console().print(f"{sync} {said}.")
 
 
@@ -57,9 +83,13 @@ def release(
     who: Who = "",
     project: ProjectFolder = Path(),
 ) -> None:
-    """Let the payload that a gate holds pass, and deliver it now; or any payload of a size, until a moment."""
+    """Let the payload that a gate holds pass, and deliver it now; or any payload of a size, until a moment.
+
+    What a restore was held at is put back.
+    """
     from cohort_pipelines.delivery import releasing
-    from cohort_pipelines.orchestration import launch
+    from cohort_pipelines.delivery.schema import AttemptKind
+    from cohort_pipelines.orchestration import launch, operations
     from cohort_pipelines.orchestration.resources import own_ledger
 
     with launch.opened(project) as opened:
@@ -75,25 +105,30 @@ def release(
             until=_moment(until),
         )
         by_size = min_users is not None or max_users is not None
-        what = "payloads of that size" if by_size or held is None else f"the payload of {held.window}"
+        what = "payloads of that size" if by_size or held is None else f"the payload of {_origin(held)}"
         console().print(f"{name}: {what} may pass the gates until {made.until:%Y-%m-%d %H:%M} UTC.")
         if held is None or later:
             return
         if by_size and not (min_users or 0) <= held.users <= (held.users if max_users is None else max_users):
             return
+        if held.kind is AttemptKind.RESTORE:
+            again = {"sync": name, "window": _origin(held), "payload": held.payload_checksum}
+            _operate(opened, operations.RESTORE, again)
+            _say_newest(name)
+            return
         outcome = launch.run_sync(opened, name, held.window, stages=["destination_upload"])
     if outcome.error or not outcome.upload:
-        raise fail(outcome.error or "Superseded: a newer audience has been delivered since. Nothing was sent.")
-    console().print(_delivered(outcome.upload))
+        raise fail(outcome.error or SUPERSEDED)
+    console().print(delivered(outcome.upload))
 
 
 @app.command()
 def restore(
     sync: Sync,
-    window: Annotated[str, typer.Argument(help="The window whose audience is put back, see `history`.")],
+    window: Annotated[str, typer.Argument(help="The window or export whose audience is put back, see `history`.")],
     *,
     pause_too: Annotated[bool, typer.Option("--pause", help="Pause the sync in the same transaction.")] = False,
-    because: Annotated[str, typer.Option("--because", help="Why; needed with --pause.")] = "",
+    because: Annotated[str, typer.Option("--because", help="Why it is paused; needed with --pause.")] = "",
     who: Who = "",
     yes: Yes = False,
     project: ProjectFolder = Path(),
@@ -105,10 +140,14 @@ def restore(
     if pause_too and not because:
         problem = "--pause needs --because, for whoever finds the sync paused."
         raise typer.BadParameter(problem)
+    if not pause_too and (because or who):
+        problem = "--because and --who go with --pause: nothing else of a restore keeps them."
+        raise typer.BadParameter(problem)
     with launch.opened(project) as opened:
         print_plan(planning.plan_restore(opened, sync, window))
         if not pause_too:
-            console().print("The next window delivers the cohort as it is then, unless the sync is paused: --pause")
+            turn = _turn(opened, sync)
+            console().print(f"The next {turn} delivers the cohort as it is then, unless the sync is paused: --pause")
         confirm(f"Put the audience of {window} back?", yes=yes)
         wanted = {"sync": sync, "window": window, "pause": pause_too, "who": asking(who)}
         _operate(opened, operations.RESTORE, wanted | ({"because": because} if because else {}))
@@ -116,28 +155,26 @@ def restore(
 
 
 @app.command()
-def retarget(sync: Sync, yes: Yes = False, project: ProjectFolder = Path()) -> None:
+def retarget(sync: Sync, forget: Forget = False, yes: Yes = False, project: ProjectFolder = Path()) -> None:
     """After a sync was pointed elsewhere: empty its old target. After it was renamed: take the target over."""
     from cohort_pipelines.orchestration import launch, operations, planning
 
     with launch.opened(project) as opened:
-        moves = planning.moves(opened, sync)
+        moves = planning.plan_move(opened, sync, forget=forget)
         for move in moves:
             console().print(move)
         if not moves:
             console().print(f"{sync} owns the target that it is declared for, and no other. There is nothing to do.")
             return
         confirm(f"Do this for {sync}?", yes=yes)
-        _operate(opened, operations.RETARGET, {"sync": sync})
+        _operate(opened, operations.RETARGET, {"sync": sync, "forget": forget})
     console().print(f"{sync} owns the target that it is declared for, and no other.")
 
 
 @app.command()
 def retire(
     sync: Annotated[str, typer.Argument(help="The sync's name; it need not be declared any more.")],
-    forget: Annotated[
-        bool, typer.Option("--forget", help="Leave the members where they are, since nothing declared reaches them.")
-    ] = False,
+    forget: Forget = False,
     who: Who = "",
     yes: Yes = False,
     project: ProjectFolder = Path(),
@@ -146,9 +183,8 @@ def retire(
     from cohort_pipelines.orchestration import launch, operations, planning
 
     with launch.opened(project) as opened:
-        for target in planning.owned(opened, sync):
-            left = "stay there, and are forgotten" if forget else "leave it"
-            console().print(f"{target.target.name!r} ({target.target.wire}): up to {target.held:,} users {left}.")
+        for leaving in planning.plan_retirement(opened, sync, forget=forget):
+            console().print(leaving)
         confirm(f"Retire {sync}?", yes=yes)
         _operate(opened, operations.RETIRE, {"sync": sync, "forget": forget, "who": asking(who)})
     console().print(f"{sync} is retired. Remove its folder under defs if it is still there.")
@@ -174,13 +210,37 @@ def rebuild(yes: Yes = False, project: ProjectFolder = Path()) -> None:
     )
     if done.left_out:
         console().print(f"{many(done.left_out, 'file was', 'files were')} damaged and left out.", style="red")
+    if done.unmeasured:
+        console().print(
+            f"Of {many(done.unmeasured, 'target', 'targets')} no receipt tells what was delivered last. Gates count "
+            "every id there as held: if one holds an ordinary audience, let it go with `cohort-pipelines release`."
+        )
+    console().print("Pauses and releases stand in no history: pause or release again what a lost ledger had.")
 
 
 def _operate(project: "OpenProject", job: str, config: Mapping[str, object]) -> None:
+    from cohort_pipelines.delivery import pausing
     from cohort_pipelines.orchestration import launch
+    from cohort_pipelines.orchestration.resources import own_ledger
 
-    if error := launch.run_operation(project, job, config):
+    try:
+        error = launch.run_operation(project, job, config)
+    except KeyboardInterrupt:  # an error says it itself
+        if pausing.paused(own_ledger(), sync := str(config["sync"])):
+            console(stderr=True).print(f"{sync} is paused; cohort-pipelines resume {sync} lets it deliver again.")
+        raise
+    if error:
         raise fail(error)
+
+
+def _turn(project: "Declarations", sync: str) -> str:
+    """Return the word for when the sync delivers next."""
+    return "window" if project.sync(sync).cadence else "export"
+
+
+def _origin(held: "HeldAttempt") -> str:
+    """Return the window that a held payload comes from."""
+    return held.restored_from or held.window
 
 
 def _say_newest(sync: str) -> None:
@@ -193,11 +253,6 @@ def _say_newest(sync: str) -> None:
     console().print(history_table(newest))
     for line in history_lines(newest):
         console().print(line)
-
-
-def _delivered(upload: Mapping[str, object]) -> str:
-    numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(**upload)
-    return f"Delivered to {upload['target']!r}: {numbers}."
 
 
 def _moment(text: str) -> datetime | None:

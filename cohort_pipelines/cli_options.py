@@ -3,6 +3,7 @@
 import getpass
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ Sync = Annotated[str, typer.Argument(help="The sync's name.")]
 Because = Annotated[str, typer.Option("--because", help="Why, for whoever reads the record.")]
 Who = Annotated[str, typer.Option("--who", help="By whose word; user@host by default.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+SUPERSEDED = "Superseded: a newer audience has been delivered since. Nothing was sent."
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -25,6 +27,12 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal:
         made.width = 120
     return made
+
+
+def delivered(upload: Mapping[str, object]) -> str:
+    """Return the sentence for the numbers of an overwrite."""
+    numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(**upload)
+    return f"Delivered to {upload['target']!r}: {numbers}."
 
 
 def asking(who: str) -> str:

@@ -179,19 +179,6 @@ class Ledger(Windows):
         """
         return self._derived(seq, Stage.PARTNER_PAYLOAD)
 
-    def target_of(self, sync: str) -> Target | None:
-        """Return the target that ``sync`` owns, or None when it never delivered; of several, the one used last."""
-        table = schema.target
-        query = (
-            select(table)
-            .join(schema.attempt, schema.attempt.c.target == table.c.id)
-            .where(table.c.owner == sync, table.c.retired.is_(None))
-            .order_by(schema.attempt.c.id.desc())
-        )
-        with self.read() as connection:
-            row = connection.execute(query.limit(1)).first()
-        return None if row is None else Target(row.wire, row.host, row.account, row.name)
-
     def is_delivering(self, sync: str) -> bool:
         """Say whether a live lease is held on a target of ``sync``, whatever Dagster thinks of the run."""
         query = select(schema.lease.c.target).join(schema.target).where(schema.target.c.owner == sync)

@@ -189,6 +189,7 @@ class Overwrite:
             attempt.asked.target,
             attempt.asked.sync,
             target_generation=attempt.generation,
+            baseline=self.baseline,
         )
 
     def _belief_afterwards(self) -> Belief | None:

@@ -35,7 +35,8 @@ class Mirror:
     """What the history says of a target: which ledger last sent it something, how far that had come, and for whom.
 
     ``generation`` counts the ledger's changes, ``target_generation`` the attempts on the target. ``writers`` are all
-    syncs that ever wrote it, the owner among them; marks of earlier versions tell neither.
+    syncs that ever wrote it, the owner among them; ``baseline`` is what it held before the first delivery, None before
+    that. Marks of earlier versions tell none of the three.
     """
 
     ledger_id: str
@@ -47,6 +48,7 @@ class Mirror:
     owner: str
     target_generation: int = 0
     writers: tuple[str, ...] = ()
+    baseline: str | None = "unknown"
 
     @property
     def target(self) -> Target:
@@ -138,11 +140,12 @@ def mirror(
     owner: str,
     *,
     target_generation: int,
+    baseline: str | None,
     writers: Iterable[str] = (),
 ) -> None:
     """Say in ``history`` how far the ledger has come with ``target``; to be called after the ledger's commit.
 
-    The owner and ``writers`` join those that the mark names already.
+    The owner and ``writers`` join those that the mark names already; a baseline that it names stays.
 
     Raises:
         HistoryNotWritable: the disk or the object store refused.
@@ -157,6 +160,7 @@ def mirror(
         owner=owner,
         target_generation=target_generation,
         writers=tuple(sorted(wrote)),
+        baseline=baseline or (before.baseline if before else None),
     )
     history.write_mark(name, msgspec.json.encode(mirrored))
 

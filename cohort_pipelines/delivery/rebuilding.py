@@ -1,9 +1,9 @@
 """Rebuilding: a ledger that was lost, put back from a copy, or doubled becomes the one ledger of a history again.
 
 What was sent since the ledger's last sure word cannot be known, so nothing is guessed: every id that the history names
-for a target is unsettled, and the next delivery sends again what it wants there and removes the rest. Gates compare with
-the newest delivery that a receipt tells of. Numbers go on above all that the history names. The ledger gets a new id:
-every other copy of it is refused from then on.
+for a target is unsettled, and the next delivery sends again what it wants there and removes the rest. Gates compare
+with the newest delivery that a receipt tells of. Numbers go on above all that the history names. The ledger gets a new
+id: every other copy of it is refused from then on.
 """
 
 import uuid
@@ -75,11 +75,12 @@ class _Known:
     def baseline(self) -> str | None:
         """Return what the target held before the first delivery; None where nothing was ever begun there."""
         told = [each.row.get("baseline") for each in reversed(self.receipts)]
-        if found := next(filter(None, [self.row and self.row.baseline, *told]), None):
+        mirrored = self.mirror.baseline if self.mirror else None
+        if found := next(filter(None, [self.row and self.row.baseline, *told, mirrored]), None):
             return str(found)
         written = self.row is not None and (self.row.established or self.row.belief_checksum)
         of_old = any("baseline" not in each.row for each in self.receipts)  # the first release did not tell
-        return "unknown" if self.mirror or written or of_old else None
+        return "unknown" if written or of_old else None
 
     def generation(self) -> int:
         """Return the number of the newest attempt that the history tells of."""
@@ -135,6 +136,7 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
             target,
             known.owner(forgetful=forgetful),
             target_generation=generations[target],
+            baseline=known.baseline(),
             writers=known.syncs,
         )
     for name in marks.keys() - {pairing.mark_of(target) for target in targets}:

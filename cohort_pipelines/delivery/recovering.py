@@ -112,7 +112,8 @@ def believe_all(
     read: set[str] = set()
     left_out, states = 0, _states(receipts)
     files = sorted(
-        _files(history, sorted(set(syncs)), _ID_COLUMNS), key=lambda file: _ORDER.index(states.get(file.checksum, "OUT"))
+        _files(history, sorted(set(syncs)), _ID_COLUMNS),
+        key=lambda file: _ORDER.index(states.get(file.checksum, "OUT")),
     )
     with history.scratch() as spill, engine(spill) as duckdb:
         duckdb.execute("CREATE TABLE known (id VARCHAR, state VARCHAR)")

@@ -35,7 +35,7 @@ class Restorable:
 
 
 def restorable(
-    ledger: Ledger, history: History, target: Target, sync: str, window: str, payload_checksum: str = ""
+    ledger: Ledger, history: History, target: Target, sync: str, window: str, *, payload_checksum: str = ""
 ) -> Restorable:
     """Return what was last delivered to ``target`` in ``window``, by ``sync`` or by who owned the target before.
 
@@ -96,7 +96,7 @@ def restore(
         NothingToRestore: nothing was delivered in ``from_window``.
         DeliveryError, HistoryError: as :func:`deliver`.
     """
-    found = restorable(ledger, history, target, sync, from_window, payload_checksum)
+    found = restorable(ledger, history, target, sync, from_window, payload_checksum=payload_checksum)
     return deliver(
         ledger=ledger,
         history=history,

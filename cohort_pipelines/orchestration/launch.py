@@ -78,11 +78,7 @@ def declared(project: Path) -> Iterator[Declarations]:
         ProjectFolderInvalid: there is no project.
         ConfigurationError: its declarations do not load.
     """
-    package = package_of(project)
-    with chdir(project):
-        load_dotenv(Path(".env"))
-        with as_one_sentence():
-            declarations = _declarations(component_tree(package))
+    with _loaded(project) as (_, declarations):
         yield declarations
 
 
@@ -98,18 +94,24 @@ def opened(project: Path) -> Iterator[OpenProject]:
     """
     package = package_of(project)
     home = os.environ.setdefault("DAGSTER_HOME", str(project.resolve()))
-    with chdir(project):
-        load_dotenv(Path(".env"))
+    with _loaded(project) as (_, found):
         with as_one_sentence():
-            found = _declarations(component_tree(package))
             definitions = project_definitions(package)
         with dg.DagsterInstance.from_config(home) as instance:
             yield OpenProject(found.syncs, found.sources, found.destinations, definitions, instance)
 
 
-def _declarations(tree: dg.ComponentTree) -> Declarations:
-    syncs = {sync.name: sync for sync in resolved_syncs(tree)}
-    return Declarations(syncs, sources_in(tree), destinations_in(tree))
+@contextmanager
+def _loaded(project: Path) -> Iterator[tuple[dg.ComponentTree, Declarations]]:
+    """Change into the project's folder, read its .env, and load what it declares."""
+    package = package_of(project)
+    with chdir(project):
+        load_dotenv(Path(".env"))
+        with as_one_sentence():
+            tree = component_tree(package)
+            syncs = {sync.name: sync for sync in resolved_syncs(tree)}
+            declarations = Declarations(syncs, sources_in(tree), destinations_in(tree))
+        yield tree, declarations
 
 
 def sync_names(package: Path) -> list[str]:
@@ -124,13 +126,8 @@ def check(project: Path) -> Iterator[Finding]:
         ProjectFolderInvalid: there is no project.
         ConfigurationError: its declarations do not load.
     """
-    package = package_of(project)
-    with chdir(project):
-        load_dotenv(Path(".env"))
-        with as_one_sentence():
-            tree = component_tree(package)
-            syncs = resolved_syncs(tree)
-        yield from check_all(tree, syncs)
+    with _loaded(project) as (tree, declarations):
+        yield from check_all(tree, list(declarations.syncs.values()))
 
 
 def run_sync(project: OpenProject, name: str, partition_key: str, *, stages: Sequence[str] = STAGES) -> Outcome:

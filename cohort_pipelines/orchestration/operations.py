@@ -92,9 +92,9 @@ def _restore_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobD
                     pause=Pause(config.who, config.because) if config.pause else None,
                     on_progress=partial(progress.report, sync.name, "destination_upload"),
                 )
-                _log_upload(context, sync, window, receipt)
+                _log_upload(context, sync, window, receipt, ledger)
             finally:  # a gate may be what it failed at
-                _log_verdicts(context, sync)
+                _log_verdicts(context, sync, ledger)
 
     @dg.job(
         name=RESTORE,
@@ -112,12 +112,13 @@ def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.Job
     def move_target(context: dg.OpExecutionContext, config: RetargetConfig) -> None:
         with _sentences(context):
             sync = _declared(syncs, config.sync)
-            ledger, _ = _records(context)
+            ledger, history = _records(context)
             move = moving.move(ledger, syncs, _destinations(context), sync, forget=config.forget)
             for left in move.leaves:  # first, so that two can swap their targets: one waits for neither
                 _leave(context, sync.name, left)
             if move.taken is not None:
                 earlier = targets.hand_over(ledger, move.declared, sync.name, declared=move.owners)
+                pairing.keep_in_mind(ledger, history)
                 context.log.info("%s now owns %r, which was %s's.", sync.name, move.declared.name, earlier)
 
     @dg.job(
@@ -159,6 +160,7 @@ def _leave(context: dg.OpExecutionContext, owner: str, left: Leaving) -> None:
     target = left.record.target
     if left.partner is None:
         targets.forget(ledger, target)
+        pairing.keep_in_mind(ledger, history)
         context.log.info("%r was given up as it is.", target.name)
         return
     receipt = delivery.retire(
@@ -191,12 +193,13 @@ def _destinations(context: dg.OpExecutionContext) -> dict[str, Destination]:
     return {name: each for name, each in offered.items() if isinstance(each, Destination)}
 
 
-def _log_upload(context: dg.OpExecutionContext, sync: ResolvedSync, window: Window, receipt: Receipt) -> None:
+def _log_upload(
+    context: dg.OpExecutionContext, sync: ResolvedSync, window: Window, receipt: Receipt, ledger: Ledger
+) -> None:
     """Show the delivery with the upload: in the open window, or with the export whose audience was put back.
 
     An export's own partition is never made for it: materialized again, it would read Mixpanel and undo the restore.
     """
-    ledger, _ = _records(context)
     context.log_event(
         dg.AssetMaterialization(
             asset_key=sync.key("destination_upload"),
@@ -206,9 +209,8 @@ def _log_upload(context: dg.OpExecutionContext, sync: ResolvedSync, window: Wind
     )
 
 
-def _log_verdicts(context: dg.OpExecutionContext, sync: ResolvedSync) -> None:
+def _log_verdicts(context: dg.OpExecutionContext, sync: ResolvedSync, ledger: Ledger) -> None:
     """Show what the gates found with the upload's checks, as a window's own delivery does."""
-    ledger, _ = _records(context)
     for found in verdicts(sync, ledger, context.run_id):
         evaluation = dg.AssetCheckEvaluation(
             asset_key=sync.key("destination_upload"),

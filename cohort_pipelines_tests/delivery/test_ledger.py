@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event, select
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, SealedSnapshot, Target, WindowState, schema
+from cohort_pipelines.delivery import Ledger, SealedSnapshot, WindowState, schema
 from cohort_pipelines.errors import NotSealedYet
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.windows import Cadence
@@ -134,7 +134,7 @@ def test_a_change_of_cadence_misses_whole_windows_only(ledger: Ledger) -> None:
 
 
 def test_what_was_delivered_is_remembered(world: World) -> None:
-    assert (world.ledger.newest_delivered(SYNC), world.ledger.target_of(SYNC)) == (None, None)
+    assert world.ledger.newest_delivered(SYNC) is None
     assert world.ledger.expected_seconds(SYNC) is None
     world.overwrite(users(1, 2))
     taken = clock.now()
@@ -146,7 +146,6 @@ def test_what_was_delivered_is_remembered(world: World) -> None:
     assert newest is not None
     assert (newest.window, newest.users, newest.seq) == (window.key, 3, receipt.snapshot_seq)
     assert newest.taken_at > taken
-    assert world.ledger.target_of(SYNC) == Target("memory", "localhost", "", "Beta")
     assert [each.state for each in world.ledger.windows(SYNC)] == ["delivered", "delivered"]
     assert not world.ledger.is_delivering(SYNC)
 

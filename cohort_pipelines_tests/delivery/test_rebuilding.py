@@ -3,13 +3,22 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, Target, schema
+from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pairing, pausing, retire, schema, targets
+from cohort_pipelines.delivery.attempt import GIVEN_BACK
 from cohort_pipelines.delivery.rebuilding import Rebuilt, rebuild
-from cohort_pipelines.errors import DeliveryStopped, HistoryFileMissing, LedgerUnpaired, TargetBusy
+from cohort_pipelines.errors import (
+    BaselineUnusable,
+    DeliveryHeld,
+    DeliveryStopped,
+    HistoryFileMissing,
+    LedgerUnpaired,
+    TargetBusy,
+)
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
 
@@ -48,6 +57,10 @@ def lifetime(world: World) -> None:
         world.next_window()
 
 
+def owners(world: World) -> dict[Target, str]:
+    return {each.target: each.owner for each in targets.all_targets(world.ledger)}
+
+
 def refused_then_rebuilt(world: World) -> Rebuilt:
     sent = len(world.partner.requests)
     with pytest.raises(LedgerUnpaired, match="ledger rebuild"):
@@ -75,7 +88,7 @@ def test_a_lost_ledger_is_refused_and_rebuilt_to_an_exact_delivery(world: World)
 
 def test_what_the_ledger_knew_of_its_past_is_there_again(world: World) -> None:
     lifetime(world)
-    before = (world.ledger.newest_delivered(SYNC), world.ledger.target_of(SYNC))
+    before, owned = world.ledger.newest_delivered(SYNC), owners(world)
     noted = [(each.key, each.state) for each in world.ledger.windows(SYNC)]
     table = schema.attempt
     past = select(*(table.c[name] for name in ("generation", "seq", "state", "kind", "window", "users", "run_id")))
@@ -86,11 +99,11 @@ def test_what_the_ledger_knew_of_its_past_is_there_again(world: World) -> None:
 
     newest = world.ledger.newest_delivered(SYNC)
     assert newest is not None
-    assert before[0] is not None
+    assert before is not None
     assert (newest.seq, newest.window, newest.taken_at, newest.users) == (
-        before[0].seq, before[0].window, before[0].taken_at, before[0].users,
+        before.seq, before.window, before.taken_at, before.users,
     )  # fmt: skip
-    assert world.ledger.target_of(SYNC) == before[1]
+    assert owners(world) == owned
     assert [(each.key, each.state) for each in world.ledger.windows(SYNC)] == noted
     with world.ledger.read() as connection:
         assert connection.execute(past).all() == attempts
@@ -162,7 +175,7 @@ def test_a_target_whose_first_attempt_died_is_known_by_its_mark(world: World) ->
     assert world.history.windows(SYNC, Stage.RECEIPT) == []
     lose(world)
     rebuilt = refused_then_rebuilt(world)
-    assert (rebuilt.targets, rebuilt.receipts, rebuilt.ids) == (1, 0, 9)
+    assert (rebuilt.targets, rebuilt.receipts, rebuilt.ids, rebuilt.unmeasured) == (1, 0, 9, 1)
     world.partner.land_late_requests()
     assert_exact(world)
 
@@ -263,7 +276,141 @@ def test_tokens_and_generations_go_on_above_what_was(world: World) -> None:
     with world.ledger.read() as connection:
         target = connection.execute(select(schema.target)).one()
         token = connection.execute(select(schema.lease.c.token)).scalar_one()
-    assert Target(target.wire, target.host, target.account, target.name) == world.ledger.target_of(SYNC)
+    assert owners(world) == {Target("memory", "localhost", "", "Beta"): SYNC}
     assert target.generation > 3
     assert token > 3
     assert target.baseline == "unknown"  # and so is never adopted again
+
+
+def test_a_target_known_by_its_mark_alone_can_be_retired(world: World) -> None:
+    fate = Fate()
+    world.partner.on_request = lambda number: setattr(fate, "dead", True) if number == 2 else None
+    with pytest.raises(Killed):
+        world.overwrite(users(*range(9)), fate=fate)
+    world.partner.on_request = None
+    world.partner.fate = Fate()
+    lose(world)
+    _, newest = world.seal(users(1))  # sealed without a memory
+    rebuild(world.ledger, world.history)
+    rebuild(world.ledger, world.history)  # what stands for the unknown attempt is not made twice, nor moved
+    assert world.ledger.snapshot(SYNC, world.window.key).seq == newest
+    [orphan] = targets.all_targets(world.ledger)
+    assert orphan.written
+    retired = retire(
+        ledger=world.ledger, history=world.history, partner=world.partner, target=orphan.target, sync=SYNC,
+        window=world.next_window(), run_id="retire", deadline=clock.now() + timedelta(hours=1),
+    )  # fmt: skip
+    assert retired.state == "delivered"
+    assert world.partner.members == set()
+
+
+def test_after_a_rebuild_gates_compare_with_the_newest_delivery(world: World) -> None:
+    strict = Gates(max_shrink=0.2, max_growth=0.2, max_churn=0.4)
+    for first in range(0, 24, 3):  # the audience moves on; the history names far more ids than it ever had
+        world.overwrite(users(*range(first, first + 10)))
+        world.next_window()
+    lose(world)
+    assert rebuild(world.ledger, world.history).unmeasured == 0
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.overwrite(users(21, 22), gates=strict)
+    world.next_window()
+    delivered = world.overwrite(users(*range(22, 32)), gates=strict)
+    assert (delivered.joiners, delivered.leavers, delivered.planned) == (1, 1, 32)
+    assert world.partner.members == users(*range(22, 32))
+    assert_exact(world)
+
+
+def test_what_was_tried_after_the_newest_delivery_counts_as_held(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    world.partner.faults[len(world.partner.requests) + 2] = late
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(*range(5, 20)))
+    lose(world)
+    assert rebuild(world.ledger, world.history).ids == 20
+    assert targets.all_targets(world.ledger)[0].held == 20
+    world.partner.land_late_requests()
+    assert_exact(world)
+
+
+def test_a_baseline_that_was_never_adopted_still_is_after_a_rebuild(world: World) -> None:
+    world.partner.members = users(1, 777)
+    with pytest.raises(BaselineUnusable):
+        world.overwrite(users(1, 2), terms=Terms(baseline=str(world.folder / "typo.csv")))
+    for forget in (False, True):  # the stopped attempt has a receipt
+        if forget:
+            lose(world)
+        rebuild(world.ledger, world.history)
+        [target] = targets.all_targets(world.ledger)
+        assert (target.baseline, target.written, target.held) == (None, False, 0)
+    world.next_window()
+    baseline = world.folder / "baseline.csv"
+    baseline.write_text("id\nuser-0001\nuser-0777\n")
+    assert world.overwrite(users(1, 2), terms=Terms(baseline=str(baseline))).baseline == "adopted"
+    assert world.partner.members == users(1, 2)
+
+
+def test_the_files_of_every_sync_that_ever_wrote_a_target_are_read(world: World) -> None:
+    for sync in (SYNC, "second", "third"):
+        fate = Fate()
+        before = len(world.partner.requests)
+        world.partner.on_request = lambda number, last=before + 2, fate=fate: setattr(fate, "dead", number >= last)
+        table = pa.table({"partner_user_id": pa.array([f"{sync}-{number}" for number in range(9)])})
+        payload = world.history.write(sync, Stage.PARTNER_PAYLOAD, world.window.key, table)
+        seq = world.ledger.record_snapshot(sync, world.window.key, payload, clock.now(), 9, 9, project=1, cohort_id=2)
+        with pytest.raises(Killed):
+            world.deliver(payload, seq, sync=sync, fate=fate)
+        with world.ledger.write() as connection:
+            connection.execute(update(schema.lease).values(expires=GIVEN_BACK))
+        targets.hand_over(world.ledger, targets.all_targets(world.ledger)[0].target, "heir", declared=[])
+        with world.ledger.write() as connection:
+            connection.execute(update(schema.target).values(owner={SYNC: "second"}.get(sync, "third")))
+    world.partner.on_request = None
+    for _ in range(2):
+        lose(world)
+        assert rebuild(world.ledger, world.history).ids == 27
+    world.partner.land_late_requests()
+    payload, seq = world.seal(users(1))
+    world.deliver(payload, seq, sync="third")
+    assert world.partner.members == users(1)
+
+
+def test_generations_go_on_above_attempts_that_left_no_receipt(world: World) -> None:
+    for _ in range(3):
+        fate, before = Fate(), len(world.partner.requests)
+        world.partner.on_request = lambda number, last=before + 1, fate=fate: setattr(fate, "dead", number >= last)
+        with pytest.raises(Killed):
+            world.overwrite(users(1, 2), fate=fate)
+        with world.ledger.write() as connection:
+            connection.execute(update(schema.lease).values(expires=GIVEN_BACK))
+        world.next_window()
+    world.partner.on_request = None
+    assert world.history.windows(SYNC, Stage.RECEIPT) == []
+    for least in (3, 4):  # one of which nobody sent anything since, too
+        lose(world)
+        rebuild(world.ledger, world.history)
+        with world.ledger.read() as connection:
+            assert connection.execute(select(schema.target.c.generation)).scalar_one() > least
+    assert world.overwrite(users(3)).generation > 5
+
+
+def test_the_cohort_behind_a_payload_is_known_again(world: World) -> None:
+    lifetime(world)
+    lose(world)
+    rebuild(world.ledger, world.history)
+    with world.ledger.read() as connection:
+        known = connection.execute(select(schema.snapshot.c.project, schema.snapshot.c.cohort_id).distinct()).all()
+    assert known == [(1, 2)]
+
+
+def test_a_copy_from_before_a_pause_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.overwrite(users(1))
+    put_back = copy_of(world)
+    pausing.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
+    pairing.keep_in_mind(world.ledger, world.history)
+    pairing.require_paired(world.ledger, world.history)
+    put_back()
+    world.next_window()
+    refused_then_rebuilt(world)
+    assert_exact(world)

@@ -34,6 +34,7 @@ def test_what_is_held_can_be_looked_at(holding: World) -> None:
 
     assert held is not None
     assert (held.window, held.users) == (holding.window.key, 4)
+    assert (held.kind, held.restored_from) == ("overwrite", None)
     assert [each.name for each in held.verdicts if each.held] == ["max_shrink"]
     assert "4 users after 10" in next(each.finding for each in held.verdicts if each.held)
     assert releasing.held(holding.ledger, "another") is None
@@ -177,3 +178,19 @@ def test_whatever_holds_is_let_go_at_once(world: World) -> None:
 
     assert world.overwrite(users(20, 21), gates=gates).released
     assert world.partner.members == users(20, 21)
+
+
+def test_a_restore_that_is_held_is_told_from_a_window_and_let_go_by_the_same_word(world: World) -> None:
+    world.overwrite(users(*range(3)))
+    small = world.window.key
+    world.next_window()
+    world.overwrite(users(*range(10)))
+    with pytest.raises(DeliveryHeld, match="start the same again"):
+        world.restore(small, gates=Gates())
+
+    held = releasing.held(world.ledger, SYNC)
+    assert held is not None
+    assert (held.kind, held.restored_from, held.window) == ("restore", small, world.window.key)
+    release(world)
+    assert world.restore(small, gates=Gates()).released
+    assert world.partner.members == users(*range(3))

@@ -2,10 +2,12 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines.delivery import AttemptState, Gates, pausing
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState, Gates, Receipt, Target, pausing, restore, targets
+from cohort_pipelines.delivery.restoring import Restorable, restorable, sent_as
 from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused, TargetBusy
 from cohort_pipelines.history import Stage
-from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
+from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
 
 
 def test_a_restore_puts_an_earlier_audience_back_and_names_it(world: World) -> None:
@@ -150,3 +152,64 @@ def test_a_restore_that_does_not_get_its_turn_does_not_pause(world: World) -> No
     with pytest.raises(TargetBusy):
         world.restore(first, pause=True, patience=timedelta(0))
     assert pausing.paused(world.ledger, SYNC) is None
+
+
+def test_of_a_window_s_payloads_the_one_that_is_named_can_be_put_back(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    named = world.overwrite(users(2, 3))
+    world.restore(first)  # in the same window
+    target = Target("memory", "localhost", "", "Beta")
+
+    def found(window: str, payload: str = "") -> Restorable:
+        return restorable(world.ledger, world.history, target, SYNC, window, payload_checksum=payload)
+
+    assert found(world.window.key).window == first
+    again = found(world.window.key, named.payload_checksum)
+    assert (again.window, again.payload.checksum) == (world.window.key, named.payload_checksum)
+    assert found(first, found(first).payload.checksum).window == first
+    with pytest.raises(NothingToRestore):
+        found(first, named.payload_checksum)
+
+
+def test_what_was_restored_after_a_renaming_can_be_put_back_once_more(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    target = Target("memory", "localhost", "", "Beta")
+    targets.hand_over(world.ledger, target, "renamed", declared=[])
+
+    def put_back(window: str) -> Receipt:
+        return restore(
+            ledger=world.ledger,
+            history=world.history,
+            partner=world.partner,
+            target=target,
+            sync="renamed",
+            window=world.window,
+            from_window=window,
+            gates=ANY_SIZE,
+            run_id="restore",
+            deadline=clock.now() + timedelta(hours=1),
+        )
+
+    world.next_window()
+    assert put_back(first).restored_from == first
+    restored_in = world.window.key
+    world.next_window()
+    assert put_back(restored_in).restored_from == first
+    assert world.partner.members == users(1, 2)
+
+
+def test_in_whose_name_a_target_was_sent_is_known(world: World) -> None:
+    target = Target("memory", "localhost", "", "Beta")
+    assert sent_as(world.ledger, target) is None
+    world.overwrite(users(*range(10)))
+    assert sent_as(world.ledger, target) == (1, 2)
+    payload, _ = world.seal(users(1))
+    seq = world.ledger.record_snapshot(SYNC, world.window.key, payload, clock.now(), 1, 1, project=1, cohort_id=3)
+    with pytest.raises(DeliveryHeld):
+        world.deliver(payload, seq, gates=Gates())
+    assert sent_as(world.ledger, target) == (1, 2)  # nothing was sent as the other
+    world.deliver(payload, seq)
+    assert sent_as(world.ledger, target) == (1, 3)

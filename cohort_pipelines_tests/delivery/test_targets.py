@@ -87,7 +87,7 @@ def test_a_renamed_sync_takes_its_target_over_and_nobody_is_lost(world: World) -
     with pytest.raises(TargetOwnedByAnother, match="retarget"):
         world.deliver(payload, seq, sync="renamed")
     sent = len(world.partner.requests)
-    assert targets.hand_over(world.ledger, target_of(world.partner), "renamed", declared=["renamed"]) == SYNC
+    assert targets.hand_over(world.ledger, target_of(world.partner), "renamed", declared=[]) == SYNC
     payload, seq = world.seal(users(2, 3, 4))
     world.deliver(payload, seq, sync="renamed")
     assert world.partner.members == users(2, 3, 4)
@@ -96,10 +96,12 @@ def test_a_renamed_sync_takes_its_target_over_and_nobody_is_lost(world: World) -
 
 def test_a_target_is_not_taken_from_a_sync_that_is_declared(world: World) -> None:
     world.overwrite(users(1))
+    here, gamma = target_of(world.partner), target_of(world.partner, "Gamma")
     with pytest.raises(TargetNotKnown, match=SYNC):
-        targets.hand_over(world.ledger, target_of(world.partner), "thief", declared=["thief", SYNC])
+        targets.hand_over(world.ledger, here, "thief", declared=[("thief", here), (SYNC, here)])
     with pytest.raises(TargetNotKnown, match="nothing was ever delivered"):
-        targets.hand_over(world.ledger, target_of(world.partner, "Gamma"), "thief", declared=["thief"])
+        targets.hand_over(world.ledger, gamma, "thief", declared=[("thief", gamma)])
+    assert targets.hand_over(world.ledger, here, "another", declared=[("another", here), (SYNC, gamma)]) == SYNC
 
 
 def test_a_target_is_not_taken_from_a_writer_at_work(world: World) -> None:
@@ -111,7 +113,7 @@ def test_a_target_is_not_taken_from_a_writer_at_work(world: World) -> None:
     with pytest.raises(Killed):
         world.deliver(payload, seq, fate=fate)
     with pytest.raises(TargetBusy):
-        targets.hand_over(world.ledger, target_of(world.partner), "renamed", declared=["renamed"])
+        targets.hand_over(world.ledger, target_of(world.partner), "renamed", declared=[])
 
 
 def test_orphans_are_written_targets_that_nobody_is_declared_for(world: World) -> None:

@@ -70,7 +70,8 @@ def test_f09_a_refusal_from_the_first_request_on_stops_at_once(large: Faulty, na
         assert held(large, name) == before, status
         large.mend()
 
-    assert large.run(name).success
+    mended = large.run(name)
+    assert mended.success, said(mended)
     assert held(large, name) == large.judge.payload(name, large.window(name)) != before
 
 
@@ -98,5 +99,6 @@ def test_f09_a_key_that_is_revoked_in_mid_upload_stops_at_once(
 
     large.mend()
     large.churn(0.05)
-    assert large.run(name).success
+    mended = large.run(name)
+    assert mended.success, said(mended)
     assert held(large, name) == large.judge.payload(name, large.window(name))

@@ -77,7 +77,6 @@ def test_f18_a_run_cancelled_in_the_ui_ends_between_two_chunks_and_the_daemons_d
         dagster.kill_everything()
 
     assert max(sent(project).values()) == 1  # nothing was under way when the first run was cancelled
-    at_death = sent(project)
     quickly(project)
     with serving(project.folder, project.environment) as dagster:
         assert ended_run(dagster, again)["status"] == "FAILURE"
@@ -88,7 +87,6 @@ def test_f18_a_run_cancelled_in_the_ui_ends_between_two_chunks_and_the_daemons_d
     assert project.segment() == project.payload(TAPLYTICS, window)
     twice = [user for user, times in sent(project).items() if times > 1]
     assert len(twice) <= 2 * 250  # what was under way: two chunks
-    assert set(twice) <= set(at_death) | set(sent(project))
 
 
 def begin_again(project: LiveProject, dagster: Live) -> tuple[str, str]:
