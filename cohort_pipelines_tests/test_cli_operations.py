@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines import history
+from cohort_pipelines.delivery import Ledger, pause
+from cohort_pipelines.orchestration import launch
 from cohort_pipelines.standins.server import InThread
 from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, TAPLYTICS, Run, deliver, few_members
 
@@ -124,6 +126,92 @@ def test_a_restore_that_cannot_be_is_refused(run: Run) -> None:
     assert (nothing.code, nothing.err.split(":")[0]) == (1, "NothingToRestore")
     assert without_a_word.code == 2
     assert "--pause needs --because" in without_a_word.err
+    for words in (("--because", "x"), ("--who", "kim")):
+        dropped = run("restore", TAPLYTICS, "2026-01-01T0000Z", "--yes", *words)
+        assert dropped.code == 2
+        assert "--because and --who go with --pause" in dropped.err
+
+
+@pytest.mark.slow
+def test_a_held_restore_is_put_back_by_a_release(run: Run, demo_folder: Path, standins: InThread) -> None:
+    with few_members(standins, keep=20):
+        earlier = deliver(demo_folder, TAPLYTICS, back=1).partition_key
+    newest = deliver(demo_folder, TAPLYTICS).partition_key
+    few = payload(demo_folder, TAPLYTICS, earlier)
+
+    held = run("restore", TAPLYTICS, earlier, "--yes")
+    assert held.code == 1
+    assert "Held by the gate max_shrink" in held.err
+    later = run("release", TAPLYTICS, "--because", "it was so", "--later")
+    assert later.out.startswith(f"{TAPLYTICS}: the payload of {earlier} may pass the gates until ")
+    assert segment(standins) == payload(demo_folder, TAPLYTICS, newest) != few
+
+    released = run("release", TAPLYTICS, "--because", "it was so", "--who", "kim")
+
+    assert (released.code, released.err) == (0, "")
+    assert f"restored from {earlier}; let through the gates by kim: it was so" in released.out
+    assert segment(standins) == few
+    assert run("release", TAPLYTICS, "--because", "it was so").err.startswith("NothingHeld: ")
+
+
+def test_a_restore_that_is_broken_off_says_that_the_sync_is_paused(
+    run: Run, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = deliver(demo_folder, TAPLYTICS).partition_key
+
+    def break_off(*_: object) -> str:
+        pause(Ledger(f"sqlite:///{demo_folder}/data/ledger.sqlite"), TAPLYTICS, who="kim", why="x")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run_operation", break_off)
+    ended = run("restore", TAPLYTICS, window, "--yes", "--pause", "--because", "x")
+
+    assert ended.code == 130
+    assert f"{TAPLYTICS} is paused; cohort-pipelines resume {TAPLYTICS} lets it deliver again." in ended.err
+
+
+@pytest.mark.slow
+def test_an_export_is_planned_and_restored_as_one(run: Run, export_project: Path, standins: InThread) -> None:
+    here = ("--project", str(export_project))
+    assert "no sealed partner_payload for the window next export" in run("plan", "launch_list", "--sealed", *here).err
+    assert run("export", "launch_list", "--name", "first", *here).code == 0
+    first = segment(standins, "Launch List")
+    standins.standins.mixpanel.project.churn(0.1)
+
+    assert "launch_list, next export" in run("plan", "launch_list", *here).out
+    assert run("export", "launch_list", "--name", "second", *here).code == 0
+    assert "launch_list, export second" in run("plan", "launch_list", "--sealed", *here).out
+    restored = run("restore", "launch_list", "first", "--yes", *here)
+
+    assert (restored.code, restored.err) == (0, "")
+    assert "The next export delivers the cohort as it is then" in restored.out
+    assert segment(standins, "Launch List") == first
+    assert run("pause", "launch_list", "--because", "x", *here).code == 0
+    assert "export delivers" in run("resume", "launch_list", *here).out
+
+
+@pytest.mark.slow
+def test_what_nothing_reaches_is_said_before_anybody_is_asked(
+    run: Run, export_project: Path, standins: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = ("--project", str(export_project))
+    nothing = run("retire", "launch_list", *here)
+    assert (nothing.code, nothing.out) == (1, "")
+    assert nothing.err.startswith("TargetNotKnown: launch_list: it owns no target.")
+    assert run("export", "launch_list", *here).code == 0
+    monkeypatch.setenv("TAPLYTICS_URL", standins.taplytics_url.replace("127.0.0.1", "localhost"))
+
+    for command in ("retarget", "retire"):
+        refused = run(command, "launch_list", *here)
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.err.startswith("TargetNotKnown: launch_list: no declared destination reaches 'Launch List'")
+    asked = run("retarget", "launch_list", "--forget", *here)
+    assert asked.out == "'Launch List' (taplytics) is given up as it is: up to 276 users stay there.\n"
+    assert run("retarget", "launch_list", "--forget", "--yes", *here).code == 0
+
+    assert len(segment(standins, "Launch List")) == 276
+    assert run("export", "launch_list", *here).code == 0
+    assert "target 'Launch List'" not in run("check", *here).findings
 
 
 @pytest.mark.slow
@@ -194,6 +282,7 @@ def test_a_lost_ledger_is_refused_until_it_is_rebuilt(run: Run, demo_folder: Pat
 
     assert rebuilt.out.startswith("The ledger knows 1 target again, from ")
     assert "276 ids are maybe delivered" in rebuilt.out
+    assert "Pauses and releases stand in no history" in rebuilt.out
     outcome = deliver(demo_folder, TAPLYTICS)
     assert outcome.error == ""
     assert segment(standins) == payload(demo_folder, TAPLYTICS, outcome.partition_key)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import healing, pairing
@@ -205,7 +206,9 @@ class Overwrite:
         return self._folded(belief, plan, self.attempt.chunk_table(dead.id))
 
     def _folded(self, belief: Belief, plan: StoredFile, chunks: pa.Table) -> Belief:
-        terms = self.attempt.asked.terms
+        terms, states = self.attempt.asked.terms, set(chunks.column("state").to_pylist())
+        if not states & {ChunkState.ACKED, ChunkState.DOUBTED}:  # refusals then speak of the target, not of the rows
+            chunks = chunks.filter(pc.field("state") != ChunkState.REFUSED_WHOLE)
         return fold(self.history, belief, plan, chunks, equality=terms.id_equality, applies_within=terms.applies_within)
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import dagster as dg
 
 from cohort_pipelines import clock, delivery, progress
-from cohort_pipelines.delivery import Ledger, Pause, Receipt, pausing, targets
+from cohort_pipelines.delivery import Ledger, Pause, Receipt, pairing, pausing, targets
 from cohort_pipelines.errors import CohortPipelinesError, LedgerUnusable, TargetNotKnown
 from cohort_pipelines.history import History
 from cohort_pipelines.orchestration import metadata, moving

@@ -1,7 +1,9 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Gates, Ledger, WindowState, pausing
@@ -165,6 +167,55 @@ def test_a_paused_sync_is_in_no_trouble(ledger: Ledger) -> None:
         assert health(ledger) is Health.PAUSED
         pausing.resume(ledger, SYNC)
         assert health(ledger) is Health.HELD
+
+
+def test_after_a_pause_lateness_counts_from_its_end(ledger: Ledger) -> None:
+    delivered(ledger)
+    taken = clock.now()
+    pausing.pause(ledger, SYNC, who="ann", why="the partner moves house")
+    with clock.shifted(timedelta(days=2)):
+        pausing.resume(ledger, SYNC)
+        resumed = clock.now()
+        assert health(ledger) is Health.OK
+    with clock.shifted(timedelta(days=2) + HOUR - timedelta(minutes=1)):
+        assert health(ledger) is Health.OK
+    with clock.shifted(timedelta(days=2) + HOUR + timedelta(minutes=1)):
+        judged = judge(ledger, HOURLY)
+
+    assert judged.health is Health.LATE
+    assert judged.since - resumed == pytest.approx(HOUR, abs=timedelta(seconds=5))
+    says = f"taken at {taken:%Y-%m-%d %H:%M} UTC, and its pause ended at {resumed:%Y-%m-%d %H:%M} UTC; it is promised"
+    assert says in judged.detail
+
+
+def test_a_pause_that_ended_before_the_newest_snapshot_changes_nothing(ledger: Ledger) -> None:
+    with clock.shifted(-2 * HOUR):
+        pausing.pause(ledger, SYNC, who="ann", why="the partner moves house")
+        pausing.resume(ledger, SYNC)
+    delivered(ledger)
+    with clock.shifted(HOUR + timedelta(minutes=1)):
+        judged = judge(ledger, HOURLY)
+
+    assert judged.health is Health.LATE
+    assert "pause" not in judged.detail
+
+
+@pytest.mark.parametrize("watched", [HOURLY, EXPORT])
+def test_judging_reads_no_more_of_a_sync_than_it_needs(tmp_path: Path, watched: Watched) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    asked: list[tuple[str, Sequence[object]]] = []
+    event.listen(ledger._reader, "before_cursor_execute", lambda *each: asked.append((each[2], each[3])))
+    judge(ledger, watched)
+    selects = [(statement, bound) for statement, bound in asked if statement.startswith("SELECT")]
+    with ledger.read() as connection:
+        plans = {
+            statement: [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", bound)]
+            for statement, bound in selects
+        }
+
+    assert [step for plan in plans.values() for step in plan if not step.startswith("SEARCH")] == []
+    of_attempts = {step for plan in plans.values() for step in plan if "SEARCH attempt" in step}
+    assert of_attempts == {"SEARCH attempt USING INDEX attempt_of_sync (sync=? AND state=?)"}
 
 
 def test_syncs_are_judged_one_by_one(ledger: Ledger) -> None:

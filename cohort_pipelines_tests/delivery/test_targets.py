@@ -1,10 +1,12 @@
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Target, retire, targets
+from cohort_pipelines.delivery import Gates, Target, retire, schema, targets
 from cohort_pipelines.errors import DeliveryHeld, TargetBusy, TargetMoved, TargetNotKnown, TargetOwnedByAnother
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
@@ -135,3 +137,82 @@ def test_a_declaration_that_is_mended_before_anything_was_sent_is_no_move(world:
     payload, seq = world.seal(users(1))
     world.deliver(payload, seq, partner=elsewhere)
     assert elsewhere.members == users(1)
+
+
+def hold(world: World) -> None:
+    """Let the first delivery be held: the target is claimed, and never written."""
+    with pytest.raises(DeliveryHeld):
+        world.overwrite(users(1), gates=Gates(min_users=5))
+
+
+def die_while_planned(world: World) -> None:
+    """Let the first delivery die after its claim, before it had a plan."""
+    payload, seq = world.seal(users(1))
+    with pytest.raises(Killed):
+        world.deliver(payload, seq, fate=Fate(dies_at=2))  # after the claim's commit
+    assert targets.all_targets(world.ledger)[0].owner == SYNC
+
+
+@pytest.mark.parametrize("ends", [hold, die_while_planned])
+def test_a_target_that_was_claimed_and_never_written_is_whoevers_comes_next(
+    world: World, ends: Callable[[World], None]
+) -> None:
+    ends(world)
+    here = target_of(world.partner)
+    assert not targets.all_targets(world.ledger)[0].written
+    assert targets.owned_elsewhere(world.ledger, SYNC, target_of(world.partner, "Gamma")) == []
+    world.next_window()
+    with clock.shifted(timedelta(minutes=2)):  # the lease of who died is over
+        payload, seq = world.seal(users(2))
+        world.deliver(payload, seq, sync="another")
+        assert world.partner.members == users(2)
+        assert targets.all_targets(world.ledger)[0].owner == "another"
+        elsewhere = MemoryPartner(account="other")
+        payload, seq = world.seal(users(3))
+        world.deliver(payload, seq, partner=elsewhere)
+    assert elsewhere.members == users(3)
+    assert [each.target for each in targets.owned_elsewhere(world.ledger, "another", target_of(elsewhere))] == [here]
+
+
+def test_a_target_that_was_never_written_is_handed_over_whoever_owns_it(world: World) -> None:
+    hold(world)
+    here = target_of(world.partner)
+    assert targets.hand_over(world.ledger, here, "another", declared=[(SYNC, here), ("another", here)]) == SYNC
+
+
+def test_a_target_that_is_being_claimed_blocks_another_sync(world: World) -> None:
+    die_while_planned(world)  # its lease is live
+    payload, seq = world.seal(users(2))
+    with pytest.raises(TargetOwnedByAnother):
+        world.deliver(payload, seq, sync="another")
+    assert world.partner.requests == []
+
+
+def test_a_target_that_a_plan_was_begun_for_counts_as_written_wherever_it_is_asked(world: World) -> None:
+    payload, seq = world.seal(users(1))
+    fate = Fate()
+    world.partner.on_request = lambda _: setattr(fate, "dead", True)
+    with pytest.raises(Killed):
+        world.deliver(payload, seq, fate=fate)
+    with world.ledger.write() as connection:  # as it died between its plan and its first request
+        connection.execute(update(schema.target).values(established=False, belief_checksum=None))
+    assert targets.all_targets(world.ledger)[0].written
+    elsewhere = target_of(world.partner, "Gamma")
+    assert [each.owner for each in targets.owned_elsewhere(world.ledger, SYNC, elsewhere)] == [SYNC]
+    with clock.shifted(timedelta(minutes=2)):
+        payload, seq = world.seal(users(2))
+        with pytest.raises(TargetOwnedByAnother):
+            world.deliver(payload, seq, sync="another")
+        with pytest.raises(TargetMoved):
+            world.deliver(payload, seq, partner=MemoryPartner(account="other"))
+
+
+def test_a_target_is_not_forgotten_while_it_is_written(world: World) -> None:
+    die_while_planned(world)
+    here = target_of(world.partner)
+    with pytest.raises(TargetBusy):
+        targets.forget(world.ledger, here)
+    assert targets.all_targets(world.ledger)[0].retired is None
+    with clock.shifted(timedelta(minutes=2)):
+        targets.forget(world.ledger, here)
+    assert targets.all_targets(world.ledger)[0].retired is not None

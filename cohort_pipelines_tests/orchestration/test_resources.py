@@ -1,0 +1,88 @@
+"""The ledger is opened by one function for all that write, and by one for all that look: both know whose it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cohort_pipelines import settings
+from cohort_pipelines.delivery import Ledger, pairing, schema
+from cohort_pipelines.delivery.connecting import connect, parse
+from cohort_pipelines.errors import LedgerUnpaired, LedgerUnusable
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines.orchestration.resources import Records, fitting_ledger, own_ledger
+from cohort_pipelines_tests.databases import KINDS
+from cohort_pipelines_tests.faults.ledgers import place
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty place for a ledger, in either kind of database, and a history beside it; both are the environment's."""
+    monkeypatch.setenv(settings.DATA, str(tmp_path / "data"))
+    with place(request.param, tmp_path / "data") as url:
+        monkeypatch.setenv(settings.LEDGER, url)
+        yield url
+
+
+def history() -> History:
+    return History(settings.history_root())
+
+
+def has_tables(url: str) -> bool:
+    try:
+        Ledger(url, create=False)
+    except LedgerUnusable:
+        return False
+    return True
+
+
+def test_at_first_use_a_ledger_is_made_by_who_writes_and_the_history_is_left_alone(url: str, tmp_path: Path) -> None:
+    assert fitting_ledger() is None
+    assert list(tmp_path.iterdir()) == []
+    made = own_ledger()
+
+    looked = fitting_ledger()
+    assert looked is not None
+    assert looked.ledger_id == made.ledger_id == Records().ledger().ledger_id == Ledger(url).ledger_id
+    assert not Path(settings.history_root()).exists()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_where_something_was_delivered_a_ledger_that_is_gone_is_not_made_again(url: str, *, marked: bool) -> None:
+    if marked:
+        pairing.mark(history(), "the lost one", 1)
+    else:  # by the first release, which left no marks
+        history().write("beta", Stage.RECEIPT, "w", pa.table({"state": ["delivered"]}))
+
+    for ask in (own_ledger, fitting_ledger, Records().ledger):
+        with pytest.raises(LedgerUnpaired, match="it is gone, and the history tells of deliveries") as refused:
+            ask()
+        assert "ledger rebuild" in str(refused.value)
+    assert not has_tables(url)
+
+
+def test_a_ledger_of_another_history_is_refused(url: str) -> None:
+    Ledger(url)
+    pairing.mark(history(), "another", 1)
+
+    for ask in (own_ledger, fitting_ledger, Records().ledger):
+        with pytest.raises(LedgerUnpaired, match="another ledger's"):
+            ask()
+
+
+def test_an_older_ledger_is_brought_up_to_date_by_who_writes_alone(url: str) -> None:
+    tables = (Path(__file__).parents[1] / "delivery" / "ledger_v1.sql").read_text(encoding="utf-8")
+    _, writer = connect(parse(url), create=True)
+    number, moment = ("INTEGER", "DATETIME") if "sqlite" in url else ("SERIAL", "TIMESTAMP WITH TIME ZONE")
+    with writer.begin() as connection:
+        for statement in tables.format(number=number, moment=moment).split(";\n")[:-1]:
+            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql("INSERT INTO meta VALUES ('older', 1, 0)")
+    writer.dispose()
+
+    with pytest.raises(LedgerUnusable, match="older version"):
+        fitting_ledger()
+    assert own_ledger().ledger_id == "older"
+    with own_ledger().read() as connection:
+        assert connection.execute(schema.meta.select()).one().schema_version == schema.SCHEMA_VERSION

@@ -1,0 +1,60 @@
+"""The ledger is gone, and the history tells of deliveries: no command says all is well, or makes a new one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cohort_pipelines.delivery import pairing
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines_tests.command_line import TAPLYTICS, Run, footprint
+
+pytestmark = pytest.mark.usefixtures("standins")
+
+
+def marked(history: History) -> None:
+    pairing.mark(history, "the lost one", 1)
+
+
+def of_the_first_release(history: History) -> None:
+    history.write(TAPLYTICS, Stage.RECEIPT, "2026-11-22T1200Z", pa.table({"state": ["delivered"]}))
+
+
+@pytest.mark.parametrize("left", [marked, of_the_first_release])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("history", TAPLYTICS),
+        ("pause", TAPLYTICS, "--because", "x"),
+        ("resume", TAPLYTICS),
+        ("release", TAPLYTICS, "--because", "x", "--min-users", "1", "--max-users", "5", "--until", "2090-01-01"),
+        ("plan", TAPLYTICS, "--sealed"),
+        ("restore", TAPLYTICS, "2026-11-22T1200Z", "--yes"),
+        ("retarget", TAPLYTICS, "--yes"),
+        ("retire", TAPLYTICS, "--yes"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_refuses_and_none_makes_a_ledger(
+    run: Run, demo_folder: Path, command: tuple[str, ...], left: Callable[[History], None]
+) -> None:
+    left(History(demo_folder / "data" / "history"))
+    before = footprint(demo_folder / "data")
+
+    refused = run(*command)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("LedgerUnpaired: The ledger at data/ledger.sqlite cannot be used: it is gone")
+    assert "cohort-pipelines ledger rebuild" in refused.err
+    assert footprint(demo_folder / "data") == before
+
+
+def test_in_a_fresh_project_what_writes_nothing_makes_nothing(run: Run, demo_folder: Path) -> None:
+    before = footprint(demo_folder)
+
+    assert run("history", TAPLYTICS).out == "No window of this sync was begun yet.\n"
+    assert run("resume", TAPLYTICS).out == f"{TAPLYTICS} was not paused.\n"
+    assert footprint(demo_folder) == before
+    assert run("pause", TAPLYTICS, "--because", "x").code == 0
+    assert run("resume", TAPLYTICS).out == f"{TAPLYTICS} is resumed; its next window delivers.\n"
