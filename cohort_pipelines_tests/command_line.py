@@ -1,7 +1,9 @@
 """What the tests of the command line share."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,19 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+
+
+def process(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Ended:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cohort_pipelines", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def deliver(folder: Path, sync: str, *, back: int = 0) -> launch.Outcome:

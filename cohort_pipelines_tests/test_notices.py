@@ -199,3 +199,11 @@ def test_a_mail_server_that_is_down() -> None:
 def test_a_sync_that_recovered_is_not_said_to_be_so() -> None:
     recovered = Notice("1", "p", "beta_users", "recovered", "late", "", NOTICE.since)
     assert recovered.headline == "beta_users has recovered"
+
+
+@pytest.mark.parametrize("address", ["a@[", "<", "ann@ours\nbcc: everybody@theirs"])
+def test_an_address_that_no_message_can_have_is_a_sentence_and_nothing_is_sent(address: str) -> None:
+    with mail_receiver() as server:
+        to_nobody = mailbox(server.port, "none", to=(address,))
+        assert "no message can be made" in refusal(lambda: notices.to_mailbox(to_nobody, NOTICE))
+    assert server.messages == []

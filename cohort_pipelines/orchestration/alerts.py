@@ -30,7 +30,8 @@ from cohort_pipelines.orchestration.sync import CohortSync
 from cohort_pipelines.orchestration.unpaired import Unpaired, remembered
 
 EVERY_SECONDS = 60
-_TICK_SECONDS = 55.0  # Dagster gives a tick a minute; what is left is told at the next one
+TICK_SECONDS = 55.0
+"""How long all channels together may take: Dagster gives a tick a minute. What is left is told at the next one."""
 
 Send = Callable[[Notice], None]
 Untold = Callable[[str], AbstractContextManager[Notice | None]]
@@ -170,7 +171,7 @@ def _tell(
     context: dg.SensorEvaluationContext, channels: Mapping[str, Send], untold: Untold
 ) -> tuple[list[str], list[str]]:
     """Tell each channel what it has not been told, oldest first; return what was told, and why something was not."""
-    share = timedelta(seconds=_TICK_SECONDS / len(channels) - notices.SECONDS)  # the last may take that long
+    share = timedelta(seconds=TICK_SECONDS / len(channels) - notices.SECONDS)  # the last may take that long
     told: list[str] = []
     problems: list[str] = []
     for channel, send in channels.items():

@@ -20,6 +20,8 @@ from cohort_pipelines.errors import (
     TargetBusy,
 )
 from cohort_pipelines.history import History, Stage
+from cohort_pipelines.partners.csv_file import CsvFile
+from cohort_pipelines.partners.wire import Audience, Permit, Publication
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
 
 LEASE_IS_OVER = timedelta(minutes=2)
@@ -48,6 +50,25 @@ def copy_of(world: World) -> Callable[[], None]:
         world.ledger = Ledger(world.url)
 
     return put_back
+
+
+class DiesAfterPublishing:
+    """Files whose writer dies as soon as one is there."""
+
+    atomic = True
+
+    def __init__(self, files: CsvFile) -> None:
+        self.wire, self.host, self.account = files.wire, files.host, files.account
+        self.fate = Fate()
+        self._files = files
+
+    def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
+        self._files.publish(target, audience, permit)
+        self.fate.dead = True
+        raise Killed
+
+    def holds(self, target: str, checksum: str) -> bool:
+        return self._files.holds(target, checksum)
 
 
 def lifetime(world: World) -> None:
@@ -392,6 +413,20 @@ def test_generations_go_on_above_attempts_that_left_no_receipt(world: World) -> 
         with world.ledger.read() as connection:
             assert connection.execute(select(schema.target.c.generation)).scalar_one() > least
     assert world.overwrite(users(3)).generation > 5
+
+
+def test_a_file_that_was_published_by_who_died_is_older_than_the_next(world: World) -> None:
+    files = CsvFile(partner="Apptimize", folder=world.folder / "files")
+    for number in range(3):
+        dying = DiesAfterPublishing(files)
+        payload, seq = world.seal(users(number))
+        with clock.shifted(number * LEASE_IS_OVER), pytest.raises(Killed):
+            world.deliver(payload, seq, partner=dying, fate=dying.fate)
+        world.next_window()
+    lose(world)
+    rebuild(world.ledger, world.history)
+    payload, seq = world.seal(users(50, 51))
+    assert world.deliver(payload, seq, partner=files).state == "delivered"
 
 
 def test_the_cohort_behind_a_payload_is_known_again(world: World) -> None:

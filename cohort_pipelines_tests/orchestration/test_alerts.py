@@ -9,10 +9,13 @@ from textwrap import dedent
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock, settings
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.errors import AlertsUntold, CohortPipelinesError
-from cohort_pipelines.orchestration import project_definitions
+from cohort_pipelines import clock, notices, settings
+from cohort_pipelines.delivery import Ledger, pairing
+from cohort_pipelines.delivery.rebuilding import rebuild
+from cohort_pipelines.errors import AlertsUntold, CohortPipelinesError, LedgerUnpaired
+from cohort_pipelines.history import History
+from cohort_pipelines.notices import Notice
+from cohort_pipelines.orchestration import alerts, project_definitions
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines_tests.orchestration.test_declarations import SOUND
 from cohort_pipelines_tests.orchestration.test_scaffolders import scaffold
@@ -89,6 +92,21 @@ def tick(definitions: dg.Definitions, at: datetime, name: str = "on_call") -> st
         data = repository.get_sensor_def(name).evaluate_tick(context)
     assert not data.run_requests
     return data.skip_message or ""
+
+
+def tick_with(definitions: dg.Definitions, at: datetime, cursor: str | None) -> tuple[str, str | None]:
+    """Evaluate the sensor with what an earlier tick left in its cursor; return what it says, and the new cursor."""
+    repository = definitions.get_repository_def()
+    with (
+        clock.shifted(at - clock.now()),
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(
+            instance=instance, repository_def=repository, resources={"records": Records()}, cursor=cursor
+        ) as context,
+    ):
+        data = repository.get_sensor_def("on_call").evaluate_tick(context)
+    assert not data.run_requests
+    return data.skip_message or "", data.cursor
 
 
 def ledger() -> Ledger:
@@ -187,6 +205,125 @@ def test_a_variable_that_is_not_set_is_named_and_nothing_is_lost(
     tick(definitions, NOON)
 
     assert said(hook) == [("first", "held")]
+
+
+def lose_the_ledger() -> History:
+    """Let the history tell of a ledger that is not there."""
+    for file in Path(settings.data_root()).glob("ledger*"):
+        file.unlink()
+    history = History(settings.history_root())
+    pairing.mark(history, "the lost one", 1)
+    return history
+
+
+def test_a_lost_ledger_is_told_of_once_and_makes_ticks_red_until_it_is_rebuilt(
+    declare: Declare, hook: HttpReceiver
+) -> None:
+    definitions = declare(on_call=WEBHOOK)
+    _, cursor = tick_with(definitions, NOON, None)
+    history = lose_the_ledger()
+
+    says, cursor = tick_with(definitions, NOON + timedelta(minutes=1), cursor)
+    assert says == "on_call/webhook: first is failing; on_call/webhook: second is failing"
+    for minute in range(2, 5):
+        with pytest.raises(LedgerUnpaired, match="ledger rebuild"):
+            tick_with(definitions, NOON + timedelta(minutes=minute), cursor)
+    assert said(hook) == [("first", "failing"), ("second", "failing")]
+    assert "it is gone, and the history tells of deliveries" in hook.bodies[0]["detail"]
+    assert "cohort-pipelines ledger rebuild" in hook.bodies[0]["detail"]
+    assert len({body["id"] for body in hook.bodies}) == 2
+    assert not Path(settings.data_root(), "ledger.sqlite").exists()
+
+    with clock.shifted(NOON + timedelta(minutes=5) - clock.now()):
+        rebuild(ledger(), history)
+    says, cursor = tick_with(definitions, NOON + timedelta(minutes=6), cursor)
+    assert says == "on_call/webhook: first has recovered; on_call/webhook: second has recovered"
+    assert (hook.bodies[2]["state"], hook.bodies[2]["previous"]) == ("recovered", "failing")
+    assert tick_with(definitions, NOON + timedelta(minutes=7), cursor) == ("Nothing to tell.", cursor)
+    assert len(hook.bodies) == 4
+
+
+def test_what_a_sync_suffers_after_a_ledger_was_put_back_is_news_after_failing(
+    declare: Declare, hook: HttpReceiver
+) -> None:
+    definitions = declare(on_call=WEBHOOK + "      syncs: [first]")
+    tick_with(definitions, NOON, None)
+    pairing.mark(History(settings.history_root()), "another", 1)
+    note("first", "held", "why")
+    _, cursor = tick_with(definitions, NOON + timedelta(minutes=1), None)
+    pairing.require_paired(ledger(), History(settings.history_root() + "-elsewhere"))  # any other history is its own
+    Path(settings.history_root(), ".ledger", pairing.IDENTITY).unlink()
+    tick_with(definitions, NOON + timedelta(minutes=2), cursor)
+
+    assert [(body["state"], body["previous"]) for body in hook.bodies] == [("failing", "ok"), ("held", "failing")]
+
+
+def test_a_channel_that_fails_while_the_ledger_is_lost_is_tried_again(
+    declare: Declare, hook: HttpReceiver, slack: HttpReceiver
+) -> None:
+    definitions = declare(on_call=SLACK + WEBHOOK + "      syncs: [first]")
+    lose_the_ledger()
+    slack.status = 503
+    says, cursor = tick_with(definitions, NOON, None)
+    assert says.startswith("on_call/webhook: first is failing; on_call/slack: Slack: the receiver answered HTTP 503")
+    with pytest.raises(LedgerUnpaired):
+        tick_with(definitions, NOON + timedelta(minutes=1), cursor)
+    slack.status = 200
+    says, _ = tick_with(definitions, NOON + timedelta(minutes=2), cursor)
+
+    assert says == "on_call/slack: first is failing"
+    assert len(slack.bodies) == len(hook.bodies) == 1
+
+
+@pytest.mark.parametrize("cursor", ["{", "7", "somebody's own words"])
+def test_a_cursor_that_somebody_set_says_nothing(declare: Declare, hook: HttpReceiver, cursor: str) -> None:
+    definitions = declare(on_call=WEBHOOK)
+    assert tick_with(definitions, NOON, cursor)[0] == "Nothing to tell."
+    lose_the_ledger()
+    tick_with(definitions, NOON + timedelta(minutes=1), cursor)
+    assert len(hook.bodies) == 2
+
+
+def test_a_slow_channel_leaves_time_for_the_next_one(
+    declare: Declare, hook: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLACK_URL", "http://127.0.0.1:1/s3cr3t")
+    definitions = declare(on_call=SLACK + WEBHOOK)
+    taken: list[str] = []
+
+    def take_half_a_minute(_url: str, notice: Notice) -> None:
+        taken.append(notice.sync)
+        passed = clock.offset() + timedelta(seconds=30)
+        monkeypatch.setattr(clock, "_offset", passed)
+
+    monkeypatch.setattr(notices, "to_slack", take_half_a_minute)
+    for sync in ("first", "second"):
+        note(sync, "held", "why")
+    told = tick(definitions, NOON)
+
+    assert taken == ["first"]
+    assert said(hook) == [("first", "held"), ("second", "held")]
+    assert told.startswith("on_call/slack: first is held; on_call/webhook: first is held")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_all_channels_together_stay_within_a_tick(channels: int) -> None:
+    share = alerts.TICK_SECONDS / channels - notices.SECONDS
+    assert share > 0
+    assert channels * (share + notices.SECONDS) < 60
+
+
+def test_a_message_that_cannot_be_made_holds_up_no_other_channel(
+    declare: Declare, hook: HttpReceiver, mail: MailReceiver
+) -> None:
+    address = EMAIL.replace("PORT", str(mail.port)).replace("ann@ours, bob@ours", '"a@["')
+    definitions = declare(on_call=WEBHOOK + address)
+    note("first", "held", "why")
+    with pytest.raises(AlertsUntold, match="on_call/email: .*no message can be made with its sender and addresses"):
+        tick(definitions, NOON)
+
+    assert said(hook) == [("first", "held")]
+    assert mail.messages == []
 
 
 def test_the_sensor_runs_by_itself_every_minute_and_shows_no_address(declare: Declare) -> None:

@@ -7,8 +7,9 @@ from textwrap import dedent
 import dagster as dg
 import pytest
 
+from cohort_pipelines import settings
 from cohort_pipelines.delivery import Terms
-from cohort_pipelines.errors import ConfigurationError
+from cohort_pipelines.errors import ConfigurationError, LedgerUnusable
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages
@@ -293,3 +294,27 @@ def test_a_file_has_no_terms_of_messages(load: Load, setting: str) -> None:
 
 def test_taplytics_takes_no_members_setting(load: Load) -> None:
     assert "members" in refusal(load, {"hook": PER_USER.replace("SETTINGS", "members: add")})
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({settings.DATA: "s3://bucket/data"}, "it is a file of one host, and the history lies on s3"),
+        ({settings.LEDGER: "mysql://host/ledger"}, "a ledger is kept in a SQLite file or in PostgreSQL"),
+    ],
+)
+def test_a_ledger_that_cannot_be_kept_there_is_refused_at_load(
+    load: Load, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    for name in (settings.DATA, settings.LEDGER):
+        monkeypatch.setenv(name, variables.get(name, ""))
+    with pytest.raises(LedgerUnusable, match=says):
+        load(SOUND)
+
+
+def test_a_remote_history_with_postgresql_loads_without_asking_either(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(settings.DATA, "s3://bucket/data")
+    monkeypatch.setenv(settings.LEDGER, "postgresql://user@192.0.2.1/ledger")  # where nothing answers
+    assert load(SOUND).resolve_schedule_def("dynamic_syncs").name == "dynamic_syncs"

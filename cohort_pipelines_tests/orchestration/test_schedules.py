@@ -1,16 +1,17 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock, progress
-from cohort_pipelines.delivery import Ledger, pausing
+from cohort_pipelines import clock, progress, settings
+from cohort_pipelines.delivery import Ledger, pairing, pausing
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
-from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project
+from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
 
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 JOBS = {TAPLYTICS: "dynamic_syncs", APPTIMIZE: "recurring_syncs"}
@@ -151,6 +152,19 @@ def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> 
     [run], _ = tick(definitions, JOBS[APPTIMIZE], later + timedelta(minutes=30))
     assert run.tags[SYNCS_TAG] == first.name
     assert [row.state for row in project.ledger.windows(first.name)] == ["open", "skipped", "skipped"]
+
+
+def test_a_tick_without_the_historys_ledger_notes_nothing_and_its_runs_say_why(project: Project) -> None:
+    definitions, *_ = twins(project)
+    later = NOON + timedelta(days=2)
+    pairing.mark(project.history, "the lost one", 1)
+
+    requests, _ = tick(definitions, JOBS[APPTIMIZE], later)
+
+    assert [run.tags[SYNCS_TAG] for run in requests] == ["first", "second"]  # each is as red as the other
+    assert not Path(settings.data_root(), "ledger.sqlite").exists()
+    assert "cohort-pipelines ledger rebuild" in failure(project.run(APPTIMIZE))
+    assert project.group == set()
 
 
 def test_looking_at_what_a_tick_would_do_writes_nothing(project: Project) -> None:

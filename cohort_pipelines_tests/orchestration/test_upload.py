@@ -187,6 +187,25 @@ def test_a_check_that_is_run_by_itself_delivers_nothing(project: Project) -> Non
     assert project.segment == set()
 
 
+@pytest.mark.parametrize("wanted", [(), ("max_shrink",), ("delivered", "min_users")])
+def test_checks_that_were_deselected_are_not_yielded(
+    project: Project, caplog: pytest.LogCaptureFixture, wanted: tuple[str, ...]
+) -> None:
+    sync = project.syncs[TAPLYTICS]
+    assert project.run(TAPLYTICS, stages=STAGES[:3]).success
+    key = sync.key("destination_upload")
+    job = project.definitions.resolve_job_def(sync.job).get_subset(
+        asset_selection={key}, asset_check_selection={dg.AssetCheckKey(key, name) for name in wanted}
+    )
+    caplog.clear()
+
+    result = job.execute_in_process(instance=project.instance, partition_key=project.window(TAPLYTICS))
+
+    assert set(checks(result)) == set(wanted)
+    assert len(uploads(result)) == 1
+    assert "not selected" not in caplog.text
+
+
 def test_an_upload_alone_shows_its_gates_too(project: Project) -> None:
     assert project.run(TAPLYTICS, stages=STAGES[:3]).success
 
