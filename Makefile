@@ -40,7 +40,7 @@ test: setup  ## the quick tests, less than three minutes
 	@$(BIN)/python -m pytest -m 'not slow' --numprocesses auto $(ARGS)
 
 test-slow: setup  ## sweeps, browsers and daemons
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile $(ARGS)
 
 soak: setup  ## random sequences of windows and mishaps against a model (SEEDS=20000, FIRST=1)
 	@$(BIN)/python -m cohort_pipelines_tests.soak $(or $(SEEDS),2000) $(or $(FIRST),1)

@@ -118,7 +118,7 @@ class Overwrite:
         """
         attempt, asked, tally = self.attempt, self.attempt.asked, self.attempt.tally()
         origin = attempt.ledger.origin(asked.snapshot_seq)
-        belief = self._belief_afterwards()
+        belief = self._belief_afterwards(state)
         ended = clock.now()
         receipt = Receipt(
             attempt=attempt.id,
@@ -193,10 +193,14 @@ class Overwrite:
             baseline=self.baseline,
         )
 
-    def _belief_afterwards(self) -> Belief | None:
+    def _belief_afterwards(self, state: AttemptState) -> Belief | None:
         if self.base is None or self.plan is None:
             return self.base
-        return self._folded(self.base, self.plan, self.attempt.chunk_table())
+        chunks = self.attempt.chunk_table()
+        acknowledged = set(chunks.column("state").to_pylist()) & {ChunkState.ACKED, ChunkState.DOUBTED}
+        if state is AttemptState.STOPPED and not acknowledged:  # refusals then speak of the target, not of the rows
+            chunks = chunks.filter(pc.field("state") != ChunkState.REFUSED_WHOLE)
+        return self._folded(self.base, self.plan, chunks)
 
     def _fold(self, dead: DeadAttempt) -> Belief:
         belief = self.attempt.belief(self.history)
@@ -206,9 +210,7 @@ class Overwrite:
         return self._folded(belief, plan, self.attempt.chunk_table(dead.id))
 
     def _folded(self, belief: Belief, plan: StoredFile, chunks: pa.Table) -> Belief:
-        terms, states = self.attempt.asked.terms, set(chunks.column("state").to_pylist())
-        if not states & {ChunkState.ACKED, ChunkState.DOUBTED}:  # refusals then speak of the target, not of the rows
-            chunks = chunks.filter(pc.field("state") != ChunkState.REFUSED_WHOLE)
+        terms = self.attempt.asked.terms
         return fold(self.history, belief, plan, chunks, equality=terms.id_equality, applies_within=terms.applies_within)
 
 

@@ -101,7 +101,7 @@ def retirement(ledger: Ledger, syncs: Syncs, destinations: Destinations, name: s
 def _leaving(
     ledger: Ledger, syncs: Syncs, destinations: Destinations, record: TargetRecord, *, forget: bool
 ) -> Leaving:
-    if forget:
+    if forget or not record.written:  # of what was never written there is nothing to empty
         return Leaving(record, None, Terms())
     owner = syncs.get(record.owner)
     # in the name of which its audience was sent: what is declared may be another cohort by now, or nothing any more

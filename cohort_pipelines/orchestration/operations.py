@@ -136,7 +136,7 @@ def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.Job
 def _retire_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
     @dg.op(name="give_up_target", required_resource_keys=needed)
     def give_up_target(context: dg.OpExecutionContext, config: RetireConfig) -> None:
-        with _sentences(context, pauses=config.sync):
+        with _sentences(context, pauses=config.sync if config.sync in syncs else ""):
             ledger, _ = _records(context)
             leaves = moving.retirement(ledger, syncs, _destinations(context), config.sync, forget=config.forget)
             if config.sync in syncs:  # else the next window would fill it again

@@ -319,7 +319,7 @@ def test_a_message_that_cannot_be_made_holds_up_no_other_channel(
     address = EMAIL.replace("PORT", str(mail.port)).replace("ann@ours, bob@ours", '"a@["')
     definitions = declare(on_call=WEBHOOK + address)
     note("first", "held", "why")
-    with pytest.raises(AlertsUntold, match="on_call/email: .*no message can be made with its sender and addresses"):
+    with pytest.raises(AlertsUntold, match=r"on_call/email: .*no message can be made with its sender and addresses"):
         tick(definitions, NOON)
 
     assert said(hook) == [("first", "held")]

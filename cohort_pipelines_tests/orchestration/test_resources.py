@@ -14,6 +14,8 @@ from cohort_pipelines.history import History, Stage
 from cohort_pipelines.orchestration.resources import Records, fitting_ledger, own_ledger
 from cohort_pipelines_tests.databases import KINDS
 from cohort_pipelines_tests.faults.ledgers import place
+from cohort_pipelines_tests.orchestration.demo_project import TAPLYTICS, Project, failure
+from cohort_pipelines_tests.orchestration.operating import operate
 
 
 @pytest.fixture(params=KINDS)
@@ -86,3 +88,26 @@ def test_an_older_ledger_is_brought_up_to_date_by_who_writes_alone(url: str) -> 
     assert own_ledger().ledger_id == "older"
     with own_ledger().read() as connection:
         assert connection.execute(schema.meta.select()).one().schema_version == schema.SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    ("job", "config"),
+    [("restore", {"window": "2026-01-01T0000Z"}), ("retarget", {}), ("retire", {}), ("retire", {"forget": True})],
+)
+def test_a_job_that_is_launched_in_the_ui_is_red_where_the_ledger_is_gone(
+    project: Project, job: str, config: dict[str, object]
+) -> None:
+    pairing.mark(project.history, "the lost one", 1)
+
+    assert "cohort-pipelines ledger rebuild" in failure(operate(project, job, sync=TAPLYTICS, **config))
+    assert not Path(settings.data_root(), "ledger.sqlite").exists()
+
+
+def test_freshness_says_that_the_ledger_is_gone(project: Project) -> None:
+    pairing.mark(project.history, "the lost one", 1)
+
+    result = project.definitions.resolve_job_def("freshness").execute_in_process(instance=project.instance)
+
+    found = result.get_asset_check_evaluations()
+    assert [check.passed for check in found] == [False, False]
+    assert all("it is gone, and the history tells of deliveries" in (check.description or "") for check in found)
