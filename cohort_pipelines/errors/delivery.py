@@ -146,8 +146,7 @@ class DeliveryYielded(DeliveryError):
         self.done, self.planned, self.eta_seconds = done, planned, eta_seconds
         eta = "" if eta_seconds is None else f" At this pace {eta_seconds / 60:,.0f} more minutes are needed."
         super().__init__(
-            f"{self.BEGINS} after {done:,} of {planned:,} changes; the next window goes on from "
-            f"there.{eta}"
+            f"{self.BEGINS} after {done:,} of {planned:,} changes; the next window goes on from there.{eta}"
         )
 
 
