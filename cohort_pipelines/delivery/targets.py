@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, or_, select, update
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.delivery.pausing import pause_within, paused_within
 from cohort_pipelines.delivery.schema import OPEN_STATES
 from cohort_pipelines.errors import TargetBusy, TargetNotKnown
 
@@ -96,6 +97,8 @@ def require_given_up(target: Target, owner: str, sync: str, declared: Iterable[t
 def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[tuple[str, Target]]) -> str:
     """Let ``sync`` own ``target``, with all that is believed of it; return the earlier owner.
 
+    A pause of the earlier owner goes with it, so that a renaming resumes nothing.
+
     Raises:
         TargetNotKnown: no delivery to it was ever begun, or its owner has written it and is declared for it, by
             ``declared`` (name and target).
@@ -110,6 +113,8 @@ def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[t
             require_given_up(target, row.owner, sync, declared)
         _require_quiet(connection, row.id, target, ledger.now(connection))
         connection.execute(update(schema.target).filter_by(id=row.id).values(owner=sync, retired=None))
+        if row.retired is None and (pause := paused_within(connection, row.owner)):
+            pause_within(connection, sync, pause)
     earlier: str = row.owner
     return earlier
 

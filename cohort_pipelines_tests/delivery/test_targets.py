@@ -6,8 +6,15 @@ import pytest
 from sqlalchemy import update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Target, retire, schema, targets
-from cohort_pipelines.errors import DeliveryHeld, TargetBusy, TargetMoved, TargetNotKnown, TargetOwnedByAnother
+from cohort_pipelines.delivery import Gates, Target, pausing, retire, schema, targets
+from cohort_pipelines.errors import (
+    DeliveryHeld,
+    SyncPaused,
+    TargetBusy,
+    TargetMoved,
+    TargetNotKnown,
+    TargetOwnedByAnother,
+)
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
 
@@ -216,3 +223,15 @@ def test_a_target_is_not_forgotten_while_it_is_written(world: World) -> None:
     with clock.shifted(timedelta(minutes=2)):
         targets.forget(world.ledger, here)
     assert targets.all_targets(world.ledger)[0].retired is not None
+
+
+def test_a_pause_is_not_lost_by_a_renaming(world: World) -> None:
+    world.overwrite(users(1))
+    pausing.pause(world.ledger, SYNC, who="mia", why="holidays")
+    here = target_of(world.partner)
+    targets.hand_over(world.ledger, here, "renamed", declared=[("renamed", here)])
+    world.next_window()
+    payload, seq = world.seal(users(2))
+    with pytest.raises(SyncPaused, match="mia: holidays"):
+        world.deliver(payload, seq, sync="renamed")
+    assert world.partner.members == users(1)
