@@ -1,5 +1,6 @@
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,11 +35,19 @@ def test_the_plain_difference_against_the_last_finished_overwrite_is_found_to_be
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def only_when_finished(
-        history: History, base: Belief, plan: StoredFile, chunks: pa.Table, *, equality: Equality = "exact"
+        history: History,
+        base: Belief,
+        plan: StoredFile,
+        chunks: pa.Table,
+        *,
+        equality: Equality = "exact",
+        applies_within: timedelta = timedelta(0),
     ) -> Belief:
         finished = chunks.filter(pc.field("state") == ChunkState.ACKED)
         rows = sum(hi - lo for lo, hi in zip(finished["lo"].to_pylist(), finished["hi"].to_pylist(), strict=True))
-        return fold(history, base, plan, chunks, equality=equality) if rows == plan.rows else base
+        if rows != plan.rows:
+            return base
+        return fold(history, base, plan, chunks, equality=equality, applies_within=applies_within)
 
     monkeypatch.setattr(overwrite, "fold", only_when_finished)
     tally = run_batch(first=1, count=60)
