@@ -269,6 +269,7 @@ def test_an_export_is_delivered_and_recorded_as_a_partition_of_the_project(
         assert recorded.is_success
 
 
+@pytest.mark.slow
 def test_the_same_name_again_delivers_the_stored_snapshot_until_another_export_goes_over_it(
     run: Run, export_project: Path, standins: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:

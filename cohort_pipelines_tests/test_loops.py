@@ -40,6 +40,7 @@ def test_what_is_raised_comes_back() -> None:
         loops.run(work())
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_callback_of_the_loop_is_not_lost(a_signal_cancels: signal.Signals) -> None:
     unwound = threading.Event()
 

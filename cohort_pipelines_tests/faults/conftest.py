@@ -7,6 +7,14 @@ from cohort_pipelines import clock
 from cohort_pipelines_tests.faults.projects import Faulty, opened, opening
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count all that lies here among the slow tests: whole projects, real servers, real processes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def at_an_opening() -> Iterator[None]:
     """Set the clock to the start of the two-hour window that is open, so that no test meets a window's end."""

@@ -113,6 +113,7 @@ def test_a_torn_page_leaves_the_audience_as_it_was(project: Project, kind: str) 
     assert [window.state for window in project.ledger.windows(TAPLYTICS)] == ["failed", "delivered"]
 
 
+@pytest.mark.slow
 def test_a_partner_that_fails_half_way_is_red_and_the_next_green_is_exact(project: Project) -> None:
     with clock.shifted(timedelta(minutes=-30)):
         assert project.run(APPTIMIZE).success
