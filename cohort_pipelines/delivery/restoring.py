@@ -39,6 +39,8 @@ def restorable(
 ) -> Restorable:
     """Return what was last delivered to ``target`` in ``window``, by ``sync`` or by who owned the target before.
 
+    That is the window's own audience, also where a restore fell into it afterwards.
+
     With ``payload_checksum`` it is that payload of the window, whatever was delivered in it afterwards.
 
     Raises:
@@ -56,7 +58,7 @@ def restorable(
         .join(schema.target)
         .join(schema.snapshot)
         .where(*green, wanted)
-        .order_by(table.c.id.desc())
+        .order_by((table.c.kind == AttemptKind.OVERWRITE).desc(), table.c.id.desc())
     )
     known = select(table.c.window).join(schema.target).where(*green).group_by(table.c.window)
     with ledger.read() as connection:

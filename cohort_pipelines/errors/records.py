@@ -25,7 +25,7 @@ class HistoryFileMissing(HistoryError):
     def __init__(self, path: str) -> None:
         super().__init__(
             f"The sealed file {path} is gone from the history. {NOTHING_SENT} Restore it from a backup, or materialize "
-            "the step that makes it."
+            "the step that makes it; where it is a plan or a belief, run `cohort-pipelines ledger rebuild`."
         )
 
 

@@ -47,6 +47,8 @@ def read(
     chosen = next((stored for stored in versions if stored.checksum == named), None)
     if version and chosen is None:
         raise NotInHistory(version, "version", (stored.checksum for stored in versions))
+    if not versions:
+        raise NotInHistory(key, f"file of {stage} in", (each for each in known if each != key))
     frame: pd.DataFrame = _table(history, chosen or versions[-1]).to_pandas()
     return frame
 

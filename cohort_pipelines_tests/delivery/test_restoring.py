@@ -30,11 +30,24 @@ def test_a_restore_puts_an_earlier_audience_back_and_names_it(world: World) -> N
     assert (row["restored_from"], row["state"], row["window"]) == (earlier, "delivered", world.window.key)
 
 
-def test_a_restore_of_a_restore_names_the_first_window(world: World) -> None:
+def test_a_restore_can_be_undone_by_the_name_of_its_window(world: World) -> None:
     world.overwrite(users(1, 2))
     first = world.window.key
     world.next_window()
     world.overwrite(users(3, 4))
+    world.restore(first)
+    restored_in = world.window.key
+    world.next_window()
+    world.overwrite(users(5, 6))
+    receipt = world.restore(restored_in)  # its own audience, though a restore fell into that window
+    assert world.partner.members == users(3, 4)
+    assert receipt.restored_from == restored_in
+
+
+def test_a_window_that_only_a_restore_fell_into_gives_what_was_restored(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
     world.restore(first)
     restored_in = world.window.key
     world.next_window()
@@ -165,7 +178,7 @@ def test_of_a_window_s_payloads_the_one_that_is_named_can_be_put_back(world: Wor
     def found(window: str, payload: str = "") -> Restorable:
         return restorable(world.ledger, world.history, target, SYNC, window, payload_checksum=payload)
 
-    assert found(world.window.key).window == first
+    assert found(world.window.key).payload.checksum == named.payload_checksum
     again = found(world.window.key, named.payload_checksum)
     assert (again.window, again.payload.checksum) == (world.window.key, named.payload_checksum)
     assert found(first, found(first).payload.checksum).window == first

@@ -130,3 +130,12 @@ def test_an_attempt_that_did_not_deliver_says_nothing_about_which_version_counts
 
     receipt(history, EARLY, first.checksum, datetime(2026, 11, 22, 12, 16, tzinfo=UTC), state="held")
     assert ids(history, EARLY) == ["second"]
+
+
+def test_a_window_whose_file_was_deleted_is_named(history: History) -> None:
+    payload(history, EARLY, "a")
+    gone = payload(history, LATE, "b")
+    (Path(history.root) / gone.path).unlink()
+
+    with pytest.raises(NotInHistory, match=f"no file of partner_payload in '{LATE}'. There is: {EARLY}"):
+        ids(history, LATE)
