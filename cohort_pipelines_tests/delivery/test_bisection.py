@@ -17,6 +17,8 @@ from cohort_pipelines.history import History, Stage
 from cohort_pipelines.partners.wire import Answer, Operation
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Fault, Killed, MemoryPartner, Sent, World, users
 
+pytestmark = pytest.mark.slow
+
 BATCH = 100
 
 

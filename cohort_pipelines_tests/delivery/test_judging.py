@@ -14,6 +14,8 @@ from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.windows import Window, one_time_window
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, World, dropped, users
 
+pytestmark = pytest.mark.slow
+
 STRICT = Gates(max_growth=0.0, max_churn=0.0)
 GROWING = Gates(max_shrink=1.0, max_growth=0.5)
 

@@ -18,6 +18,8 @@ from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.command_line import footprint
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, late, users
 
+pytestmark = pytest.mark.slow
+
 
 def looked_at(
     world: World, ids: Iterable[str], *, gates: Gates = ANY_SIZE, terms: Terms | None = None, ledger: bool = True

@@ -24,6 +24,8 @@ from cohort_pipelines.partners.csv_file import CsvFile
 from cohort_pipelines.partners.wire import Audience, Permit, Publication
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
 
+pytestmark = pytest.mark.slow
+
 LEASE_IS_OVER = timedelta(minutes=2)
 
 

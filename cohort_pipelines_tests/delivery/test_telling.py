@@ -12,6 +12,8 @@ from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.delivery.outcomes import QUARTER, delivered
 from cohort_pipelines_tests.delivery.world import SYNC
 
+pytestmark = pytest.mark.slow
+
 SLACK, MAIL = "on_call/slack", "on_call/email"
 
 

@@ -21,6 +21,8 @@ from cohort_pipelines_tests.orchestration.test_declarations import SOUND
 from cohort_pipelines_tests.orchestration.test_scaffolders import scaffold
 from cohort_pipelines_tests.receivers import HttpReceiver, MailReceiver, http_receiver, mail_receiver
 
+pytestmark = pytest.mark.slow
+
 NOON = datetime(2026, 11, 10, 12, 5, tzinfo=UTC)
 SECRET = "s3cr3t"
 ALERTS = """

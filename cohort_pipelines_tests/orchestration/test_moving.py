@@ -28,6 +28,8 @@ from cohort_pipelines_tests.faults.projects import (
 )
 from cohort_pipelines_tests.orchestration.operating import operate
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = """
 type: cohort_pipelines.orchestration.ApptimizeDestination
 attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}

@@ -23,6 +23,8 @@ from cohort_pipelines_tests.faults.projects import TAPLYTICS as FLAGS
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
 from cohort_pipelines_tests.orchestration.operating import operate
 
+pytestmark = pytest.mark.slow
+
 NOTHING_SENT = "Nothing was sent; the audience is as it was."
 LIST = "launch_list"
 MESSAGES = """

@@ -14,6 +14,8 @@ from cohort_pipelines_tests.faults.projects import TAPLYTICS as FLAGS
 from cohort_pipelines_tests.orchestration.demo_project import Project
 from cohort_pipelines_tests.orchestration.operating import operate
 
+pytestmark = pytest.mark.slow
+
 LIST, DAILY = "launch_list", "daily"
 DECLARED = {
     "mixpanel": MIXPANEL,

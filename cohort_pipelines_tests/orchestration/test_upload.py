@@ -16,6 +16,8 @@ from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
 
+pytestmark = pytest.mark.slow
+
 UPLOAD = ("destination_upload",)
 Checks = Mapping[str, dg.AssetCheckEvaluation]
 

@@ -9,6 +9,8 @@ import pytest
 
 from cohort_pipelines.standins.behaviour import Behaviour, Reception
 
+pytestmark = pytest.mark.slow
+
 TARGET = "Beta Users"
 STRANGERS = [f"never-sent-{number}" for number in range(3)]
 
