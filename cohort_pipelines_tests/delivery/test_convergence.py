@@ -16,6 +16,7 @@ from cohort_pipelines.delivery import Receipt
 from cohort_pipelines.delivery.belief import SETTLES_AFTER
 from cohort_pipelines.errors import DeliveryError
 from cohort_pipelines_tests.delivery.world import (
+    IN_MEMORY,
     Fate,
     Killed,
     MemoryPartner,
@@ -27,7 +28,6 @@ from cohort_pipelines_tests.delivery.world import (
     users,
 )
 
-IN_MEMORY = Path("/dev/shm")  # noqa: S108  thousands of small files, and no need to outlive the test
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
 FAULTS = {"lost": lost, "dropped": dropped, "late": late, "tried twice": tried_twice}
 

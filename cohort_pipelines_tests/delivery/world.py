@@ -22,6 +22,7 @@ from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operati
 from cohort_pipelines.windows import Cadence, Window
 
 ANY_SIZE = Gates(min_users=0, max_shrink=1.0)
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  thousands of small files, and no need to outlive the test
 SYNC = "beta_users"
 LEASE_SECONDS = 60.0
 LAST_TRY = timedelta(seconds=LEASE_SECONDS - 1) + PATIENCE

@@ -4,7 +4,12 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines import clock
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines_tests.databases import KINDS, postgres_url
+from cohort_pipelines_tests.delivery.world import World
 from cohort_pipelines_tests.faults.projects import Faulty, opened, opening
+from cohort_pipelines_tests.faults.wires import Wired
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,3 +32,18 @@ def project(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: A
     """Return the demo's project, with everybody well."""
     with opened(tmp_path) as project:
         yield project
+
+
+@pytest.fixture(params=KINDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "sqlite":
+        yield World(tmp_path)
+    else:
+        with postgres_url() as url:
+            yield World(tmp_path, url=url)
+
+
+@pytest.fixture(params=["flags", "messages"])
+def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
+    with in_thread(Settings(members=10)) as standins:
+        yield Wired(request.param, standins, tmp_path)

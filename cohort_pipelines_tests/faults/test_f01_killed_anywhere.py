@@ -13,8 +13,7 @@ from cohort_pipelines.partners.wire import ChangeWire
 from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.delivery.test_convergence import IN_MEMORY
-from cohort_pipelines_tests.delivery.world import World, users
+from cohort_pipelines_tests.delivery.world import IN_MEMORY, World, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.wires import WIRES, Wired, small_pages
 

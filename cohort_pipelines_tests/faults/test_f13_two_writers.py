@@ -1,13 +1,7 @@
 """F13: two runs for one target are one writer at a time, and one that outlives its window makes way for the next."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.databases import KINDS, postgres_url
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import Wired
 from cohort_pipelines_tests.faults.writer import outcome, writing
@@ -16,21 +10,6 @@ from cohort_pipelines_tests.live import until
 pytestmark = pytest.mark.slow
 
 MANY = users(*range(24))
-
-
-@pytest.fixture(params=KINDS)
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "sqlite":
-        yield World(tmp_path)
-    else:
-        with postgres_url() as url:
-            yield World(tmp_path, url=url)
-
-
-@pytest.fixture(params=["flags", "messages"])
-def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
-    with in_thread(Settings(members=10)) as standins:
-        yield Wired(request.param, standins, tmp_path)
 
 
 def test_f13_two_runs_that_start_together_send_each_user_once(world: World, wired: Wired) -> None:

@@ -1,17 +1,12 @@
 """F14: a process is stopped past its lease, another takes over, it goes on: it starts no further batch."""
 
 import signal
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.databases import KINDS, postgres_url
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import Wired
 from cohort_pipelines_tests.faults.writer import outcome, writing
@@ -21,21 +16,6 @@ pytestmark = pytest.mark.slow
 
 MANY, OTHERS = users(*range(40)), users(*range(100, 104))
 LATER = timedelta(minutes=25)
-
-
-@pytest.fixture(params=KINDS)
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "sqlite":
-        yield World(tmp_path)
-    else:
-        with postgres_url() as url:
-            yield World(tmp_path, url=url)
-
-
-@pytest.fixture(params=["flags", "messages"])
-def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
-    with in_thread(Settings(members=10)) as standins:
-        yield Wired(request.param, standins, tmp_path)
 
 
 def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world: World, wired: Wired) -> None:

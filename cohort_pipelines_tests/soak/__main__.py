@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from cohort_pipelines_tests.soak.model import IN_MEMORY, Step, Tally, Violation, play, sequences
+from cohort_pipelines_tests.delivery.world import IN_MEMORY
+from cohort_pipelines_tests.soak.model import Step, Tally, Violation, play, sequences
 
 BATCH = 100
 _SHOWN = 3

@@ -39,7 +39,6 @@ from cohort_pipelines_tests.delivery.world import (
     users,
 )
 
-IN_MEMORY = Path("/dev/shm")  # noqa: S108  thousands of small files, and no need to outlive the run
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
 FAULTS: dict[str, Fault] = {"lost": lost, "dropped": dropped, "late": late, "tried twice": tried_twice}
 IDS = 10

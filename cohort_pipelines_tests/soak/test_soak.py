@@ -13,8 +13,9 @@ from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.identity import Equality
+from cohort_pipelines_tests.delivery.world import IN_MEMORY
 from cohort_pipelines_tests.soak.__main__ import run_batch
-from cohort_pipelines_tests.soak.model import IN_MEMORY, Step, Tally, play, sequences
+from cohort_pipelines_tests.soak.model import Step, Tally, play, sequences
 
 
 @pytest.fixture(scope="module")
