@@ -51,9 +51,8 @@ def shifted(by: timedelta) -> Iterator[None]:
     Process-wide on purpose: a run that Dagster executes in other threads sees the same clock.
     """
     global _offset  # noqa: PLW0603  one clock for the process is what this module is
-    before = _offset
-    _offset = before + by
+    _offset += by
     try:
         yield
     finally:
-        _offset = before
+        _offset -= by  # not what it was before: shifts may end in another order than they began

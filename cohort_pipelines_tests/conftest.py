@@ -14,6 +14,14 @@ from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.command_line import LAUNCH_LIST, PROJECT, Ended, Run
 
 
+@pytest.fixture(autouse=True)
+def _clock_is_put_back() -> Iterator[None]:
+    """Fail the test that leaves the clock moved, rather than the ones after it."""
+    before = clock.offset()
+    yield
+    assert clock.offset() == before
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Return what runs the command line in this process: the same code as the console script, without its start-up."""

@@ -37,3 +37,13 @@ def test_an_answer_that_took_long_may_be_as_old_as_the_question() -> None:
 def test_a_shifted_clock_and_another_zone_are_no_skew() -> None:
     with clock.shifted(timedelta(hours=3)):
         clock.require_agreement(clock.host_now().astimezone(timezone(timedelta(hours=9))), "The database")
+
+
+def test_shifts_that_end_in_another_order_than_they_began_leave_nothing_behind() -> None:
+    before = clock.offset()
+    outer, inner = clock.shifted(timedelta(hours=3)), clock.shifted(timedelta(minutes=5))
+    with outer:
+        inner.__enter__()
+    assert clock.offset() == before + timedelta(minutes=5)
+    inner.__exit__(None, None, None)
+    assert clock.offset() == before

@@ -1,6 +1,7 @@
 """F8: a partner that answers 429 is left alone as long as it says, never past the deadline; the next window goes on."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -81,12 +82,12 @@ def test_f08_a_partner_that_is_busy_for_ever_makes_each_window_yield_and_the_nex
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Let a wait between two tries be over at once, with the clock set forward, and collect the seconds."""
     waits: list[float] = []
+    with ExitStack() as later:
 
-    async def pass_by(seconds: float) -> None:
-        waits.append(seconds)
-        clock._offset += timedelta(seconds=seconds)
+        async def pass_by(seconds: float) -> None:
+            waits.append(seconds)
+            later.enter_context(clock.shifted(timedelta(seconds=seconds)))
 
-    with clock.shifted(timedelta(0)):
         monkeypatch.setattr(tenacity, "AsyncRetrying", partial(tenacity.AsyncRetrying, sleep=pass_by))
         yield waits
 

@@ -6,6 +6,7 @@ taken in.
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from pathlib import Path
@@ -124,10 +125,10 @@ def test_f17_a_snapshot_belongs_to_the_window_in_which_its_first_page_came_or_to
 
     def answer_when_it_is_over(engage: Engage, parameters: dict[str, Any], *about: str) -> dict[str, Any]:
         if int(parameters.get("page") or 0) == page and clock.offset() == earlier:
-            monkeypatch.setattr(clock, "_offset", earlier + QUARTER)
+            later.enter_context(clock.shifted(QUARTER))
         return answer(engage, parameters, *about)
 
-    with clock.shifted(to_the_window_before()):
+    with clock.shifted(to_the_window_before()), ExitStack() as later:
         earlier, window = clock.offset(), project.window(APPTIMIZE)
         monkeypatch.setattr(Engage, "page", answer_when_it_is_over)
         result = project.run(APPTIMIZE)

@@ -2,6 +2,7 @@ import re
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -292,16 +293,17 @@ def test_a_slow_channel_leaves_time_for_the_next_one(
     monkeypatch.setenv("SLACK_URL", "http://127.0.0.1:1/s3cr3t")
     definitions = declare(on_call=SLACK + WEBHOOK)
     taken: list[str] = []
-
-    def take_half_a_minute(_url: str, notice: Notice) -> None:
-        taken.append(notice.sync)
-        passed = clock.offset() + timedelta(seconds=30)
-        monkeypatch.setattr(clock, "_offset", passed)
-
-    monkeypatch.setattr(notices, "to_slack", take_half_a_minute)
     for sync in ("first", "second"):
         note(sync, "held", "why")
-    told = tick(definitions, NOON)
+
+    with ExitStack() as later:
+
+        def take_half_a_minute(_url: str, notice: Notice) -> None:
+            taken.append(notice.sync)
+            later.enter_context(clock.shifted(timedelta(seconds=30)))
+
+        monkeypatch.setattr(notices, "to_slack", take_half_a_minute)
+        told = tick(definitions, NOON)
 
     assert taken == ["first"]
     assert said(hook) == [("first", "held"), ("second", "held")]
