@@ -91,7 +91,7 @@ def date_of(response: Response) -> datetime | None:
 def _read_date(value: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second where its year is absurd
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 

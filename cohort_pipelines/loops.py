@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ def running(work: Coroutine[Any, Any, T]) -> Iterator[Future[T]]:
         thread.submit(int).result()  # it has started before the work begins: the pool joins no thread that was starting
         loop = asyncio.new_event_loop()
         try:
-            yield thread.submit(_run_and_close, loop, work)
+            yield thread.submit(copy_context().run, _run_and_close, loop, work)
         except BaseException:
             with suppress(RuntimeError):  # the loop is closed: the work has ended
                 loop.call_soon_threadsafe(_cancel_all, loop)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
+from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, schema
 from cohort_pipelines.delivery.belief import Belief
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
@@ -57,6 +58,13 @@ class Asked:
     pause: Pause | None = None
 
 
+@dataclass(slots=True)
+class Pulse:
+    """When a lease was last known to be held, by this host's clock."""
+
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class DeadAttempt:
     """An attempt whose writer died: what it was sending, if it came to that."""
@@ -79,8 +87,10 @@ class Attempt:
         generation: its place in the order of all attempts on the target.
         token: the lease's token, which only grows; 0 for an attempt that was superseded and so has no lease.
         lease_seconds: how long the lease holds without being renewed.
-        started: when it was claimed.
+        started: when it was claimed, by the ledger's time.
+        ahead: by how much the ledger's time was ahead of this host's then; hosts may differ by up to a minute.
         established: whether anything was ever sent to the target.
+        pulse: when the lease was last renewed.
         newer: the window of the newer snapshot that supersedes it; empty when none does.
     """
 
@@ -93,7 +103,13 @@ class Attempt:
     lease_seconds: float
     started: datetime
     established: bool
+    pulse: Pulse
+    ahead: timedelta = timedelta(0)
     newer: str = ""
+
+    def now(self) -> datetime:
+        """Return the ledger's time, by this host's clock: what the ledger's own moments are compared with."""
+        return clock.now() + self.ahead
 
     @contextmanager
     def leased(self) -> Iterator[None]:
@@ -151,17 +167,17 @@ class Attempt:
         """
         return believed(history, self.on_target())
 
-    def adopt(self, baseline: str, belief: Belief) -> None:
-        """Record what the target held before the first delivery."""
-        with self.fenced() as connection:
-            connection.execute(update(schema.target).filter_by(id=self.target_id).values(baseline=baseline))
-            self._believe(connection, belief, self.id)
+    def begin_sending(self, plan: StoredFile, base: Belief, adopted: str | None) -> int:
+        """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation.
 
-    def begin_sending(self, plan: StoredFile, base: Belief) -> int:
-        """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation."""
+        With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that.
+        """
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
         with self.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
+            if adopted is not None:
+                started = update(schema.target).filter_by(id=self.target_id)
+                connection.execute(started.values(baseline=adopted, **_columns(base)))
             return next_generation(connection, self.ledger)
 
     def record(self, ended: Sequence[chunks.Ended], begun: Sequence[chunks.Rows]) -> datetime:
@@ -199,6 +215,17 @@ class Attempt:
         """
         with self.fenced() as connection:
             self._require_not_paused(connection)
+
+    def require_live(self) -> None:
+        """Refuse to start a request where this process was stopped for so long that another may have taken over.
+
+        It costs nothing as long as the lease is being renewed.
+
+        Raises:
+            LeaseLost: another run has taken the target over.
+        """
+        if clock.now() >= self.pulse.at + timedelta(seconds=self.lease_seconds):
+            self._renew()
 
     def ever_acknowledged(self) -> bool:
         """Say whether the partner ever acknowledged anything for this target."""
@@ -242,7 +269,7 @@ class Attempt:
     ) -> int:
         """Record how the attempt ended, and give the lease back, in one transaction; return the ledger's generation.
 
-        ``healed_until``: up to when the slices of belief have been sent again.
+        ``healed_until``: up to when the slices of belief have been sent again; None: as before.
         """
         with self.fenced() if self.token else self.ledger.write() as connection:
             now = self.ledger.now(connection)
@@ -272,7 +299,7 @@ class Attempt:
 
     def _conclude(self, connection: Connection, receipt: Receipt, healed_until: datetime | None, now: datetime) -> None:
         green = receipt.state in GREEN_STATES
-        concluded: dict[str, datetime] = {"healed_until": healed_until} if green and healed_until else {}
+        concluded: dict[str, datetime] = {"healed_until": healed_until} if healed_until else {}
         if green and self.asked.kind is AttemptKind.RETIRE:
             concluded["retired"] = now
         if concluded:
@@ -288,14 +315,7 @@ class Attempt:
         connection.execute(
             update(schema.target)
             .filter_by(id=self.target_id)
-            .values(
-                belief_sync=belief.file.sync,
-                belief_window=belief.file.window,
-                belief_checksum=belief.file.checksum,
-                unsettled=belief.unsettled,
-                held=belief.held,
-                **({"last_sent": last_sent} if last_sent else {}),
-            )
+            .values(**_columns(belief), **({"last_sent": last_sent} if last_sent else {}))
         )
 
     def _move(
@@ -324,12 +344,25 @@ class Attempt:
         Raises:
             LeaseLost: another run has taken the target over.
         """
-        held = {"of_target": self.target_id, "held_token": self.token}
+        held, asked = {"of_target": self.target_id, "held_token": self.token}, clock.now()
         with self.ledger.write() as connection:
             expires = self.ledger.now(connection) + timedelta(seconds=self.lease_seconds)
             if connection.execute(_RENEW, held | {"until": expires}).rowcount != 1:
                 raise LeaseLost(self.asked.target.name)
             yield connection
+        self.pulse.at = asked
+
+
+def _columns(belief: Belief) -> dict[str, str | int | None]:
+    """Return the columns of :data:`schema.target` that say what is believed of it."""
+    file = belief.file
+    return {
+        "belief_sync": file.sync if file else None,
+        "belief_window": file.window if file else None,
+        "belief_checksum": file.checksum if file else None,
+        "unsettled": belief.unsettled,
+        "held": belief.held,
+    }
 
 
 def believed(history: History, target: "Row[tuple[object, ...]]") -> Belief:

@@ -75,8 +75,9 @@ def fold(
     An acknowledged row is IN or OUT. A row that may have taken effect is MAYBE. Where a try got no answer, though a
     later one may have, the row is unsettled too, and stays so until a request for it, begun later than
     :data:`SETTLES_AFTER` (and ``applies_within``, which the partner may take to apply it) after, was acknowledged
-    without a doubt. Refused rows stay as they were, an unknown id OUT. Rows that were never begun, or left untouched,
-    stay as they were altogether.
+    without a doubt. Refused rows stay as they were, an unknown id OUT; but who was in and is refused as an addition is
+    MAYBE, since somebody must have put them out. Rows that were never begun, or left untouched, stay as they were
+    altogether.
 
     An id is marked while the last request for it was refused, until one is acknowledged.
 
@@ -164,6 +165,7 @@ SELECT
     END AS id,
     CASE
         WHEN outcome.state IS NULL THEN belief.state
+        WHEN outcome.state IN {_REFUSED} AND outcome.operation = 'add' AND belief.state = 'IN' THEN 'MAYBE'
         WHEN outcome.state IN {_REFUSED} THEN coalesce(belief.state, 'OUT')
         WHEN outcome.state NOT IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN 'MAYBE'
         WHEN outcome.operation = 'add' THEN 'IN'

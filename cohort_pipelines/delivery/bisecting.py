@@ -27,7 +27,7 @@ class Bisection:
         self._budget = budget
         self._judges_rows = judges_rows
         self._waiting: deque[Chunk] = deque()
-        self._good = False  # whether anything was acknowledged at all
+        self._good = False  # whether anything was acknowledged, or is trusted to be
         self._in_row = 0  # refusals since the last acknowledgement that speak against the connection
         self._probe: Chunk | None = None  # one row, to be tried when they do
         self._probed = -1  # the row that was tried last
@@ -37,6 +37,10 @@ class Bisection:
     def suspects_the_connection(self) -> bool:
         """Whether both halves of a chunk (undivided: two chunks) were refused, and nothing was acknowledged since."""
         return self._in_row >= _BOTH
+
+    def trust(self) -> None:
+        """Take connection and target for good, though nothing was acknowledged yet in this attempt."""
+        self._good = True
 
     def acknowledged(self) -> None:
         """Take note that rows were acknowledged: the connection and the target are good."""

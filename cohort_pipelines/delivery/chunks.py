@@ -25,6 +25,9 @@ Rows = tuple[int, int, str]
 PATIENCE = timedelta(minutes=5)
 """How long one chunk may take with its retries; below belief's SETTLES_AFTER."""
 
+OPENING_ROWS = 32
+"""Rows of a phase's first chunk where each row is a request: so many tell whether the target takes anything."""
+
 _MAX_REASON = 200
 _LEAST_EXTRA = 64
 _EXTRA_SHARE = 50
@@ -96,12 +99,14 @@ def extra_requests(rows: int) -> int:
 
 def read_phases(
     history: History, plan: StoredFile, counts: PlanCounts, wire: ChangeWire, turn: int
-) -> tuple[Phase, ...]:
-    """Return a plan's additions and its removals, which read the plan as chunks are asked for.
+) -> tuple[Phase, Phase, Phase, Phase]:
+    """Return a plan's additions and its removals, then those that only heal; they read it as chunks are asked for.
 
     Rows that were refused last time go one to a request, or as few as :func:`extra_requests` allows; ``turn`` says
-    which of these requests is the first, so that they take turns at being divided further.
+    which of these requests is the first, so that they take turns at being divided further. Where each row is a request
+    the first chunk has :data:`OPENING_ROWS`.
     """
+    opening = min(OPENING_ROWS, wire.chunk_rows) if wire.judges_rows else wire.chunk_rows
 
     def read(operation: Operation, bounds: Sequence[tuple[int, int]], *, alone: bool) -> Iterator[Chunk]:
         if not bounds:
@@ -112,8 +117,8 @@ def read_phases(
             yield Chunk(lo, hi, operation, page, len(bounds), list(islice(wanted, hi - lo)), alone)
 
     def phase(operation: Operation, first: int, end: int, refused: int) -> Phase:
-        few = wire.chunk_rows if wire.judges_rows else -(-refused // extra_requests(refused))
-        together = _bounds(first, end - refused, wire.chunk_rows)
+        few = opening if wire.judges_rows else -(-refused // extra_requests(refused))
+        together = _bounds(first, end - refused, wire.chunk_rows, opening)
         alone = _bounds(end - refused, end, min(wire.chunk_rows, max(few, 1)))
         start = turn % len(alone) if alone else 0
         return Phase(
@@ -121,14 +126,21 @@ def read_phases(
             chain(read(operation, alone[start:], alone=True), read(operation, alone[:start], alone=True)),
         )
 
+    adds = counts.adds - counts.healing_adds
+    heals = adds + counts.removals - counts.healing_removals
     return (
-        phase(Operation.ADD, 0, counts.adds, counts.alone_adds),
-        phase(Operation.REMOVE, counts.adds, plan.rows, counts.alone_removals),
+        phase(Operation.ADD, 0, adds, counts.alone_adds),
+        phase(Operation.REMOVE, adds, heals, counts.alone_removals),
+        phase(Operation.ADD, heals, heals + counts.healing_adds, 0),
+        phase(Operation.REMOVE, heals + counts.healing_adds, plan.rows, 0),
     )
 
 
-def _bounds(first: int, end: int, rows: int) -> Sequence[tuple[int, int]]:
-    return [(lo, min(lo + rows, end)) for lo in range(first, end, rows)]
+def _bounds(first: int, end: int, rows: int, opening: int | None = None) -> Sequence[tuple[int, int]]:
+    """Return ranges of so many rows from ``first`` to ``end``, of which the first has ``opening``."""
+    second = min(first + (opening or rows), end)
+    starts = [first, *range(second, end, rows)] if second > first else []
+    return list(zip(starts, [*starts[1:], end], strict=False))
 
 
 def column_of(batch: pa.RecordBatch) -> list[str]:

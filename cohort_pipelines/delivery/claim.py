@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.attempt import Asked, Attempt
+from cohort_pipelines.delivery.attempt import Asked, Attempt, Pulse
 from cohort_pipelines.delivery.ledger import Ledger, next_seq
 from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
 from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
@@ -47,7 +47,7 @@ def claim(ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt:
 
 def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt | datetime:
     """Return the attempt, or until when somebody else's lease holds."""
-    now = ledger.now(connection)
+    asked_at, now = clock.now(), ledger.now(connection)
     clock.require_agreement(now - clock.offset(), "the ledger's database")
     target = _pinned(connection, asked, now)
     _settle_accepted(connection, target.id, now - asked.terms.applies_within)
@@ -74,6 +74,8 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         lease_seconds=lease_seconds,
         started=now,
         established=target.established,
+        pulse=Pulse(asked_at),
+        ahead=now - asked_at,
         newer=_newer(connection, target.id, target.head_seq) if superseded else "",
     )
 

@@ -5,6 +5,7 @@ of these records, whatever the verdict on the whole; the next attempt starts fro
 """
 
 import time
+from contextlib import suppress
 from datetime import datetime
 
 from cohort_pipelines import clock
@@ -38,6 +39,7 @@ from cohort_pipelines.errors import (
     TargetOwnedByAnother,
 )
 from cohort_pipelines.history import History, StoredFile
+from cohort_pipelines.partners.exchange import only_while
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.windows import Window
 
@@ -131,7 +133,13 @@ def _prepare(overwrite: Overwrite, gates: Gates | None, *, whole: bool) -> None:
 
 
 def _require_gates(overwrite: Overwrite, gates: Gates) -> None:
-    verdicts, overwrite.release = judging.judge(overwrite.attempt, gates, overwrite.counts)
+    verdicts, overwrite.release = judging.judge(
+        overwrite.attempt,
+        gates,
+        overwrite.counts,
+        held=overwrite.base.held if overwrite.base else 0,
+        adopted="adopted" in {overwrite.baseline, overwrite.adopting},
+    )
     held = next((verdict for verdict in verdicts if verdict.held), None)
     if held is not None and overwrite.release is None:
         error = DeliveryHeld(held.name, held.finding, held.remedy)
@@ -161,13 +169,15 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         if counts.operations and not _wait_until_applied(overwrite):
             sending.yielded = True
         elif isinstance(partner, FileWire):
-            published = publish(attempt, partner, overwrite.history, counts.operations)
+            with only_while(attempt.require_live):
+                published = publish(attempt, partner, overwrite.history, counts.operations)
             sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
             sending.done = sending.acknowledged = published.acknowledged
             sending.requests = published.requests
         elif counts.operations or not attempt.established:
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
-            sending.run(partner, phases, counts.operations, on_progress)
+            with only_while(attempt.require_live):
+                sending.run(partner, phases, counts.operations, on_progress)
     except (LeaseLost, LedgerUnusable):
         raise
     except Exception as error:  # noqa: BLE001  a partner adapter that broke: no words of it, they may hold ids
@@ -179,7 +189,8 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         raise broken from None
     except BaseException as error:  # a cancel
         overwrite.requests = sending.requests
-        overwrite.end(AttemptState.YIELDED, type(error).__name__)
+        with suppress(CohortPipelinesError):  # what cannot be recorded now is made up for by the next claim
+            overwrite.end(AttemptState.YIELDED, type(error).__name__)
         raise
 
 
@@ -188,7 +199,7 @@ def _wait_until_applied(overwrite: Overwrite) -> bool:
     asked, last_sent = overwrite.attempt.asked, overwrite.attempt.on_target().last_sent
     if last_sent is None or not asked.terms.applies_within:
         return True
-    while clock.now() < last_sent + asked.terms.applies_within:
+    while overwrite.attempt.now() < last_sent + asked.terms.applies_within:
         if clock.now() >= asked.deadline:
             return False
         time.sleep(_POLL_SECONDS)
@@ -213,7 +224,7 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
     overwrite.attempt.mark_sent()
     refused_adds, refused_removals = overwrite.refused()
     left_over = overwrite.left_over()
-    if refused_removals or left_over or refused_adds > asked.terms.max_refused:
+    if refused_removals > overwrite.excused() or left_over or refused_adds > asked.terms.max_refused:
         refused = DeliveryRefused(refused_adds, refused_removals, left_over)
         overwrite.end(AttemptState.REFUSED, str(refused))
         raise refused
@@ -225,10 +236,10 @@ def _may_be_unapplied(overwrite: Overwrite) -> bool:
     within, last_sent = overwrite.attempt.asked.terms.applies_within, overwrite.attempt.on_target().last_sent
     if not within:
         return False
-    return bool(overwrite.counts.operations) or (last_sent is not None and clock.now() < last_sent + within)
+    return bool(overwrite.counts.operations) or (last_sent is not None and overwrite.attempt.now() < last_sent + within)
 
 
 def _eta(overwrite: Overwrite, done: int) -> float | None:
     """Return the seconds that the rest needs at the attempt's own pace, or None when it had none."""
-    seconds = (clock.now() - overwrite.attempt.started).total_seconds()
+    seconds = (overwrite.attempt.now() - overwrite.attempt.started).total_seconds()
     return seconds / done * (overwrite.counts.operations - done) if done else None

@@ -2,7 +2,8 @@
 
 Time is cut into turns of a fixed length, and each turn belongs to one slice of the ids, round and round. A window sends
 the slices whose turns have ended since the last one that healed, so a window that was missed loses no turn. At every
-window each slice was therefore sent within the time of one round, whenever the windows before it were.
+window each slice was therefore sent within the time of one round, whenever the windows before it were; unless more
+were due than a window has time for (:func:`oldest`).
 """
 
 from dataclasses import dataclass
@@ -47,6 +48,18 @@ def due(
     turn = _turn(now, within)
     count = min(turn - _turn(healed_until, within), SLICES)
     return Slices((turn - count) % SLICES, count) if count >= (SLICES if whole else 1) else None
+
+
+def oldest(slices: Slices, at_most: int, now: datetime, within: timedelta) -> tuple[Slices, datetime]:
+    """Return what a window that has time for ``at_most`` of the ``slices`` due ``now`` sends, at least one.
+
+    The others stay due: beside them comes up to when a delivery of these has healed.
+    """
+    count = min(slices.count, max(at_most, 1))
+    if count == slices.count:
+        return slices, now
+    sent = _turn(now, within) - slices.count + count
+    return Slices(slices.first, count), _EPOCH - (-within * sent) // SLICES  # rounded up to where that turn has ended
 
 
 def _turn(moment: datetime, within: timedelta) -> int:

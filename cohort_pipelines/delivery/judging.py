@@ -27,10 +27,13 @@ class Delivered:
     counted: Sequence[Row[tuple[object, ...]]]
 
 
-def judge(attempt: Attempt, gates: Gates, counts: PlanCounts) -> tuple[list[Verdict], Release | None]:
+def judge(
+    attempt: Attempt, gates: Gates, counts: PlanCounts, *, held: int, adopted: bool
+) -> tuple[list[Verdict], Release | None]:
     """Judge an attempt whose plan is ``counts``; record what each gate finds, and what lets it pass all the same.
 
-    To be called once the dead attempts are buried and the baseline is adopted: what they added counts too. A release is
+    To be called once the dead attempts are buried: what they added counts too. ``held`` are the ids that the target has
+    in, or maybe in, by the belief that the plan was drawn from; ``adopted``: which began with a file. A release is
     looked for only where a gate holds, so that a receipt names one only where it was needed.
 
     Raises:
@@ -39,11 +42,10 @@ def judge(attempt: Attempt, gates: Gates, counts: PlanCounts) -> tuple[list[Verd
     asked = attempt.asked
     with attempt.fenced() as connection:
         now = attempt.ledger.now(connection)
-        target = connection.execute(select(schema.target).filter_by(id=attempt.target_id)).one()
         members, identified = _snapshot(connection, asked.snapshot_seq)
-        planned = _planned(asked.payload.rows, counts, target.held, members, identified)
+        planned = _planned(asked.payload.rows, counts, held, members, identified)
         before = _delivered(connection, attempt.target_id, asked.window, now)
-        verdicts = gates.judge(_with_baseline(planned, before, now, adopted=target.baseline == "adopted"))
+        verdicts = gates.judge(_with_baseline(planned, before, now, adopted=adopted))
         for each in verdicts:
             found = {"name": each.name, "value": each.value, "limit": each.limit, "held": each.held}
             connection.execute(insert(schema.gate).values(attempt=attempt.id, finding=each.finding, **found))

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import healing, pairing
+from cohort_pipelines.delivery import healing, pace, pairing
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
 from cohort_pipelines.delivery.baseline import adopt
 from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
 from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.delivery.schema import AttemptState, ChunkState, WindowState
+from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptState, ChunkState, WindowState
 from cohort_pipelines.errors import HistoryError
 from cohort_pipelines.history import History, Stage, StoredFile
 
@@ -44,6 +44,9 @@ class Overwrite:
         counts: how much is planned.
         requests: requests made.
         release: what lets it pass the gates.
+        baseline: what the target held before the first delivery; None until something is sent.
+        adopting: the same where this attempt takes it over, should it come to send.
+        begun: whether anything may have been sent.
         heals_until: up to when belief's slices are sent again by this plan.
     """
 
@@ -55,6 +58,8 @@ class Overwrite:
     requests: int = 0
     release: Release | None = None
     baseline: str | None = None
+    adopting: str | None = None
+    begun: bool = False
     heals_until: datetime | None = None
 
     def bury_the_dead(self) -> None:
@@ -73,9 +78,11 @@ class Overwrite:
             HistoryError: payload, belief or baseline cannot be trusted, or the history cannot be written.
         """
         attempt, asked, target = self.attempt, self.attempt.asked, self.attempt.on_target()
-        self.base = attempt.belief(self.history)
-        self.baseline = target.baseline or self._adopt(asked.terms.baseline)
-        now = clock.now()
+        self.base, self.baseline = attempt.belief(self.history), target.baseline
+        if target.baseline is None or not (target.established or target.last_sent):  # nothing was ever sent
+            self._adopt(asked.terms.baseline)
+        now = attempt.now()
+        heal, self.heals_until = self._due(target.healed_until, now, whole=whole)
         self.plan, self.counts = seal_plan(
             self.history,
             asked.payload,
@@ -83,16 +90,19 @@ class Overwrite:
             sync=asked.sync,
             window=asked.window,
             equality=asked.terms.id_equality,
-            heal=healing.due(target.healed_until, now, asked.terms.heal_within, whole=whole),
+            heal=heal,
             whole=whole,
         )
-        self.heals_until = None if whole and not self.counts.operations else now
+        if whole and not self.counts.operations:
+            self.heals_until = None
 
     def begin_sending(self) -> None:
         """Bind the attempt to its plan; from now on something may have been sent."""
         assert self.plan is not None  # noqa: S101  prepared before
         assert self.base is not None  # noqa: S101
-        self._mirror(self.attempt.begin_sending(self.plan, self.base))
+        generation = self.attempt.begin_sending(self.plan, self.base, self.adopting)
+        self.baseline, self.begun = self.adopting or self.baseline, True
+        self._mirror(generation)
 
     def refused(self) -> tuple[int, int]:
         """Return how many additions and removals were refused."""
@@ -102,6 +112,11 @@ class Overwrite:
             for operation in ("add", "remove")
         )
         return adds, removals
+
+    def excused(self) -> int:
+        """Return how many refused removals are of ids that were out anyway, and were asked for only to heal."""
+        first = self.counts.operations - self.counts.healing_removals
+        return sum(max(0, hi - max(lo, first)) for lo, hi, _ in self.attempt.refused_ranges())
 
     def left_over(self) -> int:
         """Return how many operations of the plan have not been tried."""
@@ -119,7 +134,7 @@ class Overwrite:
         attempt, asked, tally = self.attempt, self.attempt.asked, self.attempt.tally()
         origin = attempt.ledger.origin(asked.snapshot_seq)
         belief = self._belief_afterwards(state)
-        ended = clock.now()
+        ended = attempt.now()
         receipt = Receipt(
             attempt=attempt.id,
             generation=attempt.generation,
@@ -165,21 +180,41 @@ class Overwrite:
         file = write_receipt(
             self.history, receipt, ended=ended, ledger_id=attempt.ledger.ledger_id, refused_rows=refused_rows
         )
-        generation = attempt.end(receipt, file, belief, WINDOW_STATES[state], self.heals_until)
+        generation = attempt.end(receipt, file, belief, WINDOW_STATES[state], self._healed(state))
         if attempt.token:
             with suppress(HistoryError):  # an older mirror is none that is refused, and the end is recorded
                 self._mirror(generation)
         return receipt
 
-    def _adopt(self, baseline: str) -> str:
-        """Take over what the target held before the first delivery; return the word for it."""
-        asked, word = self.attempt.asked, baseline if baseline in _WITHOUT_A_FILE else "adopted"
-        if word == "adopted" and self.base == Belief():
+    def _adopt(self, baseline: str) -> None:
+        """Start from what the target is said to have held before the first delivery; recorded once that begins."""
+        asked = self.attempt.asked
+        self.adopting, self.base = baseline, Belief()
+        if baseline not in _WITHOUT_A_FILE:
+            self.adopting = "adopted"
             self.base = adopt(
                 self.history, baseline, sync=asked.sync, window=asked.window, equality=asked.terms.id_equality
             )
-        self.attempt.adopt(word, self.base or Belief())
-        return word
+
+    def _due(
+        self, healed_until: datetime | None, now: datetime, *, whole: bool
+    ) -> tuple[healing.Slices | None, datetime]:
+        """Return the slices that are sent again by this plan, and up to when that heals."""
+        asked, held, within = (
+            self.attempt.asked,
+            self.base.held if self.base else 0,
+            self.attempt.asked.terms.heal_within,
+        )
+        slices = healing.due(healed_until, now, within, whole=whole)
+        if slices is None or within is None or whole:
+            return slices, now
+        measured = pace.measure(self.attempt.ledger, asked.sync, asked.target.wire)
+        return healing.oldest(slices, pace.slices_in(measured, asked.deadline - clock.now(), held), now, within)
+
+    def _healed(self, state: AttemptState) -> datetime | None:
+        """Return up to when this has healed, where the whole plan was tried; what was refused is tried again anyway."""
+        tried = state in GREEN_STATES or (state is AttemptState.REFUSED and not self.left_over())
+        return self.heals_until if tried else None
 
     def _mirror(self, generation: int) -> None:
         attempt = self.attempt
@@ -194,8 +229,8 @@ class Overwrite:
         )
 
     def _belief_afterwards(self, state: AttemptState) -> Belief | None:
-        if self.base is None or self.plan is None:
-            return self.base
+        if self.base is None or self.plan is None or not self.begun:
+            return None if self.adopting else self.base  # what was not taken over by sending is looked at anew
         chunks = self.attempt.chunk_table()
         acknowledged = set(chunks.column("state").to_pylist()) & {ChunkState.ACKED, ChunkState.DOUBTED}
         if state is AttemptState.STOPPED and not acknowledged:  # refusals then speak of the target, not of the rows

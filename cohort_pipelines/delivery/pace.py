@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.deadlines import MARGIN
+from cohort_pipelines.delivery.healing import SLICES
 from cohort_pipelines.delivery.ledger import Ledger
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
 from cohort_pipelines.windows import Cadence
@@ -106,6 +107,12 @@ def measure(ledger: Ledger | None, sync: str, wire: str) -> Pace:
         measured=bool(measured),
         usual_change=round(statistics.median(changes)) if changes else None,
     )
+
+
+def slices_in(pace: Pace, time: timedelta, held: int) -> int:
+    """Return how many of healing's slices of ``held`` ids fit into half of ``time``; the rest is for changes."""
+    operations = time.total_seconds() / 2 / pace.seconds_per_operation if pace.seconds_per_operation else held
+    return int(SLICES * min(1.0, max(0.0, operations) / held)) if held else SLICES
 
 
 def forecast(pace: Pace, operations: int, cadence: Cadence | None) -> Forecast:

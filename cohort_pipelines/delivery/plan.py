@@ -1,7 +1,8 @@
 """The plan: the fewest additions and removals after which the target's ids equal the payload.
 
 It is drawn from belief, not from the last finished overwrite: who left in an attempt that died, and is back, is
-nobody's joiner, and would be lost (F27). Additions go first, so that what a crash leaves behind is a superset.
+nobody's joiner, and would be lost. Additions go first, so that what a crash leaves behind is a superset. What only
+heals goes last of all, so that a window which is cut short has done what matters more.
 """
 
 from collections.abc import Iterable, Iterator
@@ -54,6 +55,7 @@ class PlanCounts:
         healed: operations that change nothing, but undo what somebody else may have changed.
         alone_adds: additions that need a request of their own; the last of them.
         alone_removals: removals that need a request of their own; the last of them.
+        healing_removals: removals among the healed; the last rows of the plan, behind the additions among them.
     """
 
     adds: int = 0
@@ -64,11 +66,17 @@ class PlanCounts:
     healed: int = 0
     alone_adds: int = 0
     alone_removals: int = 0
+    healing_removals: int = 0
 
     @property
     def operations(self) -> int:
         """Additions and removals together: the rows of the plan."""
         return self.adds + self.removals
+
+    @property
+    def healing_adds(self) -> int:
+        """Additions among the healed."""
+        return self.healed - self.healing_removals
 
     @classmethod
     def of(cls, batches: Iterable[pa.RecordBatch]) -> "PlanCounts":
@@ -81,7 +89,7 @@ class PlanCounts:
     def with_batch(self, batch: pa.RecordBatch) -> "PlanCounts":
         """Return the counts with one more batch of :func:`make_plan`."""
         adds, alone = pc.equal(batch["operation"], Operation.ADD.value), batch["alone"]
-        changes = pc.equal(batch["cause"], Cause.CHANGE.value)
+        changes, heals = (pc.equal(batch["cause"], cause.value) for cause in (Cause.CHANGE, Cause.HEAL))
         removals = pc.invert(adds)
         return PlanCounts(
             adds=self.adds + adds.true_count,
@@ -89,9 +97,10 @@ class PlanCounts:
             joiners=self.joiners + pc.and_(adds, changes).true_count,
             leavers=self.leavers + pc.and_(removals, changes).true_count,
             repeated=self.repeated + pc.equal(batch["cause"], Cause.REPEAT.value).true_count,
-            healed=self.healed + pc.equal(batch["cause"], Cause.HEAL.value).true_count,
+            healed=self.healed + heals.true_count,
             alone_adds=self.alone_adds + pc.and_(adds, alone).true_count,
             alone_removals=self.alone_removals + pc.and_(removals, alone).true_count,
+            healing_removals=self.healing_removals + pc.and_(removals, heals).true_count,
         )
 
 
@@ -107,8 +116,9 @@ def make_plan(
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """Yield the plan's batches: `operation`, `id`, `alone` and `cause`, one of :class:`Cause`.
 
-    Additions come before removals, of each those that go alone last, sorted by id. Nothing is written but spill files
-    that go away. A partner that refused an id which is out is not asked to remove it again only to heal.
+    Additions come before removals, of each those that go alone last, sorted by id; then likewise what only heals, of
+    which nothing goes alone. Nothing is written but spill files that go away. A partner that refused an id which is out
+    is not asked to remove it again only to heal.
 
     Args:
         history: where payload and belief lie.
@@ -133,11 +143,11 @@ def make_plan(
             known=key_of("belief.id", equality),
             heal=heal.holding(key_of("belief.id", equality)) if heal else "false",
         )
-        plan = duckdb.sql(f"FROM {query} {_ORDER}", params={**paths, "whole": False})
+        plan = duckdb.sql(f"{_COLUMNS} FROM {query} {_ORDER}", params={**paths, "whole": False})
         if whole and plan.limit(1).fetchall():
             duckdb.execute("SET threads = 1")  # to join 10 M ids with as many takes more memory in two (measured),
             duckdb.execute(f"CREATE TEMP TABLE everybody AS FROM {query}", {**paths, "whole": True})  # and to sort too
-            plan = duckdb.sql(f"FROM everybody {_ORDER}")
+            plan = duckdb.sql(f"{_COLUMNS} FROM everybody {_ORDER}")
         yield plan.to_arrow_reader(BATCH)
 
 
@@ -173,15 +183,16 @@ _PLAN = f"""(
 SELECT
     CASE WHEN payload.id IS NULL THEN 'remove' ELSE 'add' END AS operation,
     coalesce(payload.id, belief.id) AS id,
-    coalesce(belief.refused, false) AS alone,
     CASE
         WHEN belief.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END THEN '{Cause.CHANGE}'
         WHEN belief.unsettled_since IS NOT NULL THEN '{Cause.REPEAT}'
         WHEN {{heal}} AND NOT (belief.refused AND belief.state = 'OUT') THEN '{Cause.HEAL}'
         WHEN $whole AND payload.id IS NOT NULL THEN '{Cause.WHOLE}'
-    END AS cause
+    END AS cause,
+    coalesce(belief.refused, false) AND cause <> '{Cause.HEAL}' AS alone
 FROM {{payload}} AS payload
 FULL JOIN {{belief}} AS belief ON {{wanted}} = {{known}}
 WHERE cause IS NOT NULL
 )"""  # noqa: S608  nothing but constants of this module stands in it
-_ORDER = "ORDER BY operation, alone, id"
+_COLUMNS = "SELECT operation, id, alone, cause"
+_ORDER = f"ORDER BY cause = '{Cause.HEAL}', operation, alone, id"

@@ -1,7 +1,7 @@
 """Publishing a payload whole, to a partner that takes it as one file or as pages that only count together."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery.attempt import Attempt
@@ -9,9 +9,9 @@ from cohort_pipelines.delivery.chunks import PATIENCE, PUBLISH, Ended, Rows, col
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.delivery.sending import GRACE
 from cohort_pipelines.errors import (
-    LeaseLost,
     NewerFilePublished,
     PartnerError,
+    PartnerOutcomeUnknown,
     PartnerRequestRefused,
     PartnerUnreachable,
     SyncPaused,
@@ -64,7 +64,8 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int)
     except PartnerError as error:
         without_effect = isinstance(error, _WITHOUT_EFFECT) and permits.given <= 1  # no earlier page was taken either
         permits.end(ChunkState.UNTOUCHED if without_effect else ChunkState.UNKNOWN, type(error).__name__)
-        return Published(stopped=str(error), requests=error.requests)
+        out_of_time = isinstance(error, PartnerOutcomeUnknown) and clock.now() >= attempt.asked.deadline
+        return Published(stopped="" if out_of_time else str(error), yielded=out_of_time, requests=error.requests)
     return _published(attempt, permits, publication, operations)
 
 
@@ -100,11 +101,10 @@ class _Permits:
         intent_at = self.attempt.record((), [self.rows])
         self.given += 1
         self.first_at = self.first_at or intent_at
-        if clock.now() >= now + timedelta(seconds=self.attempt.lease_seconds):
-            raise LeaseLost(self.attempt.asked.target.name)
+        self.attempt.require_live()
         return max(now + GRACE, min(deadline, now + PATIENCE))
 
     def end(self, state: ChunkState, reason: str) -> None:
         """Record what became of the rows, as sent when the first permit was given; nothing where none was."""
         if self.first_at is not None:
-            self.attempt.record([Ended(*self.rows, state, self.first_at, clock.now(), reason)], ())
+            self.attempt.record([Ended(*self.rows, state, self.first_at, self.attempt.now(), reason)], ())

@@ -30,7 +30,7 @@ class Recorded:
 
     def now(self) -> datetime:
         """Return the ledger's time by this host's clock."""
-        return self.at + (clock.now() - self.asked)
+        return max(self.at, self.at + (clock.now() - self.asked))  # also where the host's clock was set back
 
 
 @dataclass(slots=True, eq=False)

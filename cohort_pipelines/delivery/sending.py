@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from datetime import datetime, timedelta
+from itertools import chain, islice
 
 from cohort_pipelines import clock, loops
 from cohort_pipelines.delivery.attempt import Attempt
@@ -17,14 +18,13 @@ from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, Phase, extr
 from cohort_pipelines.delivery.recording import Recorded, Recorder
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.errors import (
-    LeaseLost,
     PartnerError,
     PartnerKeyRefused,
     PartnerRequestRefused,
     PartnerTurnedAway,
     SyncPaused,
 )
-from cohort_pipelines.partners.exchange import again_after
+from cohort_pipelines.partners.exchange import BackingOff, again_after
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
 
 GRACE = timedelta(seconds=30)
@@ -32,8 +32,7 @@ GRACE = timedelta(seconds=30)
 
 _PROGRESS_SECONDS = 0.5
 _NAP_SECONDS = 0.5
-_LONGEST_UNNAMED = 30.0
-_LONGEST_WAIT = 86_400.0  # as good as for ever
+_UNHEARD = 8  # requests that may be refused, and nothing acknowledged, before rows can no longer be to blame
 _TO_TAKE_BACK = frozenset({ChunkState.UNTOUCHED, ChunkState.REFUSED_WHOLE})
 
 Progress = Callable[[int, int], None]
@@ -61,11 +60,13 @@ class Sending:
         self._deadline = attempt.asked.deadline
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
+        self._unheard = 0  # requests refused while nothing was acknowledged
+        self._judges_rows = True
         self._last_refusal = ""
         self._again: deque[Chunk] = deque()  # what was left untouched
         self._bisection = Bisection(0, judges_rows=True)
         self._not_before = clock.now()  # the partner turned us away until then
-        self._turned_away = 0  # so often in a row
+        self._backing_off = BackingOff()
 
     def run(self, wire: ChangeWire, phases: Sequence[Phase], planned: int, on_progress: Progress | None) -> None:
         """Send ``phases``; return when nothing is under way any more. ``on_progress`` is told rows done of ``planned``.
@@ -74,6 +75,7 @@ class Sending:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: what happened could not be recorded.
         """
+        self._judges_rows = wire.judges_rows
         self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
         with loops.running(self._send_all(wire, phases, planned)) as sending:
             try:
@@ -91,35 +93,52 @@ class Sending:
         async with wire.open(self._attempt.asked.target.name) as session:
             if not self._attempt.established:
                 await self._establish(session)
-            for phase in phases:  # additions end before removals begin
-                await self._send_chunks(session, phase.chunks, wire.workers)
-                if self.acknowledged or not self._refusals:
-                    await self._send_chunks(session, phase.alone, wire.workers)
-            known_good = await self._is_known_good()
-            for phase in phases if known_good else ():  # whatever refused chunks held up; else nothing is left
-                await self._send_chunks(session, phase.chunks, wire.workers)
-                await self._send_chunks(session, phase.alone, wire.workers)
-        if self._refusals and not self.acknowledged and not (known_good and self.done == planned) and not self.paused:
-            self.stopped = self.stopped or next(iter(self._refusals.values()))
+            trusted = await self._open(session, phases)
+            for phase in (*phases, *phases):  # additions end before removals begin; then what refused chunks held up
+                if not self._in_doubt:
+                    await self._send_chunks(session, phase.chunks, wire.workers)
+                if not self._in_doubt:
+                    await self._send_chunks(session, self._while_heard(phase.alone), wire.workers)
+        if self._in_doubt and not self.paused:
+            only_rows = trusted and self.done == planned < _UNHEARD
+            self.stopped = self.stopped or ("" if only_rows else next(iter(self._refusals.values())))
         elif self._bisection.suspects_the_connection and not self.yielded:
             self.stopped = self.stopped or self._last_refusal
 
-    async def _is_known_good(self) -> bool:
-        """Say whether refusals concern their rows only, and neither the connection nor the target as a whole.
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether the connection or the target may be to blame: something was refused, and nothing acknowledged."""
+        return bool(self._refusals) and not self.acknowledged
 
-        They do if anything was acknowledged. Short of that the benefit of the doubt needs an acknowledgement in an
-        earlier attempt, and ends where additions and removals are refused alike.
+    async def _open(self, session: Session, phases: Sequence[Phase]) -> bool:
+        """Send one chunk by itself, and find out little by little who is to blame where it is refused.
+
+        A removal tells, or another addition where there is none. Where a delivery to this target was ever acknowledged
+        (or the target just now) and additions alone were refused, the halves of the chunk are tried. Returns whether
+        that is so. A target that refuses everything is asked a handful of times.
         """
-        if self.acknowledged or not self._refusals:
-            return True
-        return len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
+        adds, removals = (chain.from_iterable(phase.chunks for phase in phases[first::2]) for first in (0, 1))
+        await self._send_chunks(session, islice(adds, 1), workers=1)
+        if not self._in_doubt:
+            return False
+        await self._send_chunks(session, islice(removals, 1), workers=1)
+        trusted = len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
+        if trusted and self._in_doubt and not self._judges_rows:
+            self._bisection.trust()
+            await self._send_chunks(session, iter(()), workers=1)
+        elif self._in_doubt and self._unheard < _UNHEARD and len(self._refusals) == 1:
+            await self._send_chunks(session, islice(adds, 1), workers=1)
+        return trusted
+
+    def _while_heard(self, alone: Iterator[Chunk]) -> Iterator[Chunk]:
+        """Yield chunks of rows that were refused before, until too many of them are again before anything else is."""
+        while (self.acknowledged or self._unheard < _UNHEARD) and (chunk := next(alone, None)) is not None:
+            yield chunk
 
     async def _establish(self, session: Session) -> None:
         while not self._must_end():
-            asked = clock.now()
             try:
                 await asyncio.to_thread(self._attempt.require_turn)
-                self._require_not_cut_off(asked)
                 self.requests += await session.establish(self._time_limit())
             except SyncPaused:
                 self.paused = self.yielded = True
@@ -140,7 +159,10 @@ class Sending:
                 for _ in range(workers):
                     tasks.create_task(self._work(session, chunks))
         except BaseExceptionGroup as group:  # the first failure is the cause of the others
-            raise group.exceptions[0] from None
+            cause: BaseException = group
+            while isinstance(cause, BaseExceptionGroup):  # an adapter may have had several tasks under way too
+                cause = cause.exceptions[0]
+            raise cause from None
 
     async def _work(self, session: Session, chunks: Iterator[Chunk]) -> None:
         ended: Sequence[Ended] = ()
@@ -160,7 +182,9 @@ class Sending:
             if any(each.state in _TO_TAKE_BACK for each in ended):
                 await self._flush(ended)  # before anybody begins them anew
                 self._take_back(chunk, ended)
-                if ended[0].state is ChunkState.REFUSED_WHOLE and not self.acknowledged and not chunk.alone:
+                if ended[0].state is ChunkState.REFUSED_WHOLE and not (
+                    self.acknowledged or chunk.alone or chunk.splits
+                ):
                     return  # the others go on only if something of theirs is acknowledged
                 ended = ()
         await self._flush(ended)
@@ -188,11 +212,8 @@ class Sending:
             await asyncio.sleep(min(_NAP_SECONDS, (self._not_before - clock.now()).total_seconds()))
 
     def _leave_alone(self, seconds: float) -> None:
-        """Send nothing for a while, which grows with each time in a row that the partner turned us away."""
-        least = min(2 ** (self._turned_away - 1), _LONGEST_UNNAMED) if self._turned_away else 0
-        self._turned_away += 1
-        wait = timedelta(seconds=min(max(seconds, least), _LONGEST_WAIT))
-        self._not_before = max(self._not_before, clock.now() + wait)
+        """Send nothing for a while, since the partner turned us away and named so many ``seconds``."""
+        self._not_before = max(self._not_before, clock.now() + self._backing_off.turned_away(seconds))
 
     async def _flush(self, ended: Sequence[Ended]) -> None:
         """Record what became of a chunk, if anything, and begin nothing."""
@@ -207,8 +228,8 @@ class Sending:
             self._again += [chunk.part(each.lo, each.hi) for each in ended if each.state is ChunkState.UNTOUCHED]
 
     async def _send(self, session: Session, chunk: Chunk, recorded: Recorded) -> list[Ended]:
-        self._require_not_cut_off(recorded.asked)
         try:
+            self._attempt.require_live()
             answer = await session.send(chunk.operation, chunk.ids, chunk.page, chunk.pages, self._time_limit())
         except PartnerRequestRefused as error:
             return self._refused(chunk, error, recorded)
@@ -218,17 +239,14 @@ class Sending:
             return [chunk.ended(ChunkState.UNKNOWN, type(error).__name__, recorded.at, recorded.now())]
         return self._answered(chunk, answer, recorded)
 
-    def _require_not_cut_off(self, asked: datetime) -> None:
-        """Refuse to send where this process was stopped since ``asked``, when it was last known to hold the lease."""
-        if clock.now() >= asked + timedelta(seconds=self._attempt.lease_seconds):
-            raise LeaseLost(self._attempt.asked.target.name)
-
     def _refused(self, chunk: Chunk, error: PartnerRequestRefused, recorded: Recorded) -> list[Ended]:
         self.requests += error.requests
         self.done += chunk.hi - chunk.lo
         self._last_refusal = str(error)
-        if not self.acknowledged and not chunk.alone:
-            self._refusals[chunk.operation] = str(error)
+        if not self.acknowledged:
+            self._unheard += error.requests
+            if not chunk.alone:
+                self._refusals[chunk.operation] = str(error)
         if self._bisection.refused(chunk):
             self._stop(str(error), for_good=True)
         state, reason = ChunkState.REFUSED_WHOLE, f"refused ({error.status})"
@@ -241,7 +259,7 @@ class Sending:
         self.acknowledged += clear - len(answer.refused)
         if clear > len(answer.refused):
             self._bisection.acknowledged()
-            self._turned_away = 0
+            self._backing_off.taken()
         if answer.unknown or (answer.untouched and answer.again_after is None):
             reason = next(iter((answer.unknown or answer.untouched).values()))
             unclear = len(answer.unknown) + len(answer.untouched)

@@ -1,8 +1,11 @@
 """One request to a partner, within its time, and what its status means: the same for every destination."""
 
 import re
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -18,14 +21,30 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_after, send, with_retries
 
+_permission: ContextVar[Callable[[], None]] = ContextVar("permission", default=lambda: None)
 REQUEST_SECONDS = 30.0  # in total; far below the ten minutes after which delivery takes a request to have settled
 ATTEMPTS = 5
 _UNNAMED_WAIT = 5.0  # seconds, on top of those between the tries
+_LONGEST_UNNAMED = 30.0
+_LONGEST_WAIT = 86_400.0  # as good as for ever
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # the second is an IPv6 address
 _KEY_REFUSED = frozenset({401, 403})
 _MAY_PASS = frozenset({408, 425})
 _SERVER_ERROR = 500
+
+
+@contextmanager
+def only_while(permitted: Callable[[], None]) -> Iterator[None]:
+    """Call ``permitted`` right before each request of what is done within, also in tasks; it raises to prevent one.
+
+    A request can wait long for its turn after it was decided on, and be tried again.
+    """
+    token = _permission.set(permitted)
+    try:
+        yield
+    finally:
+        _permission.reset(token)
 
 
 async def exchange(
@@ -38,6 +57,7 @@ async def exchange(
         PartnerTurnedAway: no time was left, so nothing was sent.
         PartnerOutcomeUnknown: no complete answer came before ``deadline`` or within :data:`REQUEST_SECONDS`.
     """
+    _permission.get()()
     seconds = min(REQUEST_SECONDS, (deadline - clock.now()).total_seconds())
     if seconds <= 0:
         raise PartnerTurnedAway(partner, "no time was left to ask", 0.0)
@@ -86,6 +106,23 @@ async def insist(partner: str, ask: Callable[[], Awaitable[None]], deadline: dat
 def again_after(turned_away: PartnerTurnedAway) -> float:
     """Return for how many seconds to leave a partner alone that only turned requests away."""
     return _UNNAMED_WAIT if turned_away.retry_after is None else turned_away.retry_after
+
+
+@dataclass(slots=True)
+class BackingOff:
+    """How long to leave a partner alone that turns requests away: longer with each time in a row, whatever it names."""
+
+    times: int = 0
+
+    def turned_away(self, seconds: float) -> timedelta:
+        """Return for how long to ask for nothing; the partner named so many ``seconds``."""
+        least = min(2.0 ** (self.times - 1), _LONGEST_UNNAMED) if self.times else 0.0
+        self.times = min(self.times + 1, 10)  # far beyond where it matters
+        return timedelta(seconds=min(max(seconds, least), _LONGEST_WAIT))
+
+    def taken(self) -> None:
+        """Take note that something was not turned away."""
+        self.times = 0
 
 
 def _unclear(partner: str, last: str) -> PartnerOutcomeUnknown:

@@ -7,7 +7,7 @@ too. No page can be left out: one that is refused ends the publishing.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Literal, Protocol
@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from cohort_pipelines import clock, loops
 from cohort_pipelines.errors import PartnerError, PartnerTurnedAway
-from cohort_pipelines.partners.exchange import again_after
+from cohort_pipelines.partners.exchange import BackingOff, again_after
 from cohort_pipelines.partners.messages import PAGE_ROWS
 from cohort_pipelines.partners.receiver import CohortMessages
 from cohort_pipelines.partners.wire import Audience, Permit, Publication
@@ -96,6 +96,7 @@ class _Course:
     permit: Permit
     doubtful: bool = False
     requests: int = 0
+    backing_off: BackingOff = field(default_factory=BackingOff)
 
     async def deliver(self, page_until: Callable[[datetime], _Page]) -> bool:
         """Post a page until it is acknowledged; return False when no more is permitted before."""
@@ -109,11 +110,12 @@ class _Course:
             try:
                 self.doubtful |= await page.deliver()
             except PartnerTurnedAway as busy:
-                free_at = clock.now() + timedelta(seconds=again_after(busy))
+                free_at = clock.now() + self.backing_off.turned_away(again_after(busy))
             except PartnerError as error:
                 error.requests = self.requests + page.requests
                 raise
             else:
+                self.backing_off.taken()
                 return True
             finally:
                 self.requests += page.requests

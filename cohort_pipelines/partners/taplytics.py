@@ -182,6 +182,8 @@ class _Flags:
                     rows.create_task(self._set(chunk, row, user_id, operation is Operation.ADD, deadline))
         except* PartnerKeyRefused as group:
             refusal = group.exceptions[0]
+        if isinstance(refusal, PartnerKeyRefused):
+            refusal.requests = chunk.requests
         if refusal := refusal or chunk.refusal():
             raise refusal
         return chunk.answer()

@@ -5,6 +5,7 @@ import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState, Terms
+from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded
 from cohort_pipelines_tests.delivery.world import SYNC, World, lost, users
 
@@ -37,6 +38,21 @@ def test_no_id_is_reversed_before_the_partner_has_applied_it(world: World) -> No
     with clock.shifted(timedelta(minutes=6)):
         world.overwrite(users(1), terms=ASYNCHRONOUS)
     assert world.partner.members == users(1)
+
+
+@pytest.mark.parametrize("ahead", [50, -50])
+def test_the_time_to_apply_is_told_by_the_ledgers_clock(
+    world: World, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    now = Database.now
+    monkeypatch.setattr(Database, "now", lambda ledger, at: now(ledger, at) + timedelta(seconds=ahead))
+    terms = Terms(applies_within=timedelta(seconds=40))
+    first = world.overwrite(users(1, 2), terms=terms)
+    assert 0 <= first.seconds < 30
+    world.next_window()
+    with pytest.raises(DeliveryYielded):  # whatever this host's clock says, the 40 seconds are not over
+        world.overwrite(users(1), terms=terms, deadline=clock.now() + timedelta(seconds=1))
+    assert world.partner.members == users(1, 2)
 
 
 def test_what_is_accepted_stays_so_until_the_time_has_passed(world: World) -> None:

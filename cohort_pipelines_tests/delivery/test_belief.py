@@ -19,6 +19,10 @@ from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_
         ("add", "doubted", None, "IN"),
         ("remove", "doubted", "MAYBE", "OUT"),
         ("add", "refused", None, "OUT"),
+        ("add", "refused", "OUT", "OUT"),
+        ("add", "refused", "IN", "MAYBE"),  # somebody must have put them out
+        ("add", "refused_whole", "IN", "MAYBE"),
+        ("remove", "refused", "OUT", "OUT"),
         ("remove", "refused", "IN", "IN"),
         ("add", "unknown", "OUT", "MAYBE"),
         ("remove", "intent", "IN", "MAYBE"),

@@ -247,11 +247,11 @@ def test_requests_of_refused_rows_take_turns_at_being_the_first(tmp_history: His
     table = pa.table({"operation": ["add"] * 75, "id": ids, "alone": [False] * 10 + [True] * 65}, schema=PLAN_SCHEMA)
     plan = tmp_history.write(SYNC, Stage.PLAN, "2026-11-22T0000Z", table)
     counts = PlanCounts(adds=75, alone_adds=65)
-    adds, removals = read_phases(tmp_history, plan, counts, MemoryPartner(chunk_rows=4), turn)
+    adds, removals, *heals = read_phases(tmp_history, plan, counts, MemoryPartner(chunk_rows=4), turn)
 
     together, alone = list(adds.chunks), list(adds.alone)
     assert [(chunk.lo, chunk.hi, chunk.alone) for chunk in together] == [(0, 4, False), (4, 8, False), (8, 10, False)]
     assert alone[0].lo == 10 + 2 * (turn % 33)
     assert sorted(row for chunk in alone for row in range(chunk.lo, chunk.hi)) == list(range(10, 75))
     assert all(chunk.alone and list(chunk.ids) == ids[chunk.lo : chunk.hi] for chunk in alone)
-    assert [*removals.chunks, *removals.alone] == []
+    assert [chunk for phase in (removals, *heals) for chunk in (*phase.chunks, *phase.alone)] == []

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.errors import DeliveryStopped
+from cohort_pipelines.errors import DeliveryStopped, HistoryNotWritable
+from cohort_pipelines.history import History
 from cohort_pipelines_tests.delivery.journal import JournaledPartner
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, lost, users
 
@@ -121,6 +122,25 @@ def test_a_cancel_ends_between_two_chunks_and_is_passed_on(world: World) -> None
     receipt = world.overwrite(users(*range(3_000)))
     assert receipt.unchanged == sent * world.partner.chunk_rows  # nothing was left unknown
     assert world.partner.repeated(sent) == 0
+
+
+def test_a_cancel_is_passed_on_where_nothing_can_be_written_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancel(done: int, planned: int) -> None:  # noqa: ARG001  a Progress
+        monkeypatch.setattr(History, "writer", lambda *_: broken())
+        raise KeyboardInterrupt
+
+    def broken() -> None:
+        raise HistoryNotWritable(str(world.folder), "no space left on device")
+
+    with pytest.raises(KeyboardInterrupt):
+        world.overwrite(users(*range(30)), on_progress=cancel)
+    monkeypatch.undo()
+    with clock.shifted(LEASE_IS_OVER):
+        world.next_window()
+        world.overwrite(users(*range(30)))
+    assert world.partner.members == users(*range(30))
 
 
 def test_the_lost_answer_of_a_dead_run_is_asked_for_again(world: World) -> None:

@@ -9,7 +9,8 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState, Gates, Receipt, Terms, judging, schema
 from cohort_pipelines.delivery.gates import Verdict
 from cohort_pipelines.delivery.plan import PlanCounts
-from cohort_pipelines.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded
+from cohort_pipelines.delivery.targets import all_targets
+from cohort_pipelines.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, PartnerKeyRefused
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.windows import Window, one_time_window
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, World, dropped, users
@@ -324,3 +325,38 @@ def test_gates_are_on_for_what_is_restored(world: World) -> None:
 
     assert world.partner.members == audience(10)
     assert world.restore(window, gates=ANY_SIZE).users == 4
+
+
+def test_a_baseline_that_a_gate_held_is_read_anew(world: World) -> None:
+    there = world.folder / "there.csv"
+    there.write_text("\n".join(["user_id", *sorted(users(*range(500, 520)))]), encoding="utf-8")  # the wrong file
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.overwrite(audience(3), gates=Gates(), terms=Terms(baseline=str(there)))
+    assert not any(target.written for target in all_targets(world.ledger))
+
+    there.write_text("\n".join(["user_id", *sorted(audience(4))]), encoding="utf-8")
+    world.next_window()
+    receipt = world.overwrite(audience(3), gates=Gates(), terms=Terms(baseline=str(there)))
+    assert (receipt.baseline, receipt.joiners, receipt.leavers) == ("adopted", 0, 1)
+
+
+def test_a_baseline_is_adopted_as_long_as_nothing_was_ever_sent(world: World) -> None:
+    def key_refused(*_: object) -> None:
+        raise PartnerKeyRefused(world.partner.wire, 401)
+
+    world.partner.on_establish = key_refused
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(audience(3))
+    world.partner.on_establish = None
+
+    there = world.folder / "there.csv"
+    there.write_text("\n".join(["user_id", *sorted(audience(4))]), encoding="utf-8")
+    world.partner.members = audience(4)
+    world.next_window()
+    receipt = world.overwrite(audience(3), terms=Terms(baseline=str(there)))
+    assert (receipt.baseline, receipt.leavers) == ("adopted", 1)
+    assert world.partner.members == audience(3)
+
+    world.next_window()
+    again = world.overwrite(audience(3), terms=Terms(baseline="unknown"))  # from now on it stands
+    assert (again.baseline, again.planned) == ("adopted", 0)

@@ -7,6 +7,7 @@ import pytest
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Receipt
 from cohort_pipelines.errors import DeliverySuperseded, LeaseLost, TargetBusy
+from cohort_pipelines.partners import exchange
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
 
@@ -72,7 +73,7 @@ def test_an_older_snapshot_does_not_wait_for_the_lease(world: World) -> None:
 
 
 def test_a_paused_writer_that_wakes_after_a_takeover_starts_no_further_chunk(world: World) -> None:
-    held = Held(at=2)
+    held = Held(at=3)  # the first chunk goes alone, then one for each worker
     slow = MemoryPartner(members=world.partner.members, on_request=held)
     payload, seq = world.seal(users(*range(30)))
     with ThreadPoolExecutor(1) as threads:
@@ -85,13 +86,44 @@ def test_a_paused_writer_that_wakes_after_a_takeover_starts_no_further_chunk(wor
         with pytest.raises(LeaseLost):
             paused.result(30)
 
-    assert len(slow.requests) == 2  # what it had under way, and nothing more
+    assert len(slow.requests) == 3  # what it had under way, and nothing more
     assert taken_over.unsettled == 6
     with clock.shifted(timedelta(minutes=20)):
         world.next_window()
         receipt = world.overwrite(users(*range(20, 40)))
     assert world.partner.members == users(*range(20, 40))
     assert receipt.unsettled == 0
+
+
+def test_a_request_that_waited_for_its_turn_is_not_made_after_a_takeover(world: World) -> None:
+    """As a message that waits until another one has been answered, for longer than the lease lasts."""
+    asked: list[int] = []
+    slow = MemoryPartner(members=world.partner.members)
+
+    def stopped(number: int) -> None:
+        asked.append(number)
+        with clock.shifted(timedelta(minutes=2)):
+            world.next_window()
+            world.overwrite(users(*range(20, 40)))
+            only_in_time()  # what the exchange with a partner asks before each request
+
+    slow.on_request = stopped
+    payload, seq = world.seal(users(*range(30)))
+    with pytest.raises(LeaseLost):
+        world.deliver(payload, seq, partner=slow)
+    assert asked == [1]
+    assert world.partner.members == users(*range(20, 40))
+
+
+def test_a_lease_that_only_seems_to_have_run_out_is_renewed(world: World) -> None:
+    world.partner.on_request = lambda _: only_in_time()
+    with clock.shifted(timedelta(hours=1)):
+        receipt = world.overwrite(users(*range(9)))
+    assert receipt.acknowledged == 9
+
+
+def only_in_time() -> None:
+    exchange._permission.get()()
 
 
 def test_the_lease_of_a_dead_writer_runs_out(world: World) -> None:

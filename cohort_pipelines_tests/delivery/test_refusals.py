@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from cohort_pipelines.delivery import AttemptState
+from cohort_pipelines.delivery.chunks import OPENING_ROWS
 from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerKeyRefused, PartnerRequestRefused
 from cohort_pipelines.history import Stage
 from cohort_pipelines.partners.wire import Answer, Operation
@@ -131,6 +132,73 @@ def test_a_target_that_refuses_all_it_is_asked_is_not_asked_on_and_on(world: Wor
     with pytest.raises(DeliveryStopped, match="exists where the partner asks"):
         world.overwrite(audience)
     assert len(world.partner.requests) - before <= 2 * world.partner.workers
+
+
+def gone(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
+    refusal = PartnerRequestRefused(partner.wire, 404)
+    refusal.requests = len(ids) if partner.judges_rows else 1
+    raise refusal
+
+
+@pytest.mark.parametrize("judges_rows", [False, True])
+@pytest.mark.parametrize("joiners", [40, 400, 5_000])
+def test_a_target_that_is_gone_is_asked_a_handful_of_times_in_each_window_and_named(
+    world: World, joiners: int, judges_rows: bool
+) -> None:
+    world.partner.chunk_rows, world.partner.judges_rows = 250, judges_rows
+    world.overwrite(users(*range(10)))
+    world.partner.always = gone
+    for _ in range(3):
+        world.next_window()
+        before = len(world.partner.requests)
+        with pytest.raises(DeliveryStopped, match="exists where the partner asks"):
+            world.overwrite(users(*range(10 + joiners)))
+        asked = world.partner.requests[before:]
+        assert sum(len(sent.ids) for sent in asked) <= OPENING_ROWS or not judges_rows
+        assert len(asked) <= 4
+
+
+@pytest.mark.parametrize("judges_rows", [False, True])
+def test_rows_that_were_refused_before_are_given_up_for_a_window_where_nothing_else_is_acknowledged(
+    world: World, judges_rows: bool
+) -> None:
+    world.partner.chunk_rows, world.partner.judges_rows = 100, judges_rows
+    world.partner.always = refusing(Operation.ADD, *range(3, 2_000, 5))
+    audience = users(*range(2_000))
+    with pytest.raises(DeliveryRefused, match="400 additions"):
+        world.overwrite(audience)
+    world.partner.always = gone
+    for _ in range(2):
+        before = len(world.partner.requests)
+        world.next_window()
+        with pytest.raises(DeliveryRefused, match="that it refused before were left for the next window"):
+            world.overwrite(audience)
+        asked = world.partner.requests[before:]
+        requests = sum(len(sent.ids) for sent in asked) if judges_rows else len(asked)
+        assert requests <= (world.partner.workers * OPENING_ROWS if judges_rows else 8 + world.partner.workers)
+
+
+def test_a_bad_row_among_the_first_is_told_from_a_bad_target_by_one_removal(world: World) -> None:
+    world.overwrite(users(*range(20, 30)))
+    before = len(world.partner.requests)
+    world.next_window()
+    world.partner.always = refusing_whole(Operation.ADD, 0)
+    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.overwrite(users(*range(15)))
+    operations = [sent.operation for sent in world.partner.requests[before:]]
+    assert operations[:2] == [Operation.ADD, Operation.REMOVE]
+    assert operations[2:] == sorted(operations[2:])  # and the other removals after all additions
+    assert world.partner.members == users(*range(1, 15))
+
+
+def test_a_bad_row_in_the_only_chunk_of_additions_is_found_where_the_target_is_known_to_be_good(world: World) -> None:
+    world.partner.chunk_rows = 100
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    world.partner.always = refusing_whole(Operation.ADD, 37)
+    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.overwrite(users(*range(80)))
+    assert world.partner.members == users(*range(80)) - users(37)
 
 
 def test_a_key_revoked_on_the_way_stops_at_once(world: World) -> None:

@@ -139,6 +139,16 @@ def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
     assert group(standins) == users(*range(1_500))
 
 
+def test_a_page_without_an_answer_at_the_deadline_yields_as_any_delivery_does(
+    world: World, receiver: ReplacingMessages, standins: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standins.standins.apptimize_faults.add(Fault(kind="delay", seconds=20.0, after=1, times=None))
+    monkeypatch.setattr("cohort_pipelines.delivery.publishing.GRACE", timedelta(0))
+    with pytest.raises(DeliveryYielded):
+        world.overwrite(users(*range(1_500)), partner=receiver, deadline=clock.now() + timedelta(seconds=1))
+    assert world.ledger.windows(SYNC)[0].state == "yielded"
+
+
 def test_a_pause_ends_it_between_two_pages(world: World, receiver: ReplacingMessages, standins: InThread) -> None:
     world.overwrite(users(*range(10)), partner=receiver)
     world.next_window()

@@ -17,6 +17,7 @@ from cohort_pipelines.errors import (
     PartnerUnreachable,
 )
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages, apptimize_http, webhook
+from cohort_pipelines.partners.exchange import ATTEMPTS
 from cohort_pipelines.partners.wire import Audience, ChangeWire, FileWire, Permit, Publication
 from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.faults import Fault
@@ -239,6 +240,20 @@ def test_a_receiver_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
 
     assert ended == Publication(reached="none", requests=1)  # asked once, and then only waited
     assert len(messages) == 1
+
+
+@pytest.mark.parametrize("wait", ["0", "9" * 15, "9" * 400, "Fri, 31 Dec 99999999999 23:59:59 GMT"])
+def test_a_receiver_that_is_busy_for_ever_is_asked_less_and_less(wait: str) -> None:
+    over = within(2.5)
+
+    def permit() -> datetime | None:
+        return None if clock.now() >= over else over
+
+    ended, messages = published(in_turn(raw(429, headers={"retry-after": wait})), audience(users(1)), permit)
+
+    assert isinstance(ended, Publication)
+    assert (ended.reached, ended.requests) == ("none", len(messages))
+    assert 1 <= len(messages) <= 3 * ATTEMPTS
 
 
 def test_a_receiver_that_was_busy_takes_the_rest() -> None:

@@ -131,6 +131,7 @@ def test_a_refused_key_stops_at_once(status: int) -> None:
             with pytest.raises(PartnerKeyRefused) as refusal:
                 await send(partner, "Beta", Operation.ADD, [str(n) for n in range(100)])
             assert KEY not in str(refusal.value)
+            assert refusal.value.requests >= len(server.asked)
             return len(server.asked)
 
     assert run(scenario()) <= 8
