@@ -1,7 +1,7 @@
 """The ledger: what was taken, worked out and delivered, and in which order. It never holds a user id."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,11 +11,15 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.delivery.ledger_windows import Windows
-from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
+from cohort_pipelines.delivery.schema import GREEN_STATES, OPEN_STATES, AttemptKind, AttemptState
 from cohort_pipelines.errors import LedgerUnusable, NotSealedYet
 from cohort_pipelines.history import Stage, StoredFile
 
 Options = Mapping[str, str | int | bool | None]
+
+_SENT_ALL = (*GREEN_STATES, AttemptState.REFUSED)
+_CUT_SHORT = (*OPEN_STATES, AttemptState.YIELDED, AttemptState.STOPPED, AttemptState.ORPHANED)
+"""What was held or superseded is in neither: it took no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,27 +218,27 @@ class Ledger(Windows):
         return Origin(row.checksum, row.project, row.cohort_id, row.taken_at, row.rows, identified, rejected)
 
     def expected_seconds(self, sync: str, last: int = 20) -> float | None:
-        """Return how long a window of ``sync`` takes, in seconds, or None when none was delivered yet.
+        """Return how long a window of ``sync`` takes, in seconds, or None where nobody knows.
 
-        That is the median of its ``last`` snapshots and the median of its ``last`` deliveries together.
+        That is the median of its ``last`` snapshots and the median of its ``last`` deliveries together. The newest
+        delivery counts by itself if it took longer, so that who became slow is known for it at once. Nobody knows
+        before the first one, nor after an attempt that was cut short: what is left may take any time.
         """
-        taken, sent = schema.snapshot, schema.attempt
+        taken = schema.snapshot
         snapshots = (
             select(taken.c.seconds)
             .where(taken.c.sync == sync, taken.c.seconds.is_not(None))
             .order_by(taken.c.seq.desc())
             .limit(last)
         )
-        deliveries = (
-            select(sent.c.started, sent.c.ended)
-            .where(sent.c.sync == sync, sent.c.state.in_(GREEN_STATES))
-            .order_by(sent.c.id.desc())
-            .limit(last)
-        )
         with self.read() as connection:
-            reading = connection.execute(snapshots).scalars().all()
-            sending = [(row.ended - row.started).total_seconds() for row in connection.execute(deliveries)]
-        return statistics.median(reading or [0.0]) + statistics.median(sending) if sending else None
+            reading: Sequence[float] = connection.execute(snapshots).scalars().all()
+            through = _newest_attempts(connection, sync, _SENT_ALL, last)
+            cut_short = _newest_attempts(connection, sync, _CUT_SHORT, 1)
+        if not through or (cut_short and cut_short[0].id > through[0].id):
+            return None
+        sending: list[float] = [(row.ended - row.started).total_seconds() for row in through]
+        return statistics.median(reading or [0.0]) + max(statistics.median(sending), sending[0])
 
     def _derived(self, seq: int, stage: Stage) -> StoredFile:
         table = schema.derived
@@ -251,6 +255,16 @@ class Ledger(Windows):
 def _sealed(row: Row[tuple[object, ...]]) -> SealedSnapshot:
     file = StoredFile(row.sync, Stage.COHORT_SNAPSHOT, row.window, row.checksum, row.rows, row.size)
     return SealedSnapshot(row.seq, file, row.taken_at, row.total, row.rows, row.project, row.cohort_id, row.options)
+
+
+def _newest_attempts(
+    connection: Connection, sync: str, states: Iterable[AttemptState], last: int
+) -> list[Row[tuple[object, ...]]]:
+    """Return the ``last`` attempts of ``sync`` in these states, newest first: a look into the index for each state."""
+    table = schema.attempt
+    newest = select(table).where(table.c.sync == sync).order_by(table.c.id.desc()).limit(last)
+    rows = [row for state in states for row in connection.execute(newest.where(table.c.state == state))]
+    return sorted(rows, key=lambda row: row.id, reverse=True)[:last]
 
 
 def next_seq(connection: Connection) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what define_asset_job returns has no public name
 
 SYNCS_TAG = "cohort_pipelines/syncs"
 _STILL_DELIVERING = "the delivery of an earlier window still goes on"
-_UNKNOWN = math.inf  # a first fill takes as long as it takes, and must not hold up others: it runs alone
+_UNKNOWN = math.inf  # a first fill, or what a slow partner left over, must not hold up others: it runs alone
 
 
 def build_jobs_and_schedules(syncs: Sequence[ResolvedSync]) -> dg.Definitions:

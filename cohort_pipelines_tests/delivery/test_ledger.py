@@ -1,14 +1,15 @@
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, SealedSnapshot, WindowState, schema
-from cohort_pipelines.errors import NotSealedYet
+from cohort_pipelines.delivery import Gates, Ledger, SealedSnapshot, WindowState, schema
+from cohort_pipelines.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, NotSealedYet
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.windows import Cadence
-from cohort_pipelines_tests.delivery.world import SYNC, World, users
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, lost, users
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -157,6 +158,55 @@ def test_a_window_is_expected_to_take_its_snapshot_and_its_delivery(world: World
     assert world.ledger.expected_seconds(SYNC) is None  # who was never delivered may take any time
     receipt = world.overwrite(users(1, 2))
     assert world.ledger.expected_seconds(SYNC) == pytest.approx(40 + receipt.seconds, abs=5)
+
+
+def yields(world: World) -> None:
+    with pytest.raises(DeliveryYielded):
+        world.overwrite(users(3, 4), deadline=clock.now())
+
+
+def stops(world: World) -> None:
+    world.partner.always = lost
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(3, 4))
+    world.partner.always = None
+
+
+def dies(world: World) -> None:
+    with pytest.raises(Killed):
+        world.overwrite(users(3, 4), fate=Fate(dies_at=14))
+
+
+@pytest.mark.parametrize("is_cut_short", [yields, stops, dies])
+def test_nobody_knows_how_long_a_window_takes_after_one_that_was_cut_short(
+    world: World, is_cut_short: Callable[[World], None]
+) -> None:
+    world.overwrite(users(1, 2))
+    assert world.ledger.expected_seconds(SYNC) == pytest.approx(0, abs=5)
+    world.next_window()
+
+    is_cut_short(world)
+    assert world.ledger.expected_seconds(SYNC) is None
+    with clock.shifted(timedelta(minutes=2)):  # past the lease of who died
+        with pytest.raises(DeliveryHeld):
+            world.overwrite(set(), gates=Gates(min_users=1))
+        assert world.ledger.expected_seconds(SYNC) is None  # what a gate held says nothing
+        world.overwrite(users(3, 4))
+        assert world.ledger.expected_seconds(SYNC) == pytest.approx(0, abs=5)
+
+
+def test_a_sync_that_became_slow_is_expected_to_be_so_in_the_next_window(world: World) -> None:
+    for number in range(5):
+        world.overwrite(users(number))
+        world.next_window()
+    newest = select(func.max(schema.attempt.c.id)).scalar_subquery()
+    with world.ledger.write() as connection:
+        slow = {"started": NOON, "ended": NOON + timedelta(minutes=10)}
+        connection.execute(update(schema.attempt).where(schema.attempt.c.id == newest).values(**slow))
+
+    assert world.ledger.expected_seconds(SYNC) == 600
+    world.overwrite(users(9))
+    assert world.ledger.expected_seconds(SYNC) == pytest.approx(0, abs=5)
 
 
 def test_no_user_id_is_in_the_ledger(world: World) -> None:
