@@ -1,4 +1,4 @@
-"""How plans and histories look on a terminal of 120 columns."""
+"""How plans and histories look on a terminal, also on one of 80 columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,33 +10,47 @@ from cohort_pipelines.delivery.previewing import Preview
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
 from cohort_pipelines.orchestration.planning import Budget, Plan
 
-_NUMBERS = ("members", "delivered", "joiners", "leavers", "rejects", "refused", "unsettled", "requests")
+_PAIRS = (("members", "delivered"), ("identified", "rejects"), ("joiners", "leavers"), ("refused", "unsettled"))
+_MOMENT_WIDTH = len("2026-11-22 12:00:00")
+_SHORT_RUN = 8  # as long as Dagster's UI shows it
 _STYLES = {"delivered": "green", "accepted": "green", "yielded": "yellow", "skipped": "yellow", "open": "cyan"}
 _NEUTRAL = {"superseded": "dim", "planned": "cyan", "sending": "cyan", "sent": "cyan"}
 _MILLION = 1_000_000
 
 
 def history_table(entries: Sequence[Entry]) -> Table:
-    """Return the list of overwrites and windows, one a line."""
+    """Return the list of overwrites and windows, two lines each: in one line they would need 160 columns.
+
+    It has at most 80 columns; only the long name of an export takes more, or is folded where there are none.
+    """
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("window", no_wrap=True, min_width=16)
-    table.add_column("state", no_wrap=True)
-    table.add_column("taken at", no_wrap=True)
-    for name in (*_NUMBERS, "took"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("window\ntaken at", overflow="fold", min_width=_MOMENT_WIDTH)
+    table.add_column("state\ntook", no_wrap=True)
+    for above, below in (*_PAIRS, ("requests", "run")):
+        table.add_column(f"{above}\n{below}", justify="right", no_wrap=True)
     for each in entries:
-        table.add_row(
-            each.window,
-            Text(each.state, style=_STYLES.get(each.state) or _NEUTRAL.get(each.state) or "red"),
-            f"{each.taken_at:%H:%M:%S}" if each.taken_at else "",
-            *(_short(getattr(each, name)) for name in _NUMBERS),
-            "" if each.seconds is None else duration(each.seconds),
-        )
+        table.add_row(*_stacked(each))
     return table
 
 
+def _stacked(entry: Entry) -> Iterator[Text]:
+    """Yield the cells of an entry, each with one value above another; a restore has a third line."""
+    style = _STYLES.get(entry.state) or _NEUTRAL.get(entry.state) or "red"
+    taken_at = f"{entry.taken_at:%Y-%m-%d %H:%M:%S}" if entry.taken_at else ""
+    restored_from = f"from {entry.restored_from}" if entry.restored_from else ""
+    yield _cell(Text(entry.window), taken_at, restored_from)
+    yield _cell(Text(entry.state, style=style), "" if entry.seconds is None else duration(entry.seconds))
+    for above, below in _PAIRS:
+        yield _cell(Text(_short(getattr(entry, above))), _short(getattr(entry, below)))
+    yield _cell(Text(_short(entry.requests)), (entry.run or "")[:_SHORT_RUN])
+
+
+def _cell(above: Text, *below: str) -> Text:
+    return Text("\n").join([above, *(Text(text) for text in below if text)])
+
+
 def history_lines(entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield what does not fit into the table: restores, releases, and why something is not green."""
+    """Yield what needs a sentence: restores, releases, and why something is not green."""
     for each in entries:
         said = []
         if each.restored_from:

@@ -20,49 +20,71 @@ def entry(**numbers: object) -> Entry:
         "kind": "overwrite",
         "state": "delivered",
         "at": NOON,
-        "taken_at": NOON,
+        "taken_at": NOON - timedelta(days=1),
         "members": 300,
+        "identified": 280,
         "delivered": 276,
         "joiners": 3,
         "leavers": 2,
         "rejects": 24,
         "refused": 0,
-        "unsettled": 0,
+        "unsettled": 1,
         "requests": 5,
         "seconds": 1.25,
+        "run": "1a2b3c4d-5e6f-4a1b-8c2d-9e0f1a2b3c4d",
     }
     return Entry(**usual | numbers)  # type: ignore[arg-type]
 
 
-def printed(*entries: Entry) -> list[str]:
-    console = Console(width=120, soft_wrap=True)
+def printed(*entries: Entry, width: int = 80) -> list[str]:
+    console = Console(width=width, soft_wrap=True)
     with console.capture() as captured:
         console.print(history_table(entries))
-    return captured.get().splitlines()
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def test_the_table_fits_a_terminal_of_120_columns_however_large_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    large = dict.fromkeys(("members", "delivered", "joiners", "leavers", "rejects", "refused"), 123_456_789)
-    lines = printed(entry(**large, unsettled=999_999, requests=10_000_000, state="superseded", seconds=7_261.0))
+def test_an_overwrite_is_shown_with_all_that_is_known_of_it() -> None:
+    lines = printed(entry(restored_from="2026-10-31T0800Z"))
+
+    assert lines[0].split() == ["window", "state", "members", "identified", "joiners", "refused", "requests"]
+    assert lines[1].split() == ["taken", "at", "took", "delivered", "rejects", "leavers", "unsettled", "run"]
+    assert lines[2].split() == ["2026-11-22T1200Z", "delivered", "300", "280", "3", "0", "5"]
+    assert lines[3].split() == ["2026-11-21", "12:00:05", "1.2s", "276", "24", "2", "1", "1a2b3c4d"]
+    assert lines[4:] == ["from 2026-10-31T0800Z"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_a_terminal_however_large_the_numbers(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("members", "identified", "delivered", "joiners", "leavers", "rejects", "refused", "unsettled", "requests")
+    large = dict.fromkeys(names, 123_456_789)
+
+    lines = printed(
+        entry(**large, state="superseded", seconds=7_261.0, restored_from="2026-10-31T0800Z"), entry(), width=width
+    )
 
     assert capsys.readouterr().err == ""
-    assert max(len(line) for line in lines) <= 120
-    assert lines[0].split() == [
-        *("window", "state", "taken", "at", "members", "delivered", "joiners", "leavers", "rejects"),
-        *("refused", "unsettled", "requests", "took"),
-    ]
-    assert lines[1].split() == [
-        *("2026-11-22T1200Z", "superseded", "12:00:05", *["123.46M"] * 6, "999,999", "10.00M", "2h", "01m")
-    ]
+    assert max(len(line) for line in lines) <= 80
+    assert lines[2].split() == ["2026-11-22T1200Z", "superseded", *["123.46M"] * 5]
+    assert lines[3].split() == ["2026-11-21", "12:00:05", "2h", "01m", *["123.46M"] * 4, "1a2b3c4d"]
+    assert len(lines) == 2 + 3 + 2
+
+
+def test_the_long_name_of_an_export_takes_nothing_from_the_numbers() -> None:
+    name = "x" * 64
+    lines = printed(entry(window=name))
+
+    assert max(len(line) for line in lines) <= 80
+    assert "".join(line.partition(" ")[0] for line in lines[2:]).startswith(name)
+    assert lines[2].split()[1:] == ["delivered", "300", "280", "3", "0", "5"]
 
 
 def test_a_number_that_is_not_known_is_left_blank() -> None:
     missed = Entry(window="2026-11-22T1215Z", state="missed", at=NOON)
 
-    assert printed(missed)[1].split() == ["2026-11-22T1215Z", "missed"]
+    assert [line.split() for line in printed(missed)[2:]] == [["2026-11-22T1215Z", "missed"]]
 
 
-def test_what_does_not_fit_into_the_table_stands_below_it() -> None:
+def test_what_needs_a_sentence_stands_below_the_table() -> None:
     lines = history_lines(
         [
             entry(),
@@ -107,12 +129,12 @@ def test_overwrites_and_missed_windows_are_listed_for_people_and_for_machines(ru
     shown, listed = run("history", TAPLYTICS), json.loads(run("history", TAPLYTICS, "--json").out)
 
     assert (shown.code, shown.err) == (0, "")
-    assert max(len(line) for line in shown.out.splitlines()) <= 120
-    assert [line.split()[:2] for line in shown.out.splitlines()[1:3]] == [
-        [missed, "missed"],
-        [outcome.partition_key, "delivered"],
-    ]
-    assert shown.out.splitlines()[3] == f"{missed} missed: no run was started in it"
+    lines = [line.rstrip() for line in shown.out.splitlines()]
+    assert max(len(line) for line in lines) <= 80
+    assert [line.split()[:2] for line in lines[2:4]] == [[missed, "missed"], [outcome.partition_key, "delivered"]]
+    assert lines[4].split()[:2] == str(datetime.fromisoformat(listed[1]["taken_at"])).split(".")[0].split()
+    assert lines[4].endswith(outcome.run_id[:8])
+    assert lines[5:] == [f"{missed} missed: no run was started in it"]
     assert [each["state"] for each in listed] == ["missed", "delivered"]
     assert (listed[1]["run"], listed[1]["members"], listed[1]["identified"]) == (outcome.run_id, 300, 276)
     assert (listed[1]["delivered"], listed[1]["rejects"]) == (276, 24)

@@ -90,6 +90,9 @@ def of_receipt(receipt: Receipt, sync: ResolvedSync, windows: Sequence[WindowRec
     described: Metadata = {
         "target": receipt.target,
         "state": receipt.state.value,
+        "members": receipt.members,
+        "identified": receipt.identified,
+        "rejected": receipt.rejected,
         "users": receipt.users,
         "joiners": receipt.joiners,
         "leavers": receipt.leavers,

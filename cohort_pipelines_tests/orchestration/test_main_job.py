@@ -208,7 +208,10 @@ def test_materializations_carry_the_numbers_that_the_ui_plots(project: Project) 
     rejects = numbers["partner_payload"]["rejects by reason"]
     assert isinstance(rejects, dg.TableMetadataValue)
     assert sum(int(str(record.data["members"])) for record in rejects.records) == 400 - len(project.group)
-    assert numbers["destination_upload"]["joiners"] == len(project.group)
+    upload = numbers["destination_upload"]
+    assert (upload["members"], upload["identified"]) == (400, numbers["identified_users"]["identified"])
+    assert upload["rejected"] == numbers["partner_payload"]["rejected"] == 400 - len(project.group)
+    assert upload["joiners"] == upload["users"] == len(project.group)
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {check.name: True for check in project.syncs[APPTIMIZE].inline_checks}
 
