@@ -4,14 +4,18 @@ Whoever calls decides what to do when it was not sent; no error carries an addre
 """
 
 import logging
+import math
 import smtplib
 import ssl
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
-from typing import Literal
+from threading import Thread
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -20,8 +24,11 @@ from cohort_pipelines.errors import DestinationInvalid, NoticeNotSent
 from cohort_pipelines.http import NoAnswer, client, send
 from cohort_pipelines.partners.exchange import checked_url
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 SECONDS = 10.0
-"""How long an HTTP request may take in total, and each exchange with a mail server."""
+"""How long a notice may take in total, by whatever channel."""
 
 Security = Literal["starttls", "ssl", "none"]
 PORTS: Mapping[Security, int] = {"starttls": 587, "ssl": 465, "none": 25}
@@ -96,7 +103,9 @@ def to_webhook(url: str, notice: Notice) -> None:
 def to_mailbox(mailbox: Mailbox, notice: Notice) -> None:
     """Mail ``notice``; the server's certificate is verified, unless there is to be no encryption.
 
-    Where a server takes it for some of the addresses only, the log says for how many not.
+    It runs in a thread of its own, which can be given up: `smtplib` limits each read, and a server that answers every
+    command slowly, or byte by byte, would take minutes. Where a server takes the mail for some of the addresses only,
+    the log says for how many not.
 
     Raises:
         NoticeNotSent: the server did not take it for anybody, or no message can be made.
@@ -105,15 +114,43 @@ def to_mailbox(mailbox: Mailbox, notice: Notice) -> None:
         message = _message(mailbox, notice)
     except (ValueError, LookupError, AttributeError):  # what Python's parser of addresses raises
         raise NoticeNotSent(_MAIL, "no message can be made with its sender and addresses") from None
+    taken: Future[Mapping[str, object]] = Future()
+    arguments = (mailbox, message, time.monotonic() + SECONDS, taken)
+    Thread(target=_mail, args=arguments, name="mail", daemon=True).start()
     try:
-        with _opened(mailbox) as server:
-            if mailbox.username:
-                server.login(mailbox.username, mailbox.password)
-            refused = server.send_message(message)
+        refused = taken.result(SECONDS)
     except (smtplib.SMTPException, OSError, ValueError) as error:
         raise NoticeNotSent(_MAIL, _of_mail(error)) from None
     if refused:
         _LOG.warning("The mail server refused %d of %d addresses of an alert.", len(refused), len(mailbox.to))
+
+
+def _mail(mailbox: Mailbox, message: EmailMessage, until: float, taken: "Future[Mapping[str, object]]") -> None:
+    """Mail ``message``, and say who was refused as soon as it is taken: the goodbye does not count."""
+    try:
+        with _opened(mailbox, until) as server:
+            if mailbox.username:
+                server.login(mailbox.username, mailbox.password)
+            taken.set_result(server.send_message(message))
+    except BaseException as error:  # noqa: BLE001  it is raised where the mail is waited for
+        if not taken.done():
+            taken.set_exception(error)
+
+
+class _Server(smtplib.SMTP):
+    """A mail server that is told nothing after ``until``, so that a mail which was given up is not delivered then."""
+
+    until = math.inf
+
+    def send(self, s: "ReadableBuffer | str") -> None:
+        """Send ``s``: every command, and the message."""
+        if time.monotonic() >= self.until:
+            raise TimeoutError
+        super().send(s)
+
+
+class _TlsServer(_Server, smtplib.SMTP_SSL):
+    """The same, with encryption from the first byte."""
 
 
 def _post(channel: str, url: str, body: Mapping[str, object]) -> None:
@@ -134,10 +171,13 @@ async def _status(channel: str, url: str, body: bytes) -> int:
         raise NoticeNotSent(channel, f"no complete answer came ({gone.cause})") from None
 
 
-def _opened(mailbox: Mailbox) -> smtplib.SMTP:
+def _opened(mailbox: Mailbox, until: float) -> _Server:
     if mailbox.security == "ssl":
-        return smtplib.SMTP_SSL(mailbox.host, mailbox.port, timeout=SECONDS, context=ssl.create_default_context())
-    server = smtplib.SMTP(mailbox.host, mailbox.port, timeout=SECONDS)
+        context = ssl.create_default_context()
+        server: _Server = _TlsServer(mailbox.host, mailbox.port, timeout=SECONDS, context=context)
+    else:
+        server = _Server(mailbox.host, mailbox.port, timeout=SECONDS)
+    server.until = until
     if mailbox.security == "starttls":
         try:
             server.starttls(context=ssl.create_default_context())

@@ -1,5 +1,6 @@
 """Servers on loopback that take alerts: one for HTTP, one for mail."""
 
+import asyncio
 import json
 import ssl
 import threading
@@ -62,18 +63,31 @@ def http_receiver(path: str = "/hook/s3cr3t") -> Iterator[HttpReceiver]:
 
 @dataclass
 class MailReceiver:
-    """Keeps the messages it took, with how they came; refuses the addresses in ``unknown``."""
+    """Keeps the messages it took, with how they came; refuses the addresses in ``unknown``.
+
+    It lets ``seconds`` pass before it answers to one of the commands that are ``slow``.
+    """
 
     port: int
+    seconds: float = 0.0
+    slow: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
     messages: list[EmailMessage] = field(default_factory=list)
     recipients: list[list[str]] = field(default_factory=list)
     encrypted: list[bool] = field(default_factory=list)
     authenticated: list[bool] = field(default_factory=list)
 
-    async def handle_RCPT(  # noqa: N802  the library's name
+    async def handle_MAIL(  # noqa: N802  the library's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
+        await self._think("MAIL")
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_RCPT(  # noqa: N802
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        await self._think("RCPT")
         if address in self.unknown:
             return "550 no such user s3cr3t"
         envelope.rcpt_tos.append(address)
@@ -88,6 +102,14 @@ class MailReceiver:
         assert server.transport is not None
         self.encrypted.append(server.transport.get_extra_info("sslcontext") is not None)
         return "250 OK"
+
+    async def handle_QUIT(self, _server: SMTP, _session: Session, _envelope: Envelope) -> str:  # noqa: N802
+        await self._think("QUIT")
+        return "221 Bye"
+
+    async def _think(self, command: str) -> None:
+        if command in self.slow:
+            await asyncio.sleep(self.seconds)
 
 
 @contextmanager
@@ -119,4 +141,13 @@ def mail_receiver(
     try:
         yield receiver
     finally:
+        _wait_for_the_goodbye()
         controller.stop()
+
+
+def _wait_for_the_goodbye() -> None:
+    """Wait until no mail is under way any more: also not one that was taken, or given up."""
+    for thread in threading.enumerate():
+        if thread.name == "mail":
+            thread.join(10)
+            assert not thread.is_alive()

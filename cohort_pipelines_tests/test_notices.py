@@ -1,5 +1,6 @@
 import logging
 import ssl
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -194,6 +195,28 @@ def test_a_mail_server_that_is_down() -> None:
     with mail_receiver() as receiver:
         port = receiver.port
     assert "ConnectionRefusedError" in refusal(lambda: notices.to_mailbox(mailbox(port, "none"), NOTICE))
+
+
+def test_a_mail_server_that_answers_each_command_slowly_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "SECONDS", 1.0)
+    with mail_receiver() as receiver:
+        receiver.slow, receiver.seconds = frozenset({"MAIL", "RCPT"}), 0.5
+        to_four = mailbox(receiver.port, "none", to=("ann@ours", "bob@ours", "cid@ours", "dan@ours"))
+        began = time.monotonic()
+        assert "TimeoutError" in refusal(lambda: notices.to_mailbox(to_four, NOTICE))
+        assert time.monotonic() - began < 2  # all of it takes longer
+
+    assert receiver.messages == []  # nor later, so that it is not told twice
+
+
+def test_a_mail_that_was_taken_is_not_held_up_by_the_goodbye() -> None:
+    with mail_receiver() as receiver:
+        receiver.slow, receiver.seconds = frozenset({"QUIT"}), 1.5
+        began = time.monotonic()
+        notices.to_mailbox(mailbox(receiver.port, "none"), NOTICE)
+        assert time.monotonic() - began < 1.5
+
+    assert len(receiver.messages) == 1
 
 
 def test_a_sync_that_recovered_is_not_said_to_be_so() -> None:
