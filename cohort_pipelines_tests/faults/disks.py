@@ -1,5 +1,6 @@
 """A small disk of its own for the tests of full and read-only ones."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+WITHOUT = (
+    "No file system can be mounted here, so a full or read-only disk cannot be had. It takes root; in a container also "
+    "the capability SYS_ADMIN."
+)
 
 
 @dataclass(frozen=True)
@@ -30,25 +36,36 @@ class Disk:
         self._filler.unlink()
 
     def make_read_only(self) -> None:
-        _mount("-o", "remount,ro", str(self.place))
+        assert _mount("-o", "remount,ro", str(self.place))
 
     def make_writable(self) -> None:
-        _mount("-o", "remount,rw", str(self.place))
+        assert _mount("-o", "remount,rw", str(self.place))
 
 
 @contextmanager
 def small_disk(place: Path, kilobytes: int) -> Iterator[Disk]:
-    """Mount a file system of that size, which needs root; where that is not allowed, skip the test."""
+    """Mount a file system of that size; where that is not allowed, skip the test, in CI fail it.
+
+    It takes root. CI, which installs what it needs as root too, may also use sudo.
+    """
     place.mkdir(parents=True, exist_ok=True)
-    mounted = _mount("-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs", str(place))
-    if not mounted:
-        pytest.skip("No file system can be mounted here, which takes root: a full or read-only disk cannot be had.")
+    owned = f"mode=700,uid={os.getuid()},gid={os.getgid()}"
+    if not _mount("-t", "tmpfs", "-o", f"size={kilobytes}k,{owned}", "tmpfs", str(place)):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(WITHOUT)
     try:
         yield Disk(place)
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        assert _as_root("umount", "--lazy", str(place))
 
 
 def _mount(*options: str) -> bool:
-    mount = shutil.which("mount")
-    return mount is not None and subprocess.run([mount, *options], check=False, capture_output=True).returncode == 0
+    return _as_root("mount", *options)
+
+
+def _as_root(*command: str) -> bool:
+    """Run ``command``, and say whether that went well."""
+    by_sudo = ("sudo", "--non-interactive") if os.geteuid() and os.environ.get("CI") else ()
+    words = [*by_sudo, *command]
+    return (
+        shutil.which(words[0]) is not None and subprocess.run(words, check=False, capture_output=True).returncode == 0
+    )
