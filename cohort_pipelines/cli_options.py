@@ -1,6 +1,7 @@
 """What the commands have in common: options, who is asking, and the question before something is changed."""
 
 import getpass
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -37,7 +38,14 @@ def delivered(upload: Mapping[str, object]) -> str:
 
 def asking(who: str) -> str:
     """Return ``who``, or whoever runs this process."""
-    return who or f"{getpass.getuser()}@{socket.gethostname()}"
+    return who or f"{_user()}@{socket.gethostname()}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container it may have no name; Python 3.13 changed which it is
+        return f"uid {os.getuid()}"
 
 
 def confirm(question: str, *, yes: bool) -> None:

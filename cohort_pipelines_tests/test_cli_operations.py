@@ -1,3 +1,5 @@
+import os
+import pwd
 import re
 from pathlib import Path
 
@@ -63,6 +65,23 @@ def test_a_release_delivers_the_held_payload_and_the_record_says_by_whose_word(
     assert f"Delivered to 'Beta Users': {len(few)} users, 0 joined, {276 - len(few)} left" in released.out
     assert segment(standins) == few
     assert "let through the gates by kim: the campaign is over" in run("history", TAPLYTICS).out
+
+
+@pytest.mark.usefixtures("demo_folder")
+@pytest.mark.parametrize("unknown", [KeyError, OSError])  # up to Python 3.12, and from 3.13 on
+def test_a_user_without_a_name_is_known_by_number(
+    run: Run, monkeypatch: pytest.MonkeyPatch, unknown: type[Exception]
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def getpwuid(uid: int) -> None:
+        raise unknown(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+
+    assert run("pause", TAPLYTICS, "--because", "holidays").code == 0
+    assert f"paused by uid {os.getuid()}@" in run("check").findings[f"pause of {TAPLYTICS}"]
 
 
 @pytest.mark.usefixtures("demo_folder")
