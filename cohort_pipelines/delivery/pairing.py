@@ -105,7 +105,7 @@ def require_unused(history: History, where: str) -> None:
     Raises:
         LedgerUnpaired: the history was written by a ledger, or something was sent from it.
     """
-    if IDENTITY in history.read_marks() or _was_sent_from(history):
+    if history.read_mark(IDENTITY) is not None or _was_sent_from(history):
         raise LedgerUnpaired(where, history.root, "it is gone, and the history tells of deliveries")
 
 
@@ -125,7 +125,7 @@ def keep_in_mind(ledger: Ledger, history: History) -> None:
     nobody from it.
     """
     with suppress(HistoryError):
-        identity = read_mark(Identity, history.read_marks().get(IDENTITY, b""))
+        identity = read_mark(Identity, history.read_mark(IDENTITY) or b"")
         if identity is not None and identity.ledger_id == ledger.ledger_id:
             with ledger.write() as connection:
                 generation = next_generation(connection, ledger)
@@ -151,7 +151,7 @@ def mirror(
         HistoryNotWritable: the disk or the object store refused.
     """
     name = mark_of(target)
-    before = read_mark(Mirror, history.read_marks().get(name, b""))
+    before = read_mark(Mirror, history.read_mark(name) or b"")
     wrote = {owner, *writers, *((before.owner, *before.writers) if before else ())}
     mirrored = Mirror(
         ledger_id,

@@ -265,7 +265,7 @@ def _settle_target(connection: Connection, target: int, known: _Known) -> int:
 
 def _identity(history: History) -> list[Identity]:
     """Return what the history says of the ledger that wrote it, as far as that can be read."""
-    read = pairing.read_mark(Identity, history.read_marks().get(pairing.IDENTITY, b""))
+    read = pairing.read_mark(Identity, history.read_mark(pairing.IDENTITY) or b"")
     return [read] if read else []
 
 

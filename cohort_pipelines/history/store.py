@@ -161,9 +161,22 @@ class History:
 
     def read_marks(self) -> dict[str, bytes]:
         """Return the marks that the ledger left here, by name; what cannot be read is there without content."""
-        names = {path: path.rpartition("/")[2] for path in self._list(MARKS)}
-        read = self._files.cat(list(names), on_error="return") if names else {}
-        return {names[path]: content if isinstance(content, bytes) else b"" for path, content in read.items()}
+        paths = self._list(MARKS)
+        whole: list[None] = [None] * len(paths)
+        # not by `cat`, which takes the characters of a glob in the root's name for one
+        read = self._files.cat_ranges(paths, whole, whole, on_error="return") if paths else []
+        contents = [content if isinstance(content, bytes) else b"" for content in read]
+        return {path.rpartition("/")[2]: content for path, content in zip(paths, contents, strict=True)}
+
+    def read_mark(self, name: str) -> bytes | None:
+        """Return one of the marks, without content where it cannot be read; None where there is none of that name."""
+        try:
+            content: bytes = self._files.cat_file(self._full(f"{MARKS}/{name}"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except Exception:  # noqa: BLE001  each fsspec driver has errors of its own
+            return b""
+        return content
 
     def write_mark(self, name: str, content: bytes) -> None:
         """Leave a small file of the ledger's own, whole or not at all; one of that name is replaced.

@@ -84,3 +84,13 @@ def test_marks_are_kept_on_an_object_store_too(tmp_path: Path) -> None:
         assert history.read_marks() == {"a.json": content}
     history.remove_mark("a.json")
     assert history.read_marks() == {}
+
+
+@pytest.mark.parametrize("name", ["team[1]", "all*", "wh?t"])
+def test_a_history_whose_name_looks_like_a_glob_is_delivered_from_again_and_again(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    world = World(tmp_path / name)
+    for ids in (users(1, 2), users(2, 3), users(3, 4)):
+        world.overwrite(ids)
+        assert world.partner.members == ids
+        world.next_window()

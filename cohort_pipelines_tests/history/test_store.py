@@ -351,6 +351,38 @@ def test_any_name_of_an_export_is_one_folder_below_its_stage(name: str) -> None:
         assert [path.relative_to(stage).parent.as_posix() for path in files] == [f"window={window.path_name}"]
 
 
+@pytest.mark.parametrize(("name", "matches"), [("team[1]", "team1"), ("all*", "allies"), ("wh?t", "what")])
+@pytest.mark.parametrize("place", ["", "memory:/"])
+def test_a_root_may_be_named_by_characters_of_a_glob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str, matches: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    matched, history = (History(f"{place}{tmp_path}/{each}/history") for each in (matches, name))
+    for each, content in ((matched, b"matched"), (history, b"own")):
+        each.require_writable()
+        each.write_mark("a.json", content)
+        each.write(SYNC, Stage.PARTNER_PAYLOAD, WINDOW, table(content.decode()))
+
+    assert (history.read_marks(), history.read_mark("a.json")) == ({"a.json": b"own"}, b"own")
+    [stored] = history.versions(SYNC, Stage.PARTNER_PAYLOAD, WINDOW)
+    assert rows_of(history, stored) == ["own"]
+    assert history.modified(stored)
+    history.remove_mark("a.json")
+    assert (history.read_marks(), matched.read_mark("a.json")) == ({}, b"matched")
+
+
+def test_a_mark_that_is_not_there_is_told_from_one_that_cannot_be_read(any_history: History) -> None:
+    assert any_history.read_mark("a.json") is None
+    any_history.write_mark("a.json", b"content")
+    assert any_history.read_mark("a.json") == b"content"
+    assert any_history.read_mark("b.json") is None
+
+
+def test_a_mark_that_cannot_be_read_is_there_without_content(history: History) -> None:
+    (Path(history.root) / ".ledger" / "a.json").mkdir(parents=True)
+    assert (history.read_mark("a.json"), history.read_marks()) == (b"", {"a.json": b""})
+
+
 @pytest.mark.parametrize("window", [WINDOW, "spring sale / 2026?", ".."])
 def test_duckdb_reads_the_layout_with_no_code_of_ours(history: History, window: str) -> None:
     history.write(SYNC, Stage.PARTNER_PAYLOAD, window, table("a", "b"))
