@@ -219,13 +219,15 @@ class Overwrite:
     def _mirror(self, generation: int) -> None:
         attempt = self.attempt
         pairing.mirror(
+            attempt.ledger,
             self.history,
-            attempt.ledger.ledger_id,
             generation,
             attempt.asked.target,
             attempt.asked.sync,
             target_generation=attempt.generation,
             baseline=self.baseline,
+            run=attempt.asked.run_id,
+            sent=self.requests > 0,
         )
 
     def _belief_afterwards(self, state: AttemptState) -> Belief | None:

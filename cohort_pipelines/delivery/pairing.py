@@ -3,16 +3,19 @@
 The history bears small marks of the ledger that writes it: who it is, and for each target how far the ledger had come
 when something was last sent there. A mark is written after the ledger's own commit, so that it may lag behind and never
 runs ahead. A ledger that is behind any mark has forgotten something, and belief made from it would be wrong in silence.
+
+Copies that are used in the same moment are level with each other. So a mark names the run that it speaks of, too: the
+ledger that never had this run is the other one.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Connection, bindparam, select
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
@@ -36,7 +39,7 @@ class Mirror:
 
     ``generation`` counts the ledger's changes, ``target_generation`` the attempts on the target. ``writers`` are all
     syncs that ever wrote it, the owner among them; ``baseline`` is what it held before the first delivery, None before
-    that. Marks of earlier versions tell none of the three.
+    that; ``run`` made the attempt, empty after a rebuild. Marks of earlier versions do not tell all of this.
     """
 
     ledger_id: str
@@ -49,6 +52,7 @@ class Mirror:
     target_generation: int = 0
     writers: tuple[str, ...] = ()
     baseline: str | None = "unknown"
+    run: str = ""
 
     @property
     def target(self) -> Target:
@@ -91,11 +95,14 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
         raise LedgerUnpaired(ledger.where, history.root, "the history is another ledger's")
     if identity.generation > mine.generation:
         raise LedgerUnpaired(ledger.where, history.root, "it is older than what somebody last asked of it by name")
-    for name in marks.keys() - {IDENTITY}:
-        mirror = _require(Mirror, name, marks, ledger, history)
+    mirrors = [_require(Mirror, name, marks, ledger, history) for name in marks.keys() - {IDENTITY}]
+    for mirror in mirrors:
         if mirror.ledger_id != mine.ledger_id or mirror.generation > mine.generation:
             finding = f"it is older than what was last sent to {mirror.name!r}"
             raise LedgerUnpaired(ledger.where, history.root, finding)
+    with ledger.read() as connection:
+        if doubled := next((each for each in mirrors if _is_of_a_copy(each, connection)), None):
+            raise LedgerUnpaired(ledger.where, history.root, _doubled(doubled))
     return True
 
 
@@ -133,8 +140,8 @@ def keep_in_mind(ledger: Ledger, history: History) -> None:
 
 
 def mirror(
+    ledger: Ledger,
     history: History,
-    ledger_id: str,
     generation: int,
     target: Target,
     owner: str,
@@ -142,26 +149,42 @@ def mirror(
     target_generation: int,
     baseline: str | None,
     writers: Iterable[str] = (),
+    run: str = "",
+    sent: bool = False,
 ) -> None:
-    """Say in ``history`` how far the ledger has come with ``target``; to be called after the ledger's commit.
+    """Say in ``history`` how far ``ledger`` has come with ``target``; to be called after its commit.
 
-    The owner and ``writers`` join those that the mark names already; a baseline that it names stays.
+    The owner and ``writers`` join those that the mark names already; a baseline that it names stays. Nothing is said
+    where a later ``run`` of the same ledger has done so: this one was taken over, and meets that at its next step.
+
+    Where ``sent`` says that requests were made beside those of a copy, the mark then fits neither of the two: none
+    knows what the other has sent.
 
     Raises:
+        LedgerUnpaired: a copy of the ledger has written the target meanwhile.
         HistoryNotWritable: the disk or the object store refused.
     """
     name = mark_of(target)
     before = read_mark(Mirror, history.read_mark(name) or b"")
     wrote = {owner, *writers, *((before.owner, *before.writers) if before else ())}
     mirrored = Mirror(
-        ledger_id,
+        ledger.ledger_id,
         generation,
         **asdict(target),
         owner=owner,
         target_generation=target_generation,
         writers=tuple(sorted(wrote)),
         baseline=baseline or (before.baseline if before else None),
+        run=run,
     )
+    if before is not None and before.ledger_id == ledger.ledger_id:
+        if _is_doubled(ledger, before, mirrored):
+            if sent:
+                of_both = replace(before, run=f"{before.run}, {run}")
+                history.write_mark(name, msgspec.json.encode(of_both))
+            raise LedgerUnpaired(ledger.where, history.root, _doubled(before))
+        if before.generation >= generation:
+            return
     history.write_mark(name, msgspec.json.encode(mirrored))
 
 
@@ -183,6 +206,33 @@ def _require(kind: type[_Mark], name: str, marks: Mapping[str, bytes], ledger: L
     if read is None:
         raise LedgerUnpaired(ledger.where, history.root, f"the history's mark .ledger/{name} is damaged")
     return read
+
+
+_RUN = (  # built once, since each mark is looked up
+    select(schema.attempt.c.run_id)
+    .join(schema.target)
+    .where(*(schema.target.c[name] == bindparam(name) for name in ("wire", "host", "account", "name")))
+    .where(schema.attempt.c.generation == bindparam("generation"))
+)
+
+
+def _is_of_a_copy(mirror: Mirror, connection: Connection) -> bool:
+    """Say whether a mark of this ledger's speaks of an attempt that it never made, or that was another run's."""
+    attempt = asdict(mirror.target) | {"generation": mirror.target_generation}
+    return bool(mirror.run) and connection.execute(_RUN, attempt).scalar() != mirror.run
+
+
+def _is_doubled(ledger: Ledger, before: Mirror, mine: Mirror) -> bool:
+    """Say whether a copy made the mark ``before``: nobody but a later run of the ledger itself may be ahead of it."""
+    with ledger.read() as connection:
+        if _is_of_a_copy(before, connection):
+            return True
+    later = bool(before.run) and before.target_generation > mine.target_generation
+    return before.generation >= mine.generation and not later
+
+
+def _doubled(mirror: Mirror) -> str:
+    return f"a copy of it has written {mirror.name!r} meanwhile"
 
 
 def _was_sent_from(history: History) -> bool:

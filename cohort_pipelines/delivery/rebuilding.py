@@ -130,8 +130,8 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
         ledger.ledger_id, generation = _take_over(connection, [*mirrors.values(), *_identity(history)])
     for target, known in targets.items():
         pairing.mirror(
+            ledger,
             history,
-            ledger.ledger_id,
             generation,
             target,
             known.owner(forgetful=forgetful),
