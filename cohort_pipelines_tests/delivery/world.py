@@ -49,11 +49,11 @@ class Fate:
 
 
 class MortalLedger(Ledger):
-    """A ledger whose process can die before and after every commit."""
+    """A ledger whose process can die before and after every commit; it shares the connections of ``ledger``."""
 
-    def __init__(self, url: str, fate: Fate) -> None:
+    def __init__(self, ledger: Ledger, fate: Fate) -> None:
+        vars(self).update(vars(ledger))  # connections of its own would compile all SQL anew
         self._fate = fate
-        super().__init__(url)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -186,12 +186,14 @@ class _MemorySession:
 class World:
     """One sync with its partner, history and ledger, and a clock that can be moved."""
 
-    def __init__(self, folder: Path, partner: MemoryPartner | None = None, url: str = "") -> None:
+    def __init__(
+        self, folder: Path, partner: MemoryPartner | None = None, url: str = "", ledger: Ledger | None = None
+    ) -> None:
         self.folder = folder
         self.url = url or f"sqlite:///{folder}/ledger.sqlite"
         self.partner = partner or MemoryPartner()
         self.history = History(folder / "history")
-        self.ledger = Ledger(self.url)
+        self.ledger = ledger or Ledger(self.url)
         self.window = Cadence.QUARTER_HOUR.window_at(clock.now())
 
     def next_window(self) -> Window:
@@ -228,7 +230,7 @@ class World:
         if isinstance(partner, MemoryPartner):
             partner.fate = fate or Fate()
         return restore(
-            ledger=MortalLedger(self.url, fate) if fate else self.ledger,
+            ledger=MortalLedger(self.ledger, fate) if fate else self.ledger,
             history=MortalHistory(self.folder / "history", fate) if fate else self.history,
             partner=partner,
             target=Target(partner.wire, partner.host, partner.account, "Beta"),
@@ -260,7 +262,7 @@ class World:
         if isinstance(partner, MemoryPartner):
             partner.fate = fate or Fate()
         return deliver(
-            ledger=MortalLedger(self.url, fate) if fate else self.ledger,
+            ledger=MortalLedger(self.ledger, fate) if fate else self.ledger,
             history=MortalHistory(self.folder / "history", fate) if fate else self.history,
             partner=partner,
             target=Target(partner.wire, partner.host, partner.account, "Beta"),

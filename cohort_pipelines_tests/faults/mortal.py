@@ -38,7 +38,7 @@ def mortal(world: World, fate: Fate) -> Iterator[None]:
         symlink_to(path, name)
         fate.point()
 
-    world.ledger = MortalLedger(world.url, fate)
+    world.ledger = MortalLedger(world.ledger, fate)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "send", mortal_send)
         patch.setattr(Path, "replace", mortal_replace)

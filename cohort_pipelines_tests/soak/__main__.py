@@ -5,16 +5,14 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
 from functools import reduce
-from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from cohort_pipelines_tests.delivery.world import IN_MEMORY
+from cohort_pipelines_tests.soak.bench import bench
 from cohort_pipelines_tests.soak.model import Step, Tally, Violation, play, sequences
 
 BATCH = 100
@@ -24,7 +22,7 @@ _SHOWN = 3
 def run_batch(first: int, count: int) -> Tally:
     """Play ``count`` sequences that grow from the seed ``first``."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
+    with bench() as place:
 
         @seed(first)
         @settings(
@@ -37,7 +35,7 @@ def run_batch(first: int, count: int) -> Tally:
         @given(history=sequences)
         def one(history: Sequence[Step]) -> None:
             try:
-                play(history, tally, Path(folder))
+                play(history, tally, place)
             except Violation as violation:
                 tally.violations.append(f"{violation}: {list(history)!r}")
 

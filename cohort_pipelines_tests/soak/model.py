@@ -1,11 +1,9 @@
 """Random sequences of windows and mishaps, played against a partner that keeps state, and what must hold of them."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal
 
 from hypothesis import strategies as st
@@ -38,6 +36,7 @@ from cohort_pipelines_tests.delivery.world import (
     tried_twice,
     users,
 )
+from cohort_pipelines_tests.soak.bench import Bench
 
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
 FAULTS: dict[str, Fault] = {"lost": lost, "dropped": dropped, "late": late, "tried twice": tried_twice}
@@ -206,14 +205,14 @@ class Play:
         return self.sealed[-min(step.back, len(self.sealed))]
 
 
-def play(history: Sequence[Step], tally: Tally, folder: Path) -> None:
+def play(history: Sequence[Step], tally: Tally, bench: Bench) -> None:
     """Play a sequence, then two quiet windows, after which everything must be exact.
 
     Raises:
         Violation: something that is promised did not hold.
     """
     tally.sequences += 1
-    world = World(Path(tempfile.mkdtemp(dir=folder)), MemoryPartner(chunk_rows=2))
+    world = bench.world(MemoryPartner(chunk_rows=2))
     playing = Play(world, tally)
     with ExitStack() as later:
         for step in history:

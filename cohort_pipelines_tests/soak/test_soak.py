@@ -1,7 +1,5 @@
-import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,22 +11,22 @@ from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.identity import Equality
-from cohort_pipelines_tests.delivery.world import IN_MEMORY
 from cohort_pipelines_tests.soak.__main__ import run_batch
+from cohort_pipelines_tests.soak.bench import Bench, bench
 from cohort_pipelines_tests.soak.model import Step, Tally, play, sequences
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as made:
-        yield Path(made)
+def place() -> Iterator[Bench]:
+    with bench() as made:
+        yield made
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=sequences)
-def test_whatever_happens_green_and_settled_is_exact(folder: Path, history: Sequence[Step]) -> None:
-    play(history, Tally(), folder)
+def test_whatever_happens_green_and_settled_is_exact(place: Bench, history: Sequence[Step]) -> None:
+    play(history, Tally(), place)
 
 
 @pytest.mark.slow
