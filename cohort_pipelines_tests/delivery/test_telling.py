@@ -99,7 +99,7 @@ def test_a_pause_ends_trouble_and_is_none(
     assert receiver.states == states
 
 
-def test_f19_a_day_of_failures_is_one_alert_and_its_end_another(ledger: Ledger, receiver: Receiver) -> None:
+def test_a_day_of_failures_is_one_alert_and_its_end_another(ledger: Ledger, receiver: Receiver) -> None:
     def tick_now() -> None:
         note_changes(ledger, SLACK, {SYNC: judge(ledger, Watched(SYNC, timedelta(hours=1)))})
         receiver.hear(ledger)

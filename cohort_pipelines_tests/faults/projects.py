@@ -33,6 +33,14 @@ TAPLYTICS = """
 type: cohort_pipelines.orchestration.TaplyticsDestination
 attributes: {api_key: "{{ env.TAPLYTICS_API_KEY }}", url: "{{ env.TAPLYTICS_URL }}"}
 """
+MESSAGES = """
+type: cohort_pipelines.orchestration.ApptimizeDestination
+attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
+"""
+FILES = """
+type: cohort_pipelines.orchestration.ApptimizeDestination
+attributes: {region: eu, delivery: file, folder: "{{ env.IMPORTS }}", prefix: keep}
+"""
 BETA_USERS = 1_478_097
 LAPSED_USERS = 1_478_098
 
@@ -42,6 +50,15 @@ class Faulty(Project):
     """A project whose services can be told what to do wrong, with the judge of what came of it."""
 
     judge: Checker
+
+    def held(self, name: str) -> set[str]:
+        """Return who is in the target of a sync, at its partner."""
+        sync = self.syncs[name]
+        return (self.judge.segment if sync.partner_kind == "taplytics" else self.judge.group)(sync.target)
+
+    def all_held(self) -> dict[str, set[str]]:
+        """Return the same for each sync by its name."""
+        return {name: self.held(name) for name in self.syncs}
 
     def fault(self, service: str, **what: object) -> None:
         """Switch a fault of ``mixpanel``, ``taplytics`` or ``apptimize`` on."""
@@ -115,6 +132,11 @@ def sync(destination: str, target: str, kind: str = "dynamic", cohort: int = BET
         f"attributes: {{source: mixpanel, cohort_id: {cohort}, destination: {destination}, "
         f'target: "{target}", type: {kind}{since}{more}}}\n'
     )
+
+
+def adding(destination: str, attributes: str) -> str:
+    """Return the declaration of a destination with further attributes."""
+    return f"{destination.rstrip().removesuffix('}')}, {attributes}}}\n"
 
 
 def without_waiting(patch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,6 @@ def forget_everybody(standins: InThread) -> None:
     standins.standins.apptimize._sessions.clear()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "afterwards"),
     [(OLD, same_window_again), (OLD, back_to_the_old_audience), (None, same_window_again)],

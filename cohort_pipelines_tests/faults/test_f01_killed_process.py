@@ -23,16 +23,11 @@ from cohort_pipelines_tests.faults.checker import Checker
 from cohort_pipelines_tests.faults.writer import ROOT
 from cohort_pipelines_tests.orchestration.demo_project import PACKAGE
 
-pytestmark = pytest.mark.slow
-
 LEASE_IS_OVER = timedelta(minutes=2)
 FLAGS, MESSAGES, FILES = "beta_users_taplytics", "beta_users_apptimize", "beta_users_files"
 FILE_PROJECT = {
     "mixpanel": projects.MIXPANEL,
-    "apptimize_files": """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: file, folder: "{{ env.IMPORTS }}", prefix: keep}
-""",
+    "apptimize_files": projects.FILES,
     FILES: projects.sync("apptimize_files", "Beta Users", "recurring"),
 }
 

@@ -17,8 +17,6 @@ from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.projects import without_waiting
 from cohort_pipelines_tests.faults.wires import HTTP_WIRES, Wired, small_pages
 
-pytestmark = pytest.mark.slow
-
 LATER = SETTLES_AFTER + timedelta(seconds=1)
 APPLIES_WITHIN = timedelta(minutes=5)
 OLD, NEW = users(1, 2, 3, 4), users(3, 4, 5)

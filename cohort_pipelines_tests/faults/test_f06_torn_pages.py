@@ -1,7 +1,5 @@
 """F6: pages that do not fit together are read again once, and never uploaded."""
 
-import pytest
-
 from cohort_pipelines import clock
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
@@ -10,7 +8,6 @@ TORN = ("repeat_page", "skip_page", "short_page", "total_changes", "session_chan
 PAGES = ("page=1", "page=3")
 
 
-@pytest.mark.slow
 def test_f06_a_torn_reading_is_never_uploaded(project: Faulty) -> None:
     with clock.shifted(to_the_window_before()):
         assert project.run(TAPLYTICS).success
@@ -34,7 +31,6 @@ def test_f06_a_torn_reading_is_never_uploaded(project: Faulty) -> None:
     assert project.judge.segment() == project.judge.payload(TAPLYTICS, window)
 
 
-@pytest.mark.slow
 def test_f06_a_reading_that_was_torn_once_is_made_up_for_by_another(project: Faulty) -> None:
     for back, kind in enumerate(TORN, start=1):
         project.fault("mixpanel", match="/api/query/engage", contains="page=1", kind=kind)

@@ -72,7 +72,6 @@ def cohorts(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: A
         yield project
 
 
-@pytest.mark.slow
 def test_f07_who_is_in_two_cohorts_is_in_both_audiences_and_leaves_them_one_by_one(cohorts: Faulty) -> None:
     with clock.shifted(to_the_window_before()):
         for name in (BETA, LAPSED):

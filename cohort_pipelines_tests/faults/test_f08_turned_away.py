@@ -37,11 +37,6 @@ def in_(time: timedelta) -> str:
     return format_datetime(clock.now() + time, usegmt=True)
 
 
-def held(project: Faulty, name: str) -> set[str]:
-    return {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTNERS)
 def test_f08_a_partner_that_is_busy_for_ever_makes_each_window_yield_and_the_next_goes_on(
     project: Faulty, monkeypatch: pytest.MonkeyPatch, name: str
@@ -54,7 +49,7 @@ def test_f08_a_partner_that_is_busy_for_ever_makes_each_window_yield_and_the_nex
     for back, (how, wait) in enumerate(kinds.items()):
         passing = 1 if back and name == TAPLYTICS else 0  # a message is all of the additions
         turn_away(project, name, wait, after=passing)
-        before, asked = held(project, name), project.judge.asked().total()
+        before, asked = project.held(name), project.judge.asked().total()
 
         with clock.shifted(to_the_window_before(len(kinds) - back)):
             result = project.run(name)
@@ -66,7 +61,7 @@ def test_f08_a_partner_that_is_busy_for_ever_makes_each_window_yield_and_the_nex
         [amber] = [each for each in result.get_asset_check_evaluations() if each.check_name == "delivered"]
         assert not amber.passed, how
         assert "yielded at its deadline" in (amber.description or ""), how
-        assert before & wanted <= held(project, name) <= before | wanted, how
+        assert before & wanted <= project.held(name) <= before | wanted, how
         asked = project.judge.asked().total() - asked
         rounds = 1 if how in FAR_OFF else 3 * 5  # of requests in flight; without a time it is asked a few times more
         assert 1 <= asked <= passing + in_flight * rounds, how
@@ -75,7 +70,7 @@ def test_f08_a_partner_that_is_busy_for_ever_makes_each_window_yield_and_the_nex
 
     monkeypatch.undo()
     assert project.run(name).success
-    assert held(project, name) == project.judge.payload(name, project.window(name))
+    assert project.held(name) == project.judge.payload(name, project.window(name))
 
 
 @pytest.fixture
@@ -92,7 +87,6 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         yield waits
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wait", ["240", "a date"])
 @pytest.mark.parametrize("name", PARTNERS)
 def test_f08_a_wait_that_is_named_is_honoured_within_the_window(
@@ -105,4 +99,4 @@ def test_f08_a_wait_that_is_named_is_honoured_within_the_window(
     [waited] = waits
     assert 100 < waited <= 240  # a date comes nearer while the cohort is read
     assert waited == 240 or wait == "a date"
-    assert held(project, name) == project.judge.payload(name, project.window(name))
+    assert project.held(name) == project.judge.payload(name, project.window(name))

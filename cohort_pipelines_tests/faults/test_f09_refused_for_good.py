@@ -24,10 +24,6 @@ def large(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG
         yield project
 
 
-def held(project: Faulty, name: str) -> set[str]:
-    return {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]()
-
-
 def refuse(project: Faulty, name: str, status: int, after: int = 0) -> None:
     service, path = PARTNERS[name]
     project.fault(service, kind="status", status=status, match=path, times=None, after=after)
@@ -43,7 +39,6 @@ def runs_red(project: Faulty, name: str) -> str:
     return said(result)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTNERS)
 @pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
 def test_f09_a_refusal_from_the_first_request_on_stops_at_once(large: Faulty, name: str, *, filled: bool) -> None:
@@ -51,7 +46,7 @@ def test_f09_a_refusal_from_the_first_request_on_stops_at_once(large: Faulty, na
         with clock.shifted(to_the_window_before(len(STATUSES) + 1)):
             assert large.run(name).success
         large.churn(0.4)
-    before = held(large, name)
+    before = large.held(name)
     for back, status in enumerate(STATUSES):
         refuse(large, name, status)
         asked = large.judge.asked().total()
@@ -64,15 +59,14 @@ def test_f09_a_refusal_from_the_first_request_on_stops_at_once(large: Faulty, na
         assert "stopped after 0 of" in sentence
         limit = KEY_REFUSED[name] if status in {401, 403} else REQUEST_REFUSED[name]
         assert 1 <= large.judge.asked().total() - asked <= limit, status
-        assert held(large, name) == before, status
+        assert large.held(name) == before, status
         large.mend()
 
     mended = large.run(name)
     assert mended.success, said(mended)
-    assert held(large, name) == large.judge.payload(name, large.window(name)) != before
+    assert large.held(name) == large.judge.payload(name, large.window(name)) != before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTNERS)
 def test_f09_a_key_that_is_revoked_in_mid_upload_stops_at_once(
     large: Faulty, name: str, monkeypatch: pytest.MonkeyPatch
@@ -80,7 +74,7 @@ def test_f09_a_key_that_is_revoked_in_mid_upload_stops_at_once(
     monkeypatch.setattr(CohortMessages, "chunk_rows", 20)
     with clock.shifted(to_the_window_before(2)):
         assert large.run(name).success
-    before = held(large, name)
+    before = large.held(name)
     large.churn(0.2)
     refuse(large, name, 401, after=9)
     asked = large.judge.asked().total()
@@ -91,11 +85,11 @@ def test_f09_a_key_that_is_revoked_in_mid_upload_stops_at_once(
     wanted = large.judge.payload(name, large.window(name, back=1 if name == TAPLYTICS else 8))
     assert "refused the key (401)" in sentence
     assert large.judge.asked().total() - asked <= 9 + KEY_REFUSED[name]
-    assert before & wanted <= held(large, name) <= before | wanted
-    assert held(large, name) not in (before, wanted)
+    assert before & wanted <= large.held(name) <= before | wanted
+    assert large.held(name) not in (before, wanted)
 
     large.mend()
     large.churn(0.05)
     mended = large.run(name)
     assert mended.success, said(mended)
-    assert held(large, name) == large.judge.payload(name, large.window(name))
+    assert large.held(name) == large.judge.payload(name, large.window(name))

@@ -25,8 +25,6 @@ BROKEN: Mapping[str, Mapping[str, object]] = {
 }
 JOINERS = [f"joiner-{number}" for number in range(9)]
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,10 +47,6 @@ def cross(project: Faulty) -> Callable[[bool], None]:
     return cross
 
 
-def held(project: Faulty, name: str) -> set[str]:
-    return {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]()
-
-
 def newest_receipt(name: str) -> Mapping[str, object]:
     return {str(column): value for column, value in history.receipts(name).iloc[-1].items()}
 
@@ -64,7 +58,7 @@ def test_f10_what_a_broken_answer_left_open_is_put_right_by_the_next_window(
     service, path = PARTNERS[name]
     with clock.shifted(to_the_window_before(2 * len(BROKEN) + 1)):
         assert project.run(name).success
-    before = held(project, name)
+    before = project.held(name)
     for number, (how, what) in enumerate(BROKEN.items()):
         cross(True)
         project.fault(service, match=path, times=None, **what)
@@ -73,14 +67,14 @@ def test_f10_what_a_broken_answer_left_open_is_put_right_by_the_next_window(
             assert "got no clear answer" in said(result), how
             assert project.ledger.windows(name)[0].state == "failed", how
         assert int(str(newest_receipt(name)["unsettled"])) > 0, how
-        assert held(project, name) >= before - project_leavers(before, project, name), how
+        assert project.held(name) >= before - project_leavers(before, project, name), how
 
         project.mend()
         cross(False)  # whoever was being added is to be out again, and whoever was being removed is back
         with clock.shifted(to_the_window_before(2 * (len(BROKEN) - number) - 1)):
             assert project.run(name).success, how
             wanted = project.judge.payload(name, project.window(name))
-        assert held(project, name) == wanted == before, how
+        assert project.held(name) == wanted == before, how
 
 
 def project_leavers(before: set[str], project: Faulty, name: str) -> set[str]:
@@ -102,14 +96,14 @@ def test_f10_a_burst_that_passes_is_made_up_for_and_asserted_again_once_it_has_s
 
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
-        assert held(project, name) == project.judge.payload(name, project.window(name))
+        assert project.held(name) == project.judge.payload(name, project.window(name))
     in_doubt = int(str(newest_receipt(name)["unsettled"]))
     assert in_doubt > 0  # a try that failed may still land
 
     assert project.run(name).success
     settled = newest_receipt(name)
     assert (settled["repeated"], settled["unsettled"]) == (in_doubt, 0)
-    assert held(project, name) == project.judge.payload(name, project.window(name))
+    assert project.held(name) == project.judge.payload(name, project.window(name))
 
 
 def test_f10_a_snapshot_is_read_whole_through_answers_of_mixpanel_that_break(project: Faulty) -> None:

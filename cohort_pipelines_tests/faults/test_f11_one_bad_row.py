@@ -7,12 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines_tests.faults.projects import MIXPANEL, TAPLYTICS, Faulty, opened, said, sync, to_the_window_before
+from cohort_pipelines_tests.faults.projects import (
+    MESSAGES,
+    MIXPANEL,
+    TAPLYTICS,
+    Faulty,
+    opened,
+    said,
+    sync,
+    to_the_window_before,
+)
 
-MESSAGES = """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
-"""
 FLAGS, GROUP, TOLERANT = "beta_flags", "beta_group", "beta_tolerant"
 DECLARED = {
     "mixpanel": MIXPANEL,
@@ -33,12 +38,6 @@ def beta(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG0
         yield project
 
 
-def held(project: Faulty, name: str) -> set[str]:
-    if name == FLAGS:
-        return project.judge.segment("Beta")
-    return project.judge.group("Gamma" if name == TOLERANT else "Beta")
-
-
 def refused_rows(project: Faulty, name: str, window: str) -> list[dict[str, object]]:
     """Return what the newest receipt of a window lists as refused."""
     files = sorted(project.judge.files(name, "receipt", window), key=lambda file: file.stat().st_mtime_ns)
@@ -47,12 +46,11 @@ def refused_rows(project: Faulty, name: str, window: str) -> list[dict[str, obje
     return listed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTNER)
 def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_sent(beta: Faulty, name: str) -> None:
     with clock.shifted(to_the_window_before(2)):
         assert beta.run(name).success
-    before = held(beta, name)
+    before = beta.held(name)
     beta.churn(0.1)
     beta.profiles({f"joiner-{n}": {"plan": "beta", "$apptimize_user_id": f"i_joiner-{n}"} for n in range(9)})
     beta.behave(PARTNER[name], refuse=[BAD[name]])
@@ -64,7 +62,7 @@ def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_s
 
     wanted = beta.judge.payload(name, window)
     assert BAD[name] in wanted
-    assert held(beta, name) == wanted - {BAD[name]}
+    assert beta.held(name) == wanted - {BAD[name]}
     assert len(before - wanted) > 20
     assert refused_rows(beta, name, window) == [{"operation": "add", "id": BAD[name], "reason": REASON[name]}]
     if name == TOLERANT:
@@ -76,4 +74,4 @@ def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_s
 
     beta.behave(PARTNER[name], refuse=[])
     assert beta.run(name).success
-    assert held(beta, name) == beta.judge.payload(name, beta.window(name)) == wanted
+    assert beta.held(name) == beta.judge.payload(name, beta.window(name)) == wanted

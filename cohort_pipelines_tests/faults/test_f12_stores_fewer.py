@@ -12,6 +12,7 @@ import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines_tests.faults.projects import (
+    FILES,
     MIXPANEL,
     Faulty,
     opened,
@@ -22,10 +23,6 @@ from cohort_pipelines_tests.faults.projects import (
 )
 from cohort_pipelines_tests.orchestration.demo_project import TAPLYTICS
 
-FILES = """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: file, folder: "{{ env.IMPORTS }}", prefix: keep}
-"""
 LIST = "import_list"
 
 
@@ -81,7 +78,6 @@ def test_f12_a_published_file_that_lost_its_end_later_is_published_anew(publishe
     assert imported(tmp_path) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("leaver", [False, True])
 def test_f12_a_flag_that_taplytics_does_not_show_as_stored_is_red_and_set_again(
     project: Faulty, monkeypatch: pytest.MonkeyPatch, *, leaver: bool

@@ -1,13 +1,9 @@
 """F13: two runs for one target are one writer at a time, and one that outlives its window makes way for the next."""
 
-import pytest
-
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import Wired
 from cohort_pipelines_tests.faults.writer import outcome, writing
 from cohort_pipelines_tests.live import until
-
-pytestmark = pytest.mark.slow
 
 MANY = users(*range(24))
 

@@ -3,16 +3,12 @@
 import signal
 from datetime import timedelta
 
-import pytest
-
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import Wired
 from cohort_pipelines_tests.faults.writer import outcome, writing
 from cohort_pipelines_tests.live import until
-
-pytestmark = pytest.mark.slow
 
 MANY, OTHERS = users(*range(40)), users(*range(100, 104))
 LATER = timedelta(minutes=25)

@@ -20,7 +20,6 @@ SENT_NOTHING = "Nothing was sent; the audience is as it was."
 PAGE = 4096
 
 
-@pytest.mark.slow
 def test_f15_a_disk_that_is_full_at_any_point_leaves_no_partial_file_and_the_next_run_is_exact(
     tmp_path: Path,
     at_an_opening: None,  # noqa: ARG001  the clock is set first
@@ -53,7 +52,6 @@ def test_f15_a_disk_that_is_full_at_any_point_leaves_no_partial_file_and_the_nex
         assert {"cohort_snapshot", "partner_payload", "destination_upload"} <= stages
 
 
-@pytest.mark.slow
 def test_f15_a_read_only_disk_is_refused_before_mixpanel_is_asked(
     tmp_path: Path,
     at_an_opening: None,  # noqa: ARG001  the clock is set first
@@ -92,7 +90,6 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.slow
 def test_f15_a_snapshot_that_may_not_be_written_to_its_end_is_not_there_at_all(
     tmp_path: Path,
     at_an_opening: None,  # noqa: ARG001  the clock is set first

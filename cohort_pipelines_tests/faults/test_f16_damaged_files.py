@@ -32,14 +32,12 @@ DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
 READS = {"cohort_snapshot": "identified_users", "identified_users": "partner_payload"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
 @pytest.mark.parametrize("stage", ["cohort_snapshot", "identified_users", "partner_payload"])
 def test_f16_a_damaged_file_is_found_and_never_uploaded(project: Faulty, name: str, stage: str) -> None:
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
-    held = {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]
-    before, asked = held(), project.judge.asked()
+    before, asked = project.held(name), project.judge.asked()
     project.churn(0.2)
     reader = READS.get(stage, "destination_upload")
     assert project.run(name, stages=STAGES[: STAGES.index(reader)]).success
@@ -51,12 +49,12 @@ def test_f16_a_damaged_file_is_found_and_never_uploaded(project: Faulty, name: s
         result = project.run(name, stages=STAGES[STAGES.index(reader) :])
 
         assert f"The sealed file {file} does not match its checksum" in said(result), how
-        assert (held(), project.judge.asked()) == (before, asked), how
+        assert (project.held(name), project.judge.asked()) == (before, asked), how
         assert project.ledger.windows(name)[0].state == "failed", how
 
     file.write_bytes(sound)
     assert project.run(name, stages=STAGES[STAGES.index(reader) :]).success
-    assert held() == project.judge.payload(name, project.window(name))
+    assert project.held(name) == project.judge.payload(name, project.window(name))
     assert project.judge.damaged() == []
 
 

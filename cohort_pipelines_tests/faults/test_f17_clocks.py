@@ -18,18 +18,15 @@ import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from cohort_pipelines import clock
+from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.standins.engage import Engage
 from cohort_pipelines.windows import Cadence
-from cohort_pipelines_tests.faults.projects import MIXPANEL, Faulty, opened, said, sync, to_the_window_before
+from cohort_pipelines_tests.faults.projects import MESSAGES, MIXPANEL, Faulty, opened, said, sync, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 from cohort_pipelines_tests.orchestration.test_schedules import evaluate
 
 QUARTER = timedelta(minutes=15)
 OVER = "Nothing was sent; the audience is as it was."
-DESTINATION = """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
-"""
 QUARTERLY = "beta_users"
 
 
@@ -50,7 +47,6 @@ def tick(project: Faulty, name: str, job: str) -> str:
     return str(request.partition_key)
 
 
-@pytest.mark.slow
 def test_f17_a_clock_that_jumps_by_two_hours_either_way_doubles_no_window_and_hides_none(project: Faulty) -> None:
     jumps = [timedelta(0), QUARTER, timedelta(hours=2, minutes=15), 2 * QUARTER, timedelta(hours=2, minutes=30)]
     ticked = []
@@ -80,7 +76,6 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("berlin")
 @pytest.mark.parametrize(
     "change",
@@ -90,7 +85,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_f17_the_host_changes_its_hours_and_every_window_comes_once(tmp_path: Path, change: datetime) -> None:
     before = change - 2 * QUARTER
     assert before.astimezone().utcoffset() != change.astimezone().utcoffset()
-    declared = {"mixpanel": MIXPANEL, "apptimize": DESTINATION, QUARTERLY: sync("apptimize", "Beta", "recurring")}
+    declared = {"mixpanel": MIXPANEL, "apptimize": MESSAGES, QUARTERLY: sync("apptimize", "Beta", "recurring")}
     with opened(tmp_path, declared) as project:
         schedule = project.definitions.resolve_schedule_def("recurring_syncs")
         ticks = schedule_execution_time_iterator(
@@ -179,7 +174,6 @@ def test_f17_the_last_moment_of_a_window_is_not_the_first_of_the_next(
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [90, -90, 7200, -7200])
 def test_f17_a_mixpanel_whose_clock_is_another_is_not_read(project: Faulty, seconds: int) -> None:
     with clock.shifted(to_the_window_before()):
@@ -202,6 +196,29 @@ def test_f17_a_mixpanel_whose_clock_is_another_is_not_read(project: Faulty, seco
     date(project, 20 if seconds > 0 else -20)  # within a minute: clocks are never quite the same
     assert project.run(TAPLYTICS).success
     assert project.judge.segment() == project.judge.payload(TAPLYTICS, project.window(TAPLYTICS))
+
+
+@pytest.mark.parametrize("minutes", [2, -2])
+def test_f17_a_ledger_whose_clock_is_another_orders_nothing(
+    project: Faulty, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    with clock.shifted(to_the_window_before()):
+        assert project.run(TAPLYTICS).success
+    before, asked = project.held(TAPLYTICS), project.judge.asked()
+    project.churn(0.1)
+    with monkeypatch.context() as skewed:
+        skewed.setattr(Database, "now", lambda *_: clock.now() + timedelta(minutes=minutes))
+
+        result = project.run(TAPLYTICS)
+
+    assert "differ by 120 seconds: the ledger's database says" in said(result)
+    assert OVER in said(result)
+    assert (project.held(TAPLYTICS), project.judge.asked()) == (before, asked)
+    row = project.ledger.windows(TAPLYTICS)[0]
+    assert (row.key, row.state) == (project.window(TAPLYTICS), "failed")
+
+    assert project.run(TAPLYTICS).success
+    assert project.held(TAPLYTICS) == project.judge.payload(TAPLYTICS, project.window(TAPLYTICS))
 
 
 def date(project: Faulty, offset: int) -> None:

@@ -13,8 +13,6 @@ from cohort_pipelines_tests.live import Live, serving, until
 from cohort_pipelines_tests.live_project import TAPLYTICS, LiveProject, new_project, roomy
 from cohort_pipelines_tests.test_daemon import ended_run, launch_as_the_ui_does, stages
 
-pytestmark = pytest.mark.slow
-
 USERS = "/v2/users/"
 _CANCEL = """mutation($run: String!) { terminateRun(runId: $run, terminatePolicy: SAFE_TERMINATE) { __typename } }"""
 _MATERIALIZED = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {

@@ -11,7 +11,7 @@ from cohort_pipelines import clock
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.partners.exchange import ATTEMPTS
 from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.faults.projects import MIXPANEL, Faulty, opened, said, sync, without_waiting
+from cohort_pipelines_tests.faults.projects import MESSAGES, MIXPANEL, Faulty, opened, said, sync, without_waiting
 from cohort_pipelines_tests.receivers import HttpReceiver, http_receiver
 
 GROUP, ON_CALL = "beta_group", "on_call"
@@ -19,10 +19,7 @@ WINDOWS = 96  # of a quarter of an hour
 IN_FLIGHT = 3
 DECLARED = {
     "mixpanel": MIXPANEL,
-    "apptimize": """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
-""",
+    "apptimize": MESSAGES,
     GROUP: sync("apptimize", "Beta", "recurring"),
     ON_CALL: """
 type: cohort_pipelines.orchestration.Alerts
@@ -62,7 +59,6 @@ def back(windows: int) -> timedelta:
     return -windows * timedelta(minutes=15)
 
 
-@pytest.mark.slow
 def test_f19_a_day_of_failures_is_bounded_attempts_and_one_alert_for_each_change(
     watched: Faulty, hook: HttpReceiver, tick: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

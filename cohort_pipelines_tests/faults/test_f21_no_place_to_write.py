@@ -47,7 +47,6 @@ def test_f21_at_the_first_run_nobody_is_asked_for_anything(
     assert project.judge.asked().total() == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["history", "ledger"])
 def test_f21_a_folder_that_became_read_only_is_refused_before_the_first_request(
     tmp_path: Path,

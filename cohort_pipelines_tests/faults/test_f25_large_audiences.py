@@ -18,7 +18,7 @@ import pytest
 from cohort_pipelines.standins.server import running
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.faults.checker import Checker, ids_in
-from cohort_pipelines_tests.faults.projects import MIXPANEL, sync
+from cohort_pipelines_tests.faults.projects import FILES, MESSAGES, MIXPANEL, sync
 
 MEMBERS = int(os.environ.get("COHORT_PIPELINES_TEST_MEMBERS", "500000"))
 CHANGES = int(os.environ.get("COHORT_PIPELINES_TEST_CHANGES", "100000"))
@@ -26,14 +26,8 @@ GIBIBYTE = 1024.0
 BY_FILE, BY_MESSAGE = "by_file", "by_message"
 DECLARED = {
     "mixpanel": MIXPANEL,
-    "files": """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: file, folder: "{{ env.IMPORTS }}", prefix: keep}
-""",
-    "messages": """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
-""",
+    "files": FILES,
+    "messages": MESSAGES,
 }
 
 
@@ -88,7 +82,6 @@ def holds_exactly(imports: Path, payload: Path) -> bool:
         return all(row == [user] for row, user in zip(rows, wanted, strict=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "growth"), [(BY_FILE, MEMBERS, 200.0), (BY_MESSAGE, CHANGES, 150.0)])
 def test_f25_an_audience_ten_times_as_large_takes_hardly_more_memory(
     tmp_path: Path, name: str, size: int, growth: float

@@ -23,7 +23,6 @@ def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
         yield Wired(request.param, standins, tmp_path)
 
 
-@pytest.mark.slow
 def test_f27_who_left_in_an_attempt_that_died_and_is_back_is_a_member_again(wired: Wired) -> None:
     """One world lives through all of it: in each round the attempt dies a point later."""
     world = World(wired.folder)

@@ -53,7 +53,6 @@ def exact_in_the_end(world: World, wired: Wired) -> None:
         assert world.overwrite(OLD, partner=wired.partner()).requests == 0
 
 
-@pytest.mark.slow
 def test_f28_a_dead_writers_requests_land_after_a_green_of_the_opposite(world: World, wired: Wired) -> None:
     """Wherever it died: all of its requests are on their way when it does, and come when nobody expects them."""
     point, landed, undone = 0, 0, 0

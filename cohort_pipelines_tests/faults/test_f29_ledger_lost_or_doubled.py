@@ -28,23 +28,19 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         yield first, second
 
 
-def held(project: Faulty) -> dict[str, set[str]]:
-    return {TAPLYTICS: project.judge.segment(), APPTIMIZE: project.judge.group()}
-
-
 def require_exact(project: Faulty) -> None:
     for name in SYNCS:
         assert said(project.run(name)) == ""
-        assert held(project)[name] == project.judge.payload(name, project.window(name)), name
+        assert project.held(name) == project.judge.payload(name, project.window(name)), name
 
 
 def require_refused(project: Faulty) -> None:
-    before, asked = held(project), project.judge.asked()
+    before, asked = project.all_held(), project.judge.asked()
     for name in SYNCS:
         sentence = said(project.run(name))
         assert WAY_OUT in sentence, name
         assert "Nothing was sent; the audience is as it was." in sentence, name
-    assert (held(project), project.judge.asked()) == (before, asked)
+    assert (project.all_held(), project.judge.asked()) == (before, asked)
 
 
 def deliver_half(project: Faulty) -> None:
@@ -58,7 +54,6 @@ def deliver_half(project: Faulty) -> None:
     project.churn(0.1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["lost", "put back from a backup", "doubled"])
 def test_f29_a_ledger_that_is_not_the_historys_is_refused_and_rebuilding_ends_exact(
     tmp_path: Path,
@@ -99,7 +94,6 @@ def test_f29_a_ledger_that_is_not_the_historys_is_refused_and_rebuilding_ends_ex
             require_refused(project)
 
 
-@pytest.mark.slow
 def test_f29_two_ledgers_cannot_take_turns(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -22,8 +22,6 @@ from cohort_pipelines_tests.test_daemon import (
     tag,
 )
 
-pytestmark = pytest.mark.slow
-
 _EVENTS = """query($run: ID!) { runOrError(runId: $run) { ... on Run { eventConnection { events {
     ... on MessageEvent { message } } } } } }"""
 _STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"

@@ -47,13 +47,11 @@ def rebuild(project: Faulty, name: str) -> None:
     assert subset.execute_in_process(instance=project.instance, partition_key=project.window(name)).success
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
 def test_f33_a_held_payload_stays_held_until_it_is_released(project: Faulty, name: str) -> None:
-    held = {TAPLYTICS: project.judge.segment, APPTIMIZE: project.judge.group}[name]
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
-    before, asked = held(), project.judge.asked()
+    before, asked = project.held(name), project.judge.asked()
     mixpanel = project.standins.standins.mixpanel.project
     members = mixpanel.members(mixpanel.cohorts[BETA_USERS], only_with_profile=True)
     project.leave(mixpanel.distinct_id(number) for number in members[: len(members) * 3 // 4])
@@ -71,18 +69,17 @@ def test_f33_a_held_payload_stays_held_until_it_is_released(project: Faulty, nam
 
     for way, sentence in ways.items():
         assert sentence.startswith("Held by the gate max_shrink"), way
-    assert (held(), project.judge.asked()) == (before, asked)
+    assert (project.held(name), project.judge.asked()) == (before, asked)
 
     releasing.release(project.ledger, name, who="ada", why="the beta ends")
     assert project.run(name, stages=UPLOAD).success
-    assert held() == project.judge.payload(name, project.window(name))
-    assert len(held()) < len(before) / 3
+    assert project.held(name) == project.judge.payload(name, project.window(name))
+    assert len(project.held(name)) < len(before) / 3
     told = str(history.receipts(name).iloc[-1]["released"])
     assert told.startswith(f"ada at {clock.now():%Y-%m-%d %H:}")
     assert told.endswith(" UTC: the beta ends")
 
 
-@pytest.mark.slow
 def test_f33_a_backfill_of_a_held_window_is_held(project: Faulty) -> None:
     with clock.shifted(to_the_window_before(2)):
         assert project.run(TAPLYTICS).success

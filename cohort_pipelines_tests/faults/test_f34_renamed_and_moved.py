@@ -61,26 +61,23 @@ def orphans(tmp_path: Path) -> dict[str, str]:
     return {each.name: each.text for each in found if each.warning}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [SEGMENT, APPTIMIZE])
 def test_f34_a_cohort_that_is_renamed_in_mixpanel_keeps_its_target(project: Faulty, name: str) -> None:
-    held = {SEGMENT: project.judge.segment, APPTIMIZE: project.judge.group}[name]
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
-    before, asked = held(), project.judge.asked().total()
+    before, asked = project.held(name), project.judge.asked().total()
     joined, left = project.standins.standins.mixpanel.project.churn(0.05)
     project.standins.standins.mixpanel.project.cohorts[BETA_USERS].name = "Beta Users (2027)"
 
     assert project.run(name).success
 
-    assert held() == project.judge.payload(name, project.window(name))
-    assert len(held() & before) >= len(before) - left
+    assert project.held(name) == project.judge.payload(name, project.window(name))
+    assert len(project.held(name) & before) >= len(before) - left
     assert project.judge.asked().total() - asked < joined + left + 10
     assert set(fields(project)) <= {"Beta Users"}
     assert set(project.standins.standins.apptimize.groups) <= {"Mixpanel: Beta Users"}
 
 
-@pytest.mark.slow
 def test_f34_keys_that_are_rotated_move_nothing(project: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     with clock.shifted(to_the_window_before()):
         assert project.run(SEGMENT).success
@@ -99,7 +96,6 @@ def test_f34_keys_that_are_rotated_move_nothing(project: Faulty, monkeypatch: py
     assert project.judge.asked().total() - asked < 20  # a slice to heal each, and nobody who was there already
 
 
-@pytest.mark.slow
 def test_f34_a_sync_that_is_renamed_sends_nothing_until_it_is_given_its_target(
     beta: Faulty, declare: Declare, tmp_path: Path
 ) -> None:
@@ -124,7 +120,6 @@ def test_f34_a_sync_that_is_renamed_sends_nothing_until_it_is_given_its_target(
     assert orphans(tmp_path) == {}
 
 
-@pytest.mark.slow
 def test_f34_a_sync_that_is_pointed_elsewhere_leaves_nobody_behind(
     beta: Faulty, declare: Declare, tmp_path: Path
 ) -> None:
@@ -143,7 +138,6 @@ def test_f34_a_sync_that_is_pointed_elsewhere_leaves_nobody_behind(
     assert orphans(tmp_path) == {}
 
 
-@pytest.mark.slow
 def test_f34_a_sync_that_is_deleted_is_seen_until_its_target_is_empty(
     beta: Faulty, declare: Declare, tmp_path: Path
 ) -> None:
@@ -162,7 +156,6 @@ def test_f34_a_sync_that_is_deleted_is_seen_until_its_target_is_empty(
     assert orphans(tmp_path) == {}
 
 
-@pytest.mark.slow
 def test_f34_two_syncs_that_swap_their_targets_end_with_the_others(tmp_path: Path, at_an_opening: None) -> None:  # noqa: ARG001
     one, other = "one", "other"
 

@@ -8,22 +8,23 @@ import pytest
 from cohort_pipelines import clock
 from cohort_pipelines.orchestration import connected
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
-from cohort_pipelines_tests.faults.projects import BETA_USERS, MIXPANEL, Faulty, opened, sync, to_the_window_before
+from cohort_pipelines_tests.faults.projects import (
+    BETA_USERS,
+    MESSAGES,
+    MIXPANEL,
+    TAPLYTICS,
+    Faulty,
+    adding,
+    opened,
+    sync,
+    to_the_window_before,
+)
 
 FLAGS, GROUP = "beta_flags", "beta_group"
-HEALS = """
-type: cohort_pipelines.orchestration.TaplyticsDestination
-attributes: {api_key: "{{ env.TAPLYTICS_API_KEY }}", url: "{{ env.TAPLYTICS_URL }}", heal_within: 1}
-"""
-GROUP_HEALS = """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes:
-  {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}", heal_within: 1}
-"""
 DECLARED = {
     "mixpanel": MIXPANEL,
-    "taplytics": HEALS,
-    "apptimize": GROUP_HEALS,
+    "taplytics": adding(TAPLYTICS, "heal_within: 1"),
+    "apptimize": adding(MESSAGES, "heal_within: 1"),
     FLAGS: sync("taplytics", "Beta"),
     GROUP: sync("apptimize", "Beta", "recurring"),
 }
@@ -38,37 +39,32 @@ def beta(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG0
         yield project
 
 
-def held(project: Faulty, name: str) -> set[str]:
-    return project.judge.segment("Beta") if name == FLAGS else project.judge.group("Beta")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTNER)
 def test_f35_what_somebody_edited_by_hand_is_healed_within_the_promised_time(beta: Faulty, name: str) -> None:
     mixpanel = beta.standins.standins.mixpanel.project
     members = mixpanel.members(mixpanel.cohorts[BETA_USERS], only_with_profile=True)
     with clock.shifted(to_the_window_before(DAY + 2)):
         assert beta.run(name).success
-    everybody = held(beta, name)
+    everybody = beta.held(name)
     beta.leave(mixpanel.distinct_id(number) for number in members[: 2 * EDITED])
     with clock.shifted(to_the_window_before(DAY + 1)):
         assert beta.run(name).success
         wanted = beta.judge.payload(name, beta.window(name))
     gone = sorted(everybody - wanted)
-    assert held(beta, name) == wanted
+    assert beta.held(name) == wanted
     assert len(gone) > EDITED
     beta.edit(PARTNER[name], "Beta", add=gone[:EDITED], remove=sorted(wanted)[:EDITED])
 
     wrong, asked = [], beta.judge.asked().total()
     for back in reversed(range(DAY + 1)):
-        wrong.append(len(held(beta, name) ^ wanted))
+        wrong.append(len(beta.held(name) ^ wanted))
         with clock.shifted(to_the_window_before(back)):
             assert beta.run(name).success
 
     assert wrong[0] == 2 * EDITED
     assert wrong == sorted(wrong, reverse=True)
     assert 0 < wrong[DAY // 2] < 2 * EDITED  # slice by slice, and not all at once
-    assert held(beta, name) == wanted
+    assert beta.held(name) == wanted
     assert beta.judge.asked().total() - asked < 1.5 * len(everybody)
 
 

@@ -26,7 +26,6 @@ def messages(at: Addresses) -> ChangeWire:
     return apptimize_http(url=at.apptimize_url, token=at.credentials.apptimize_token, region="eu")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wire", [flags, messages])
 def test_f37_an_id_that_is_refused_all_day_costs_next_to_nothing_and_holds_up_nobody(
     tmp_path: Path, wire: Callable[[Addresses], ChangeWire]

@@ -14,10 +14,6 @@ from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTI
 each_sync = pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
 
 
-def held(project: Faulty, name: str) -> set[str]:
-    return project.judge.segment() if name == TAPLYTICS else project.judge.group()
-
-
 def restore_and_pause(project: Faulty, name: str, window: str) -> None:
     job = project.definitions.resolve_job_def("restore")
     wanted = {"sync": name, "window": window, "pause": True, "because": "the wrong people were invited"}
@@ -39,17 +35,17 @@ def test_f39_a_run_queued_before_a_restore_with_pause_sends_nothing(project: Fau
     project.churn(0.2)
     assert project.run(name, stages=STAGES[:3]).success
     restore_and_pause(project, name, good)
-    restored, asked = held(project, name), project.judge.asked()
+    restored, asked = project.held(name), project.judge.asked()
     assert restored == project.judge.payload(name, good) != project.judge.payload(name, project.window(name))
 
     for stages in (STAGES[3:], STAGES):
         assert not delivered(project.run(name, stages=stages), project, name)
-        assert held(project, name) == restored
+        assert project.held(name) == restored
         assert project.judge.asked() == asked
 
     pausing.resume(project.ledger, name)
     assert not delivered(project.run(name, stages=STAGES[3:]), project, name)  # still older than the restore
-    assert held(project, name) == restored
+    assert project.held(name) == restored
     assert project.judge.asked() == asked
 
 
@@ -70,4 +66,4 @@ def test_f39_the_first_window_after_the_pause_wins(project: Faulty, name: str) -
         result = project.run(name, window)
 
     assert said(result) == ""
-    assert held(project, name) == project.judge.payload(name, window) != project.judge.payload(name, good)
+    assert project.held(name) == project.judge.payload(name, window) != project.judge.payload(name, good)

@@ -16,6 +16,7 @@ from cohort_pipelines.standins.groups import CohortMessage, read_message
 from cohort_pipelines_tests.faults.projects import (
     BETA_USERS,
     LAPSED_USERS,
+    MESSAGES,
     MIXPANEL,
     TAPLYTICS,
     Faulty,
@@ -30,10 +31,6 @@ from cohort_pipelines_tests.orchestration.operating import operate
 
 pytestmark = pytest.mark.slow
 
-MESSAGES = """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
-"""
 FLAGS, GROUP = "flags", "groups"
 CONNECTIONS = {"mixpanel": MIXPANEL, "taplytics": TAPLYTICS, "apptimize": MESSAGES}
 DECLARED = {

@@ -11,6 +11,7 @@ from cohort_pipelines import clock, history
 from cohort_pipelines.delivery import pausing, targets
 from cohort_pipelines.delivery.targets import TargetRecord
 from cohort_pipelines_tests.faults.projects import (
+    MESSAGES,
     MIXPANEL,
     Faulty,
     opened,
@@ -27,10 +28,6 @@ pytestmark = pytest.mark.slow
 
 NOTHING_SENT = "Nothing was sent; the audience is as it was."
 LIST = "launch_list"
-MESSAGES = """
-type: cohort_pipelines.orchestration.ApptimizeDestination
-attributes: {region: eu, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
-"""
 CONNECTIONS = {"mixpanel": MIXPANEL, "apptimize": MESSAGES, "taplytics": FLAGS}
 DECLARED = {**CONNECTIONS, LIST: sync("taplytics", "Launch List", "one_time").replace(", since: 2026-01-01", "")}
 
