@@ -1,150 +1,111 @@
-"""Random sequences of windows and mishaps, played against a partner that keeps state, and what must hold of them."""
+"""What must hold of any story, played against a partner that keeps state: the model that a delivery is held against."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Literal
-
-from hypothesis import strategies as st
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Receipt, pausing, schema
+from cohort_pipelines.delivery import Gates, Receipt, pausing, releasing
 from cohort_pipelines.delivery.belief import SETTLES_AFTER
 from cohort_pipelines.errors import (
     DeliveryError,
     DeliveryHeld,
     DeliverySuperseded,
     NothingToRestore,
-    PartnerRequestRefused,
     SyncPaused,
 )
 from cohort_pipelines.history import StoredFile
-from cohort_pipelines.partners.wire import Answer, Operation
-from cohort_pipelines_tests.delivery.world import (
-    ANY_SIZE,
-    SYNC,
-    Fate,
-    Fault,
-    Killed,
-    MemoryPartner,
-    Sent,
-    World,
-    dropped,
-    late,
-    lost,
-    tried_twice,
-    users,
-)
+from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
 from cohort_pipelines_tests.soak.bench import Bench
+from cohort_pipelines_tests.soak.promises import BEGINS, Promises, Violation, require
+from cohort_pipelines_tests.soak.receiver import FAULTS, Receiver, refusing
+from cohort_pipelines_tests.soak.story import EVERYBODY, Amid, Step, Story
 
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
-FAULTS: dict[str, Fault] = {"lost": lost, "dropped": dropped, "late": late, "tried twice": tried_twice}
-IDS = 10
-QUIET_WINDOW_FAILED = "a quiet window failed:"
-RESTORE_PAUSED = "a pause refused this:"
-What = Literal["window", "again", "backfill", "restore", "restore and pause", "pause", "resume"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something is asked for, and something befalls it; then a while goes by.
-
-    Attributes:
-        what: a new window, the last one again, an older one, a restore, or a word to the sync.
-        audience: numbers of the users in a new window.
-        back: how many windows ago, for what is older.
-        gated: behind the default gates, which hold a halved audience.
-        dies_at: the commit, file or request at which the process is killed.
-        faults: what happens to requests, by their number in this step.
-        refused: users whose row the partner refuses; ``poison``: users for whose sake it refuses a whole request.
-        late_lands: late requests take effect at the end of the step, else when they must have.
-        minutes: how long until the next step.
-    """
-
-    what: What
-    audience: frozenset[int]
-    back: int
-    gated: bool
-    dies_at: int | None
-    faults: dict[int, str]
-    refused: frozenset[int]
-    poison: frozenset[int]
-    late_lands: bool
-    minutes: int
-
-
-_numbers = st.integers(0, IDS - 1)
-_seldom = st.just(frozenset[int]()) | st.just(frozenset[int]()) | st.frozensets(_numbers, max_size=2)
-steps = st.builds(
-    Step,
-    what=st.sampled_from(["window"] * 8 + ["again", "backfill", "restore", "restore and pause", "pause", "resume"]),
-    audience=st.frozensets(_numbers),
-    back=st.integers(1, 4),
-    gated=st.booleans(),
-    dies_at=st.none() | st.none() | st.integers(1, 40),
-    faults=st.dictionaries(st.integers(1, 6), st.sampled_from(sorted(FAULTS)), max_size=2),
-    refused=_seldom,
-    poison=_seldom,
-    late_lands=st.booleans(),
-    minutes=st.sampled_from([2, 6, 11, 17]),  # longer than a lease; shorter and longer than what settles
-)
-sequences = st.lists(steps, min_size=3, max_size=8)
+HURRY, SLEEP = timedelta(seconds=30), timedelta(minutes=2)
 
 
 @dataclass
 class Tally:
-    """What a run of many sequences came to; ``violations`` says what did not hold, and in which sequence."""
+    """What a run of many stories came to; ``violations`` says in the story of which seed, and what."""
 
     sequences: int = 0
     deliveries: int = 0
     green: int = 0
     crashes: int = 0
     held: int = 0
+    released: int = 0
     restores: int = 0
-    violations: list[str] = field(default_factory=list)
-
-
-class Violation(AssertionError):
-    """Something that is promised did not hold."""
-
-    def __init__(self, promise: str, found: object = "") -> None:
-        super().__init__(f"{promise} {found}".strip())
+    overtaken: int = 0
+    violations: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass
 class Sealed:
-    """A window's payload."""
+    """A window's payload; ``delivered``: it was, as the window's own."""
 
     payload: StoredFile
     seq: int
     window: str
     ids: set[str]
+    delivered: bool = False
 
 
 @dataclass
 class Play:
-    """One sequence on its way."""
+    """One story on its way.
+
+    Attributes:
+        sealed: all payloads so far.
+        amid: the number of the request amid which something happened to the delivery under way; 0: nothing did.
+        found: what did not hold meanwhile.
+    """
 
     world: World
+    partner: Receiver
+    promises: Promises
     tally: Tally
+    later: ExitStack
     sealed: list[Sealed] = field(default_factory=list)
-    newest_green: int = 0
+    amid: int = 0
+    found: Violation | None = None
 
     def step(self, step: Step) -> None:
         """Do what ``step`` asks for, and hold what came of it against what is promised."""
-        partner, before = self.world.partner, len(self.world.partner.requests)
+        partner, before = self.partner, len(self.partner.requests)
         partner.faults = {before + number: FAULTS[name] for number, name in step.faults.items()}
-        partner.always = _refusing(users(*step.refused), users(*step.poison))
+        partner.always = refusing(users(*step.refused), users(*step.poison))
+        partner.on_request = self._befalling(step, before)
+        partner.workers = 1 if step.amid == "overtaken" else 2  # the other could renew the lease once more
+        self.amid = 0
         try:
             self._do(step)
         except (DeliveryHeld, DeliverySuperseded, NothingToRestore) as error:
             self.tally.held += isinstance(error, DeliveryHeld)
-            _require(len(partner.requests) == before, f"{type(error).__name__}, and yet something was sent")
+            require(len(partner.requests) == before, f"{type(error).__name__}, and yet something was sent")
         except (DeliveryError, Killed) as error:
             self.tally.crashes += isinstance(error, Killed)
+        if self.found is not None:
+            raise self.found
+        if self.amid:
+            require(len(partner.requests) - self.amid < partner.workers, f"{step.amid}, and yet it went on")
         if step.late_lands:
             partner.land_late_requests()
+        partner.edit(users(*step.edited))
+
+    def settle(self, wanted: set[str]) -> None:
+        """Play two quiet windows: the first makes all exact and certain, the second has nothing to do but to heal."""
+        for quiet in range(2):
+            self.pass_by(17)
+            receipt = self._quiet_window(wanted)
+            require(receipt.unsettled == 0, "a quiet window, and still unsettled")
+            require(not quiet or receipt.planned == receipt.healed, "two quiet windows, and still something to do")
+
+    def pass_by(self, minutes: int) -> None:
+        """Let a while go by; requests that may land until then do."""
+        self.later.enter_context(clock.shifted(timedelta(minutes=minutes)))
+        self.partner.land_late_requests(sent_before=clock.now() - ALMOST)
 
     def _do(self, step: Step) -> None:
         world = self.world
@@ -152,118 +113,162 @@ class Play:
             pausing.pause(world.ledger, SYNC, who="somebody", why="to see")
         elif step.what == "resume":
             pausing.resume(world.ledger, SYNC)
-        elif step.what in {"restore", "restore and pause"}:
-            self._restore(step)
+        elif step.what == "release":
+            self._release(step)
         elif step.what == "window" or not self.sealed:
-            world.next_window()
-            payload, seq = world.seal(users(*step.audience))
-            self.sealed.append(Sealed(payload, seq, world.window.key, users(*step.audience)))
-            self._deliver(self.sealed[-1], step)
+            self._deliver(self._seal(users(*step.audience)), step)
+        elif step.what in {"restore", "restore and pause"}:
+            self._restore(self._older(step).window, step)
         else:
             self._deliver(self.sealed[-1] if step.what == "again" else self._older(step), step)
 
-    def _deliver(self, sealed: Sealed, step: Step) -> None:
+    def _seal(self, ids: set[str]) -> Sealed:
+        self.world.next_window()
+        payload, seq = self.world.seal(ids)
+        self.sealed.append(Sealed(payload, seq, self.world.window.key, ids))
+        return self.sealed[-1]
+
+    def _deliver(self, sealed: Sealed, step: Step) -> Receipt:
         paused = pausing.paused(self.world.ledger, SYNC) is not None
-        before = len(self.world.partner.requests)
-        self.tally.deliveries += 1
-        try:
-            receipt = self.world.deliver(
-                sealed.payload, sealed.seq, fate=Fate(dies_at=step.dies_at), gates=_gates(step)
-            )
-        except BaseException:
-            _require(not paused or len(self.world.partner.requests) == before, "sent while it was paused")
-            raise
-        _require(not paused, "delivered while it was paused")
-        _require(sealed.seq >= self.newest_green, "went back to an older snapshot")
-        self.newest_green = sealed.seq
-        self._judge(receipt, sealed.ids)
-
-    def _restore(self, step: Step) -> None:
-        if not self.sealed:
-            return
-        wanted = self._older(step)
-        self.tally.deliveries += 1
-        with suppress_pause_by(step):
-            receipt = self.world.restore(
-                wanted.window, fate=Fate(dies_at=step.dies_at), gates=_gates(step), pause=step.what != "restore"
-            )
-        self.tally.restores += 1
-        self._judge(receipt, self._ids_of(receipt.payload_checksum))
-
-    def _ids_of(self, checksum: str) -> set[str]:
-        return next(each.ids for each in self.sealed if each.payload.checksum == checksum)
-
-    def _judge(self, receipt: Receipt, ids: set[str]) -> None:
-        """Green and settled is exact; and what is settled cannot change any more."""
+        before = len(self.partner.requests)
+        with self._delivering(sealed.payload.checksum):
+            try:
+                receipt = self.world.deliver(
+                    sealed.payload,
+                    sealed.seq,
+                    fate=Fate(dies_at=step.dies_at),
+                    gates=_gates(step),
+                    terms=self.promises.terms,
+                    deadline=clock.now() + (HURRY if step.amid == "out of time" else timedelta(hours=1)),
+                )
+            except BaseException:
+                require(not paused or len(self.partner.requests) == before, "sent while it was paused")
+                raise
+        require(not paused, "delivered while it was paused")
+        sealed.delivered = True
         self.tally.green += 1
-        _require(receipt.state in schema.GREEN_STATES, f"a receipt that is {receipt.state}")
-        if not receipt.unsettled:
-            _require(not self.world.partner.late, "settled, and yet a request may still land")
-            _require(self.world.partner.members == ids, "green and settled, and not the payload")
+        self.promises.overwritten(receipt, sealed.ids, sealed.seq, gated=step.gated)
+        return receipt
+
+    def _restore(self, window: str, step: Step) -> None:
+        wanted = next(each for each in self.sealed if each.window == window)
+        with self._delivering(wanted.payload.checksum if wanted.delivered else ""):
+            try:
+                receipt = self.world.restore(
+                    window,
+                    fate=Fate(dies_at=step.dies_at),
+                    gates=_gates(step),
+                    terms=self.promises.terms,
+                    pause=step.what == "restore and pause",
+                    patience=HURRY if step.amid == "out of time" else timedelta(hours=1),
+                )
+            except SyncPaused:
+                require(bool(self.amid), "a pause refused a restore")
+                raise
+        self.tally.green += 1
+        self.tally.restores += 1
+        put_back = next(each.ids for each in self.sealed if each.payload.checksum == receipt.payload_checksum)
+        require(not wanted.delivered or put_back == wanted.ids, "put back another window's audience")
+        self.promises.restored(receipt, put_back, self.sealed[-1].seq, gated=step.gated)
+
+    def _release(self, step: Step) -> None:
+        """Let pass what is held, else a new window if the gates hold it, and deliver it."""
+        gated = replace(step, gated=True)
+        if releasing.held(self.world.ledger, SYNC) is None:
+            try:
+                self._deliver(self._seal(users(*step.audience)), gated)
+            except DeliveryHeld:
+                self.tally.held += 1
+            else:
+                return
+        held = releasing.held(self.world.ledger, SYNC)
+        assert held is not None
+        releasing.release(self.world.ledger, SYNC, who="somebody", why="it is meant")
+        self.tally.released += 1
+        self.promises.released.add(held.payload_checksum)
+        if held.restored_from:
+            self._restore(held.restored_from, gated)
+        else:
+            self._deliver(next(each for each in self.sealed if each.window == held.window), gated)
+
+    @contextmanager
+    def _delivering(self, checksum: str) -> Iterator[None]:
+        self.tally.deliveries += 1
+        self.partner.turned_down.clear()
+        try:
+            yield
+        except DeliveryHeld:
+            require(checksum not in self.promises.released, "held, although it was released")
+            raise
+
+    def _befalling(self, step: Step, before: int) -> Callable[[int], None] | None:
+        def tell(number: int) -> None:
+            if number == before + step.amid_request:
+                self.partner.on_request = None
+                self.amid = len(self.partner.requests) if self._happens(step.amid) else 0
+
+        return tell if step.amid else None
+
+    def _happens(self, amid: Amid | None) -> bool:
+        """Let it happen, and say whether the delivery under way has to end of it."""
+        if amid == "overtaken":
+            self.later.enter_context(clock.shifted(SLEEP))
+            return self._overtakes()
+        if amid == "paused":
+            pausing.pause(self.world.ledger, SYNC, who="somebody", why="at once")
+        else:
+            self.later.enter_context(clock.shifted(HURRY))
+        return True
+
+    def _overtakes(self) -> bool:
+        """Let another process deliver the opposite audience while a request of this one is to land; say if it could."""
+        partner, opposite = self.partner, users(*EVERYBODY) - self.sealed[-1].ids
+        under_way = (clock.now(), partner.requests[-1])
+        mine = (partner.fate, partner.faults, partner.always)
+        partner.faults, partner.always = {}, None
+        partner.late.append(under_way)
+        try:
+            self._deliver(self._seal(opposite), Step())
+            self.tally.overtaken += 1
+        except SyncPaused:  # nobody has taken over
+            partner.late.remove(under_way)
+            return False
+        except Violation as violation:  # here it would be taken for the partner's
+            self.found = violation
+        finally:
+            partner.fate, partner.faults, partner.always = mine
+        return True
+
+    def _quiet_window(self, wanted: set[str]) -> Receipt:
+        pausing.resume(self.world.ledger, SYNC)
+        self.partner.faults, self.partner.always, self.partner.on_request = {}, None, None
+        try:
+            return self._deliver(self._seal(wanted), Step())
+        except DeliveryError as error:
+            failed = f"a quiet window failed: {type(error).__name__}"
+            raise Violation(failed) from error
 
     def _older(self, step: Step) -> Sealed:
         return self.sealed[-min(step.back, len(self.sealed))]
 
 
-def play(history: Sequence[Step], tally: Tally, bench: Bench) -> None:
-    """Play a sequence, then two quiet windows, after which everything must be exact.
+def play(story: Story, tally: Tally, bench: Bench) -> None:
+    """Play a story, then two quiet windows.
 
     Raises:
         Violation: something that is promised did not hold.
     """
     tally.sequences += 1
-    world = bench.world(MemoryPartner(chunk_rows=2))
-    playing = Play(world, tally)
     with ExitStack() as later:
-        for step in history:
+        later.enter_context(clock.shifted(BEGINS - clock.now()))
+        partner = Receiver(judges_rows=story.judges_rows)
+        world = bench.world(partner)
+        playing = Play(world, partner, Promises(world.history, partner, story), tally, later)
+        for step in story.steps:
             playing.step(step)
-            later.enter_context(clock.shifted(timedelta(minutes=step.minutes)))
-            world.partner.land_late_requests(sent_before=clock.now() - ALMOST)
-        wanted = users(*history[-1].audience)
-        for _ in range(3):
-            later.enter_context(clock.shifted(timedelta(minutes=17)))
-            world.partner.land_late_requests(sent_before=clock.now() - ALMOST)
-            receipt = _quiet_window(world, wanted)
-        _require(receipt.unsettled == 0, "three quiet windows, and still unsettled")
-        _require(world.partner.members == wanted, "three quiet windows, and not the payload")
-
-
-def _quiet_window(world: World, wanted: set[str]) -> Receipt:
-    pausing.resume(world.ledger, SYNC)
-    world.partner.faults, world.partner.always = {}, None
-    world.next_window()
-    try:
-        return world.overwrite(wanted)
-    except DeliveryError as error:
-        raise Violation(QUIET_WINDOW_FAILED, type(error).__name__) from error
-
-
-@contextmanager
-def suppress_pause_by(step: Step) -> Iterator[None]:
-    """A restore goes through where a window would meet the pause."""
-    try:
-        yield
-    except SyncPaused as error:
-        raise Violation(RESTORE_PAUSED, step.what) from error
-
-
-def _refusing(refused: set[str], poison: set[str]) -> Fault | None:
-    if not refused and not poison:
-        return None
-
-    def answer(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
-        if poison & set(ids):
-            raise PartnerRequestRefused(partner.wire, 400)
-        partner.apply(Sent(operation, tuple(each for each in ids if each not in refused)))
-        return Answer(refused={row: "HTTP 400" for row, each in enumerate(ids) if each in refused}, requests=1)
-
-    return answer
+            playing.pass_by(step.minutes)
+        playing.settle(users(*story.steps[-1].audience))
 
 
 def _gates(step: Step) -> Gates:
     return Gates() if step.gated else ANY_SIZE
-
-
-def _require(held: bool, promise: str) -> None:
-    if not held:
-        raise Violation(promise)

@@ -1,0 +1,98 @@
+"""What is promised of a delivery, held against what the partner really holds and may still be told."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Receipt, Terms, schema
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines.partners.wire import Operation
+from cohort_pipelines_tests.delivery.world import SYNC
+from cohort_pipelines_tests.soak.receiver import Receiver
+from cohort_pipelines_tests.soak.story import Story
+
+BEGINS = datetime(2026, 1, 1, tzinfo=UTC)
+"""When each story begins, since which slices of an audience are healed depends on the time."""
+
+HEALS_WITHIN = timedelta(minutes=30)
+
+
+class Violation(AssertionError):
+    """Something that is promised did not hold."""
+
+
+@dataclass
+class Promises:
+    """What must hold of the next green.
+
+    Attributes:
+        history: where receipts lie.
+        partner: what the partner holds.
+        story: the terms of the target.
+        newest: below this number in the order of snapshots nothing may be delivered any more.
+        usual: how many users the gates measure by, at the least.
+        released: checksums of payloads that no gate holds.
+        first_green: when the target was first made equal to a payload; None: not yet.
+    """
+
+    history: History
+    partner: Receiver
+    story: Story
+    newest: int = 0
+    usual: int = 0
+    released: set[str] = field(default_factory=set)
+    first_green: datetime | None = None
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(heal_within=HEALS_WITHIN if self.story.heals else None, max_refused=self.story.max_refused)
+
+    def overwritten(self, receipt: Receipt, ids: set[str], seq: int, *, gated: bool) -> None:
+        """Hold a window's delivery of snapshot ``seq`` against what is promised."""
+        require(seq >= self.newest, "went back to an older snapshot")
+        self.newest = seq
+        self._green(receipt, ids, gated=gated)
+        self.usual = len(ids)
+
+    def restored(self, receipt: Receipt, ids: set[str], newest: int, *, gated: bool) -> None:
+        """Hold a restore against what is promised; from now on nothing up to snapshot ``newest`` may go over it."""
+        self.newest = newest + 1
+        self._green(receipt, ids, gated=gated)
+
+    def _green(self, receipt: Receipt, ids: set[str], *, gated: bool) -> None:
+        """Green is exact, but for what it lists; once it is settled it cannot change any more."""
+        self.first_green = self.first_green or clock.now()
+        refused = self.partner.turned_down
+        left_out = {each for each, operation in refused.items() if operation is Operation.ADD}
+        require(receipt.state in schema.GREEN_STATES, f"a receipt that is {receipt.state}")
+        require(len(left_out) <= self.story.max_refused, "green, and more was refused than may be")
+        require(self._listed(receipt) == set(refused), "green, and other ids are listed than were refused")
+        require(self.partner.members ^ ids <= self._not_healed_yet(ids) | left_out, "green, and not the payload")
+        require(bool(receipt.unsettled) or not self.partner.late, "settled, and yet a request may still land")
+        if gated and not receipt.released:
+            require(2 * len(ids) >= max(self.usual, 1), "no gate held it")
+        if receipt.released:
+            self.usual = len(ids)
+
+    def _listed(self, receipt: Receipt) -> set[str]:
+        if not receipt.refused:
+            return set()
+        file = self.history.versions(SYNC, Stage.RECEIPT, receipt.window)[-1]
+        [row] = next(self.history.batches(file, ["refused_rows"])).to_pylist()
+        return {each["id"] for each in row["refused_rows"]}
+
+    def _not_healed_yet(self, ids: set[str]) -> set[str]:
+        """Return whom somebody edited by hand so lately that it may still be so, or who is not asked for to heal."""
+        assert self.first_green is not None
+        since = clock.now() - HEALS_WITHIN if self.story.heals else BEGINS
+        left_alone = self.partner.marked - ids  # a partner that refused an id which is out is not asked again
+        return {
+            each
+            for each, at in self.partner.edited.items()
+            if max(at, self.first_green) > since or each in left_alone  # healing begins with the first green
+        }
+
+
+def require(held: bool, promise: str) -> None:
+    if not held:
+        raise Violation(promise)
