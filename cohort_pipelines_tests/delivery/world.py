@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
+import duckdb
 import pyarrow as pa
 from sqlalchemy import Connection
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore
+from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore, spelling
 from cohort_pipelines.delivery.chunks import PATIENCE
 from cohort_pipelines.errors import LeaseLost
 from cohort_pipelines.history import History, Stage, StoredFile
@@ -279,6 +281,19 @@ class World:
             on_progress=on_progress,
             lease_seconds=lease_seconds,
         )
+
+
+@contextmanager
+def one_duckdb() -> Iterator[None]:
+    """Let one DuckDB do the set work of all deliveries meanwhile: to start one for each takes as long as all its work.
+
+    It lacks the limits of :mod:`cohort_pipelines.engine`, which a handful of users never meet.
+    """
+    with (
+        duckdb.connect(config={"preserve_insertion_order": False}) as kept,
+        patch.object(spelling, "engine", lambda _spill: kept.cursor()),
+    ):
+        yield
 
 
 def users(*numbers: int) -> set[str]:

@@ -13,7 +13,7 @@ from cohort_pipelines.partners.wire import ChangeWire
 from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.delivery.world import IN_MEMORY, World, users
+from cohort_pipelines_tests.delivery.world import IN_MEMORY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.wires import WIRES, Wired, small_pages
 
@@ -31,6 +31,12 @@ def receivers() -> Iterator[Receivers]:
         in_thread(Settings(members=10, apptimize=Behaviour(members="replace"))) as replacing,
     ):
         yield adding, replacing
+
+
+@pytest.fixture(autouse=True)
+def _one_duckdb() -> Iterator[None]:
+    with one_duckdb():
+        yield
 
 
 @pytest.fixture

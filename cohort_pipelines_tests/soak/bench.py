@@ -9,12 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
-import duckdb
-
-from cohort_pipelines.delivery import Ledger, spelling
-from cohort_pipelines_tests.delivery.world import IN_MEMORY, MemoryPartner, World
+from cohort_pipelines.delivery import Ledger
+from cohort_pipelines_tests.delivery.world import IN_MEMORY, MemoryPartner, World, one_duckdb
 
 
 class Bench:
@@ -39,10 +36,6 @@ class Bench:
 
 @contextmanager
 def bench() -> Iterator[Bench]:
-    """Yield a bench in memory; while it is there, set work is done by one DuckDB, which takes long to start."""
-    with (
-        tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder,
-        duckdb.connect(config={"preserve_insertion_order": False}) as kept,
-        patch.object(spelling, "engine", lambda _spill: kept.cursor()),
-    ):
+    """Yield a bench in memory."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder, one_duckdb():
         yield Bench(Path(folder))
