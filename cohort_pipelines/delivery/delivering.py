@@ -40,7 +40,7 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.exchange import only_while
-from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
 from cohort_pipelines.windows import Window
 
 _POLL_SECONDS = 0.25
@@ -116,7 +116,7 @@ def deliver(
         overwrite.end(AttemptState.SUPERSEDED, str(superseded))
         raise superseded
     with attempt.leased():
-        _prepare(overwrite, gates, whole=isinstance(partner, FileWire) and not partner.atomic)
+        _prepare(overwrite, gates, whole=sends_everybody(partner))
         return _carry_out(overwrite, partner, on_progress)
 
 

@@ -12,11 +12,8 @@ from cohort_pipelines.delivery.deadlines import MARGIN
 from cohort_pipelines.delivery.healing import SLICES
 from cohort_pipelines.delivery.ledger import Ledger
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
+from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.windows import Cadence
-
-ASSUMED_PER_SECOND = {"taplytics": 100.0, "cohort_messages": 1_000.0, "csv_file": 100_000.0}
-"""Operations a second that a wire is trusted with until it was measured: 32 requests of one user at a time that take
-0.3 s each; one message of 1,000 users a second; a file on a disk."""
 
 AMPLE = 2
 """A sync that can carry no more than this many times its usual change has little left for an unusual one."""
@@ -66,13 +63,13 @@ class Forecast:
         return self.windows is None or self.windows <= 1
 
 
-def measure(ledger: Ledger | None, sync: str, wire: str) -> Pace:
-    """Return how fast the newest deliveries of ``sync`` were.
+def measure(ledger: Ledger | None, sync: str, partner: ChangeWire | FileWire) -> Pace:
+    """Return how fast the newest deliveries of ``sync`` over this kind of wire were.
 
     Raises:
         LedgerUnusable: the ledger cannot be read.
     """
-    assumed = 1 / ASSUMED_PER_SECOND.get(wire, 1_000.0)
+    assumed = 1 / partner.assumed_per_second
     if ledger is None:
         return Pace(assumed, 0.0, measured=False, usual_change=None)
     attempt, taken, sent = schema.attempt, schema.snapshot, schema.receipt
@@ -80,7 +77,7 @@ def measure(ledger: Ledger | None, sync: str, wire: str) -> Pace:
         select(attempt.c.generation, attempt.c.state, attempt.c.started, attempt.c.ended, sent.c.counts)
         .join_from(attempt, sent)
         .join(schema.target, schema.target.c.id == attempt.c.target)
-        .where(attempt.c.sync == sync, attempt.c.kind == AttemptKind.OVERWRITE, schema.target.c.wire == wire)
+        .where(attempt.c.sync == sync, attempt.c.kind == AttemptKind.OVERWRITE, schema.target.c.wire == partner.wire)
         .order_by(attempt.c.id.desc())
         .limit(_RECENT)
     )

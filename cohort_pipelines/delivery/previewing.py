@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from math import ceil
 from typing import Any
 
 import pyarrow as pa
@@ -31,13 +30,8 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.history.overlay import Overlay
-from cohort_pipelines.partners.messages import PAGE_ROWS
-from cohort_pipelines.partners.replacing import ReplacingMessages
-from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
 from cohort_pipelines.windows import Cadence
-
-_ONE_BY_ONE = frozenset({"taplytics"})
-"""Wires whose every request is about one user."""
 
 _NOT_AS_A_FILE = frozenset({"empty", "unknown"})
 
@@ -137,7 +131,7 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
     """
     row = None if ledger is None else _target(ledger, wanted.target)
     belief = _believed(ledger, history, wanted, row)
-    whole = isinstance(wanted.partner, FileWire) and not wanted.partner.atomic
+    whole = sends_everybody(wanted.partner)
     heal = healing.due(row.healed_until if row else None, clock.now(), wanted.terms.heal_within, whole=whole)
     equality = wanted.terms.id_equality
     with make_plan(history, wanted.payload, belief, equality=equality, heal=heal, whole=whole) as plan:
@@ -153,7 +147,7 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         members=wanted.members,
         identified=wanted.identified,
     )
-    measured = pace.measure(ledger, wanted.sync, wanted.target.wire)
+    measured = pace.measure(ledger, wanted.sync, wanted.partner)
     return Preview(
         target=wanted.target.name,
         first=row is None or not row.established,
@@ -202,16 +196,13 @@ def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[
 
 
 def _requests(wanted: Wanted, counts: PlanCounts, *, established: bool) -> int:
-    """Count the requests of a plan; a file is published without any."""
+    """Count the requests of a plan; what was refused last time goes alone."""
     partner = wanted.partner
     if isinstance(partner, FileWire):
-        pages = max(1, ceil(wanted.payload.rows / PAGE_ROWS)) if isinstance(partner, ReplacingMessages) else 0
-        return pages if counts.operations else 0
-    if partner.wire in _ONE_BY_ONE:
-        return counts.operations
-    together = (counts.adds - counts.alone_adds, counts.removals - counts.alone_removals)
+        return partner.count_requests(wanted.payload.rows) if counts.operations else 0
+    adds, removals = counts.adds - counts.alone_adds, counts.removals - counts.alone_removals
     alone = counts.alone_adds + counts.alone_removals
-    return (not established) + alone + sum(ceil(rows / partner.chunk_rows) for rows in together)
+    return partner.count_requests(adds, removals, first=not established) + alone
 
 
 def _released(ledger: Ledger | None, wanted: Wanted) -> str:

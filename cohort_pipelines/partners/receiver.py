@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from math import ceil
 from uuid import uuid4
 
 from cohort_pipelines import clock
@@ -57,6 +58,7 @@ class CohortMessages:
     chunk_rows: int = PAGE_ROWS
     workers: int = _IN_FLIGHT + 1  # while one records what became of its message, the others send
     judges_rows: bool = False
+    assumed_per_second: float = 1_000.0  # a full message
 
     def __init__(
         self,
@@ -77,6 +79,10 @@ class CohortMessages:
         self._project_id = str(project_id)
         self._cohort_id = str(cohort_id)
         self._id_key = id_key
+
+    def count_requests(self, adds: int, removals: int, *, first: bool) -> int:
+        """Count the pages of additions and those of removals, and one that makes the target exist."""
+        return first + ceil(adds / self.chunk_rows) + ceil(removals / self.chunk_rows)
 
     @asynccontextmanager
     async def open(self, target: str) -> AsyncIterator[Session]:

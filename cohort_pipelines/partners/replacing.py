@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain, islice
+from math import ceil
 from typing import Literal, Protocol
 from uuid import NAMESPACE_URL, uuid5
 
@@ -38,6 +39,11 @@ class ReplacingMessages:
         self.wire = receiver.wire
         self.host = receiver.host
         self.account = receiver.account
+        self.assumed_per_second = receiver.assumed_per_second
+
+    def count_requests(self, rows: int) -> int:
+        """Count the pages of a session; nobody is one page too."""
+        return max(1, ceil(rows / PAGE_ROWS))
 
     def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         """Post ``audience`` as pages of one session, whose name follows from the target, generation and checksum.

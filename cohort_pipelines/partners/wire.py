@@ -73,6 +73,7 @@ class ChangeWire(Protocol):
     ``wire``, ``host`` and ``account`` identify the connection's end, without secrets; ``chunk_rows`` is how many ids
     one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way. ``judges_rows``: each id
     is a request of its own, so that a refused chunk holds nobody that might have been taken without the others.
+    ``assumed_per_second``: additions and removals a second that it is trusted with until a delivery was measured.
     """
 
     wire: str
@@ -81,6 +82,14 @@ class ChangeWire(Protocol):
     chunk_rows: int
     workers: int
     judges_rows: bool
+    assumed_per_second: float
+
+    def count_requests(self, adds: int, removals: int, *, first: bool) -> int:
+        """Return how many requests so many additions and removals take, if none has to be repeated.
+
+        ``first``: nothing was ever sent to the target, so that it has to be established too.
+        """
+        ...
 
     def open(self, target: str) -> AbstractAsyncContextManager[Session]:
         """Open a session for the target called ``target``."""
@@ -121,12 +130,18 @@ class FileWire(Protocol):
     """A partner that takes the whole audience at once: as a file, or as pages that only count together.
 
     ``atomic``: whether a publishing that failed left the old audience or the new one, and nothing between.
+    ``assumed_per_second``: ids a second that it is trusted with until a delivery was measured.
     """
 
     wire: str
     host: str
     account: str
     atomic: bool
+    assumed_per_second: float
+
+    def count_requests(self, rows: int) -> int:
+        """Return how many requests an audience of so many ids takes, if none has to be repeated."""
+        ...
 
     def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         """Make ``audience`` the target's.
@@ -146,6 +161,14 @@ class FileWire(Protocol):
             PartnerOutcomeUnknown: it would not tell.
         """
         ...
+
+
+def sends_everybody(partner: ChangeWire | FileWire) -> bool:
+    """Say whether ``partner`` is sent everybody as soon as anything is to be done, in parts that only count together.
+
+    A part may have come through when the others did not, so that each id is then an operation of its own.
+    """
+    return isinstance(partner, FileWire) and not partner.atomic
 
 
 class Partner(Protocol):

@@ -30,11 +30,15 @@ class MemoryFiles:
     host: str = ""
     account: str = ""
     atomic: bool = True
+    assumed_per_second: float = 1_000.0
     current: set[str] = field(default_factory=set)
     published: list[tuple[int, str]] = field(default_factory=list)
     fails: bool = False
     newer: bool = False
     meanwhile: Callable[[], None] = lambda: None  # while the file is written
+
+    def count_requests(self, rows: int) -> int:
+        return 1 + rows // 1_000
 
     def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         assert target == "Beta"

@@ -14,21 +14,39 @@ from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload
 from cohort_pipelines.errors import NotSealedYet
 from cohort_pipelines.history import Stage
 from cohort_pipelines.history.overlay import laid_over
+from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.command_line import footprint
-from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, late, users
+from cohort_pipelines_tests.delivery.test_file_delivery import MemoryFiles
+from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, MemoryPartner, World, late, users
+from cohort_pipelines_tests.faults.wires import WIRES, Wired, small_pages
 
 pytestmark = pytest.mark.slow
 
 
+class OneByOne(MemoryPartner):
+    """A partner of a kind that delivery was never told of: ten requests a second, one for each user."""
+
+    def count_requests(self, adds: int, removals: int, *, first: bool) -> int:
+        return 2 * first + adds + removals
+
+
 def looked_at(
-    world: World, ids: Iterable[str], *, gates: Gates = ANY_SIZE, terms: Terms | None = None, ledger: bool = True
+    world: World,
+    ids: Iterable[str],
+    *,
+    partner: ChangeWire | FileWire | None = None,
+    gates: Gates = ANY_SIZE,
+    terms: Terms | None = None,
+    ledger: bool = True,
 ) -> Preview:
     """Return what delivering ``ids`` would do, by a snapshot that is not recorded."""
     with laid_over(world.history) as history:
         table = pa.table({"partner_user_id": pa.array(sorted(ids), pa.string())})
         payload = history.write(SYNC, Stage.PARTNER_PAYLOAD, world.window.key, table)
-        partner = world.partner
+        partner = partner or world.partner
         wanted = Wanted(
             target=Target(partner.wire, partner.host, partner.account, "Beta"),
             sync=SYNC,
@@ -92,10 +110,25 @@ def test_without_a_ledger_everybody_joins_and_none_is_made(tmp_path: Path) -> No
     assert not list(tmp_path.glob("ledger*"))
 
 
-def test_a_wire_of_one_user_a_request_is_counted_so(world: World) -> None:
-    world.partner.wire = "taplytics"
+def test_a_partner_says_itself_what_a_delivery_costs(world: World) -> None:
+    partner = OneByOne(wire="pigeons", assumed_per_second=10.0)
 
-    assert looked_at(world, users(*range(7))).requests == 7
+    shown = looked_at(world, users(*range(7)), partner=partner)
+
+    assert (shown.requests, round(shown.forecast.seconds, 3)) == (9, 0.7)
+    files = MemoryFiles()
+    assert looked_at(world, users(*range(3_001)), partner=files).requests == files.count_requests(3_001) == 4
+
+
+@pytest.mark.parametrize("kind", WIRES)
+def test_each_wire_foretells_as_many_requests_as_it_makes(tmp_path: Path, kind: str) -> None:
+    world = World(tmp_path)
+    with in_thread(Settings(members=10)) as standins, small_pages():
+        partner = Wired(kind, standins, tmp_path).partner()
+        for ids in (users(*range(7)), users(*range(3, 11)), users(*range(3, 11)), set[str]()):
+            shown = looked_at(world, ids, partner=partner)
+            assert shown.requests == world.overwrite(ids, partner=partner).requests
+            world.next_window()
 
 
 @pytest.mark.parametrize("dies_at", range(6, 30, 3))
@@ -175,7 +208,7 @@ def test_the_pace_is_assumed_until_a_delivery_was_large_enough_to_measure(world:
 
 
 def test_a_first_fill_that_takes_several_windows_says_how_many(world: World) -> None:
-    world.partner.wire = "taplytics"  # 100 a second, and 13 of the 15 minutes to send
+    world.partner.assumed_per_second = 100.0  # and 13 of the 15 minutes to send
 
     shown = looked_at(world, users(*range(5_000)))
     with_ten_times_less = pace.forecast(replace(shown.pace, seconds_per_operation=0.5), 5_000, Cadence.QUARTER_HOUR)
@@ -198,7 +231,7 @@ def test_the_usual_change_leaves_the_first_fill_out(world: World) -> None:
     for upto in (200, 203, 208):
         world.overwrite(users(*range(upto)))
 
-    found = pace.measure(world.ledger, SYNC, "memory")
+    found = pace.measure(world.ledger, SYNC, world.partner)
 
     assert found.usual_change == 4
     assert found.measured  # by the first fill

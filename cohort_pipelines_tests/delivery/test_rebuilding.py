@@ -58,11 +58,15 @@ class DiesAfterPublishing:
     """Files whose writer dies as soon as one is there."""
 
     atomic = True
+    assumed_per_second = 1_000.0
 
     def __init__(self, files: CsvFile) -> None:
         self.wire, self.host, self.account = files.wire, files.host, files.account
         self.fate = Fate()
         self._files = files
+
+    def count_requests(self, rows: int) -> int:
+        return self._files.count_requests(rows)
 
     def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         self._files.publish(target, audience, permit)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import ceil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -100,6 +101,7 @@ class MemoryPartner:
     chunk_rows: int = 3
     workers: int = 2
     judges_rows: bool = False
+    assumed_per_second: float = 1_000.0
     wire: str = "memory"
     host: str = "localhost"
     account: str = ""
@@ -112,6 +114,9 @@ class MemoryPartner:
     fate: Fate = field(default_factory=Fate)
     on_request: Callable[[int], None] | None = None
     on_establish: Callable[[], None] | None = None
+
+    def count_requests(self, adds: int, removals: int, *, first: bool) -> int:
+        return first + ceil(adds / self.chunk_rows) + ceil(removals / self.chunk_rows)
 
     @asynccontextmanager
     async def open(self, target: str) -> AsyncIterator[Session]:

@@ -18,7 +18,7 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages, apptimize_http, webhook
 from cohort_pipelines.partners.exchange import ATTEMPTS
-from cohort_pipelines.partners.wire import Audience, ChangeWire, FileWire, Permit, Publication
+from cohort_pipelines.partners.wire import Audience, Permit, Publication, sends_everybody
 from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread, in_thread
@@ -100,9 +100,7 @@ def test_an_audience_replaces_the_one_before(partner: ReplacingMessages, standin
     assert partner.publish(TARGET, audience(users(3, 4), 2), within) == Publication(requests=1)
 
     assert ids_of(standins) == users(3, 4)
-    assert isinstance(partner, FileWire)
-    assert not isinstance(partner, ChangeWire)
-    assert not partner.atomic
+    assert sends_everybody(partner)
 
 
 def test_pages_of_a_thousand_count_together(partner: ReplacingMessages, standins: InThread) -> None:
