@@ -17,6 +17,7 @@ from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
 from cohort_pipelines.delivery.releasing import Release
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptState, ChunkState, WindowState
+from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.errors import HistoryError
 from cohort_pipelines.history import History, Stage, StoredFile
 
@@ -29,7 +30,6 @@ WINDOW_STATES: Mapping[AttemptState, WindowState] = {
     AttemptState.STOPPED: "failed",
     AttemptState.REFUSED: "failed",
 }
-_WITHOUT_A_FILE = ("empty", "unknown")
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ class Overwrite:
         """Start from what the target is said to have held before the first delivery; recorded once that begins."""
         asked = self.attempt.asked
         self.adopting, self.base = baseline, Belief()
-        if baseline not in _WITHOUT_A_FILE:
+        if baseline not in NO_FILE:
             self.adopting = "adopted"
             self.base = adopt(
                 self.history, baseline, sync=asked.sync, window=asked.window, equality=asked.terms.id_equality

@@ -19,7 +19,7 @@ from cohort_pipelines.delivery.pausing import paused
 from cohort_pipelines.delivery.plan import PlanCounts, make_plan
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
 from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere
-from cohort_pipelines.delivery.terms import Terms
+from cohort_pipelines.delivery.terms import NO_FILE, Terms
 from cohort_pipelines.errors import (
     DeliveryError,
     DeliverySuperseded,
@@ -32,8 +32,6 @@ from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.history.overlay import Overlay
 from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
 from cohort_pipelines.windows import Cadence
-
-_NOT_AS_A_FILE = frozenset({"empty", "unknown"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,16 +170,16 @@ def _target(ledger: Ledger, target: Target) -> Row[tuple[object, ...]] | None:
 
 def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[tuple[object, ...]] | None) -> Belief:
     """Return what the next delivery would start from, what dead ones may have done included."""
+    terms = wanted.terms
     belief = believed(history, row) if row else Belief()
     if ledger is not None and row is not None:
         with ledger.read() as connection:
             left_open = list(_left_open(connection, row.id))
         for dead, told in left_open:
             plan = history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
-            belief = fold(history, belief, plan, told, equality=wanted.terms.id_equality)
-    if belief == Belief() and wanted.terms.baseline not in _NOT_AS_A_FILE and not (row and row.baseline):
-        equality = wanted.terms.id_equality
-        return adopt(history, wanted.terms.baseline, sync=wanted.sync, window=wanted.window, equality=equality)
+            belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
+    if belief == Belief() and terms.baseline not in NO_FILE and not (row and row.baseline):
+        return adopt(history, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality)
     return belief
 
 

@@ -5,6 +5,9 @@ from datetime import timedelta
 
 from cohort_pipelines.identity import Equality
 
+NO_FILE = frozenset({"empty", "unknown"})
+"""The baselines that are words; any other is the path of a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pace, pausin
 from cohort_pipelines.delivery.gates import Verdict
 from cohort_pipelines.delivery.pace import Pace
 from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
-from cohort_pipelines.errors import NotSealedYet
+from cohort_pipelines.errors import DeliveryStopped, NotSealedYet
 from cohort_pipelines.history import Stage
 from cohort_pipelines.history.overlay import laid_over
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
@@ -20,10 +21,12 @@ from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.command_line import footprint
 from cohort_pipelines_tests.delivery.test_file_delivery import MemoryFiles
-from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, MemoryPartner, World, late, users
+from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, MemoryPartner, World, late, lost, users
 from cohort_pipelines_tests.faults.wires import WIRES, Wired, small_pages
 
 pytestmark = pytest.mark.slow
+
+A_MINUTE = timedelta(minutes=1)
 
 
 class OneByOne(MemoryPartner):
@@ -144,6 +147,23 @@ def test_what_a_dead_delivery_may_have_done_counts_as_the_next_one_counts_it(wor
         receipt = world.overwrite(users(*range(8, 22)))
 
     assert (shown.counts.joiners, shown.counts.leavers) == (receipt.joiners, receipt.leavers)
+    assert (shown.counts.repeated, shown.counts.operations) == (receipt.repeated, receipt.planned)
+
+
+@pytest.mark.parametrize("dies_at", range(14, 30, 2))
+def test_what_a_partner_may_still_apply_is_repeated_as_the_next_delivery_repeats_it(world: World, dies_at: int) -> None:
+    """A dead delivery settles what was lost before it only if it came later than all that may still be applied."""
+    terms, everybody = Terms(applies_within=timedelta(minutes=5)), users(1, 2, 3, 4)
+    world.partner.always = lost
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(everybody, terms=terms)
+    world.partner.always = None
+    with clock.shifted(12 * A_MINUTE), suppress(Killed):
+        world.overwrite(everybody, terms=terms, fate=Fate(dies_at=dies_at))
+
+    with clock.shifted(30 * A_MINUTE):
+        shown = looked_at(world, everybody, terms=terms)
+        receipt = world.overwrite(everybody, terms=terms)
     assert (shown.counts.repeated, shown.counts.operations) == (receipt.repeated, receipt.planned)
 
 
