@@ -15,6 +15,7 @@ from cohort_pipelines.delivery.chunks import read_phases
 from cohort_pipelines.delivery.claim import LEASE_SECONDS, claim
 from cohort_pipelines.delivery.gates import Gates
 from cohort_pipelines.delivery.ledger import Ledger, Target
+from cohort_pipelines.delivery.ledger_windows import opening_of
 from cohort_pipelines.delivery.overwrite import Overwrite
 from cohort_pipelines.delivery.pausing import Pause, paused
 from cohort_pipelines.delivery.publishing import publish
@@ -44,6 +45,7 @@ from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
 from cohort_pipelines.windows import Window
 
 _POLL_SECONDS = 0.25
+_BY_NAME = {AttemptKind.RESTORE: "restore", AttemptKind.RETIRE: "retirement"}
 
 
 def deliver(
@@ -218,7 +220,7 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
         overwrite.end(AttemptState.YIELDED, str(cut_short))
         raise cut_short
     if sending.yielded or sending.paused:
-        yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done))
+        yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done), again=_asked_by_name(asked))
         overwrite.end(AttemptState.YIELDED, str(yielded))
         raise yielded
     overwrite.attempt.mark_sent()
@@ -229,6 +231,11 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
         overwrite.end(AttemptState.REFUSED, str(refused))
         raise refused
     return overwrite.end(AttemptState.ACCEPTED if _may_be_unapplied(overwrite) else AttemptState.DELIVERED)
+
+
+def _asked_by_name(asked: Asked) -> str:
+    """Return what nobody repeats by itself; empty for a window of a schedule."""
+    return _BY_NAME.get(asked.kind) or ("" if opening_of(asked.window) else "export")
 
 
 def _may_be_unapplied(overwrite: Overwrite) -> bool:

@@ -37,8 +37,7 @@ class TargetBusy(DeliveryError):
     def __init__(self, target: str, until: datetime) -> None:
         super().__init__(
             f"Another run is writing {target!r}; its lease lasts until {until:%H:%M:%S} UTC unless renewed. "
-            "Nothing was "
-            "sent by this run. The next window goes on from what that run has delivered."
+            "Nothing was sent by this run. The next delivery goes on from what that run has delivered."
         )
         self.until = until
 
@@ -77,7 +76,7 @@ class SyncPaused(DeliveryError):
     def __init__(self, sync: str, who: str, why: str) -> None:
         super().__init__(
             f"{sync} was paused by {who}: {why}. No further request is sent; what was sent before is known, and the "
-            f"next window after `cohort-pipelines resume {sync}` goes on from there."
+            f"next delivery after `cohort-pipelines resume {sync}` goes on from there."
         )
 
 
@@ -137,17 +136,20 @@ class DeliveryStopped(DeliveryError):
 
 
 class DeliveryYielded(DeliveryError):
-    """The window's time was over before the plan was done; the next window goes on."""
+    """Time was over before the plan was done; a later delivery goes on.
+
+    ``again`` is what was asked for by name and has to be asked for again: an export, a restore, a retirement. Empty: a
+    window's own delivery.
+    """
 
     BEGINS = "The delivery yielded at its deadline"
     """What tells it, in the ledger's windows, from a delivery that was cancelled or paused."""
 
-    def __init__(self, done: int, planned: int, eta_seconds: float | None) -> None:
+    def __init__(self, done: int, planned: int, eta_seconds: float | None, *, again: str = "") -> None:
         self.done, self.planned, self.eta_seconds = done, planned, eta_seconds
         eta = "" if eta_seconds is None else f" At this pace {eta_seconds / 60:,.0f} more minutes are needed."
-        super().__init__(
-            f"{self.BEGINS} after {done:,} of {planned:,} changes; the next window goes on from there.{eta}"
-        )
+        whoever = f"the same {again}, asked for again," if again else "the next window"
+        super().__init__(f"{self.BEGINS} after {done:,} of {planned:,} changes; {whoever} goes on from there.{eta}")
 
 
 class DeliveryRefused(DeliveryError):
@@ -156,10 +158,10 @@ class DeliveryRefused(DeliveryError):
     def __init__(self, refused_adds: int, refused_removals: int, left_over: int = 0) -> None:
         rest = "everything else was sent"
         if left_over:
-            rest = f"{left_over:,} that it refused before were left for the next window, and everything else was sent"
+            rest = f"{left_over:,} that it refused before were left for the next delivery, and everything else was sent"
         super().__init__(
             f"The partner refused {refused_adds:,} additions and {refused_removals:,} removals; {rest}. The receipt in "
-            "the history lists the refused rows; they are tried again in the next window."
+            "the history lists the refused rows; they are tried again by the next delivery."
         )
 
 

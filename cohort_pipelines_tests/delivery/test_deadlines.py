@@ -1,11 +1,14 @@
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import deadline
+from cohort_pipelines.delivery import Target, deadline, retire
 from cohort_pipelines.delivery.deadlines import AT_LEAST, MARGIN, ONE_TIME
+from cohort_pipelines.errors import DeliveryYielded
 from cohort_pipelines.windows import Cadence, Window, one_time_window
+from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -24,3 +27,52 @@ def test_a_delivery_stops_before_the_next_window(minutes: float, cadence: Cadenc
     window: Window = cadence.window_at(NOON) if cadence else one_time_window("launch")
     with clock.shifted(NOON + timedelta(minutes=minutes) - clock.now()):
         assert abs(deadline(window, cadence) - stops) < timedelta(seconds=2)
+
+
+def overwrite(world: World, _earlier: str) -> None:
+    world.overwrite(users(3, 4), deadline=clock.now())
+
+
+def export(world: World, _earlier: str) -> None:
+    world.window = one_time_window("launch")
+    world.overwrite(users(3, 4), deadline=clock.now())
+
+
+def put_back(world: World, earlier: str) -> None:
+    world.restore(earlier, patience=timedelta(0))
+
+
+def give_up(world: World, _earlier: str) -> None:
+    retire(
+        ledger=world.ledger,
+        history=world.history,
+        partner=world.partner,
+        target=Target(world.partner.wire, world.partner.host, world.partner.account, "Beta"),
+        sync=SYNC,
+        window=world.window,
+        run_id="retire",
+        deadline=clock.now(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "goes_on"),
+    [
+        (overwrite, "the next window goes on from there"),
+        (export, "the same export, asked for again, goes on from there"),
+        (put_back, "the same restore, asked for again, goes on from there"),
+        (give_up, "the same retirement, asked for again, goes on from there"),
+    ],
+)
+def test_what_goes_on_from_a_delivery_that_yielded_is_said_by_what_was_asked_for(
+    world: World, asked: Callable[[World, str], None], goes_on: str
+) -> None:
+    world.overwrite(users(1, 2))
+    earlier = world.window.key
+    world.next_window()
+    world.overwrite(users(2, 3))
+
+    with pytest.raises(DeliveryYielded) as yielded:
+        asked(world, earlier)
+
+    assert goes_on in str(yielded.value)
