@@ -12,6 +12,9 @@ REMEDY = (
     "defs.yaml and start the same again."
 )
 
+_NAMES = ("min_users", "max_shrink", "max_growth", "max_churn", "min_identified_share", "min_mapped_share")
+"""Each is called as its limit in :class:`Gates`; one without a limit is off."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -85,8 +88,8 @@ class Gates:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The gates that are on."""
-        return tuple(verdict.name for verdict in self.judge(Facts(users=0)))
+        """The gates that are on, in the order in which they are judged."""
+        return tuple(name for name in _NAMES if getattr(self, name) is not None)
 
     def judge(self, facts: Facts) -> list[Verdict]:
         """Return what each gate that is on finds."""

@@ -39,6 +39,11 @@ def test_growth_and_churn_are_off_unless_asked_for() -> None:
     )
 
 
+@pytest.mark.parametrize("gates", [Gates(), Gates(max_growth=0.0), Gates(max_churn=0.0), EVERY])
+def test_each_gate_that_is_on_gives_one_verdict_under_its_name(gates: Gates) -> None:
+    assert tuple(each.name for each in gates.judge(STEADY)) == gates.names
+
+
 def test_an_audience_that_stays_as_it_is_passes_with_numbers() -> None:
     assert held(STEADY) == []
     assert all(any(letter.isdigit() for letter in each.finding) for each in EVERY.judge(STEADY))
