@@ -191,7 +191,15 @@ def retire(
 
 
 @ledger_app.command()
-def rebuild(yes: Yes = False, project: ProjectFolder = Path()) -> None:
+def rebuild(
+    *,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Go on without ids that no file names any more: they stay at the partner."),
+    ] = False,
+    yes: Yes = False,
+    project: ProjectFolder = Path(),
+) -> None:
     """Make a lost, older or doubled ledger the history's own again: every id found there is maybe delivered."""
     from cohort_pipelines.cli_tables import many
     from cohort_pipelines.delivery import Ledger
@@ -203,13 +211,19 @@ def rebuild(yes: Yes = False, project: ProjectFolder = Path()) -> None:
     with launch.declared(project):
         question = "Rebuild the ledger from the history? The next deliveries then send every id again."
         confirm(question, yes=yes)
-        done = rebuild_ledger(Ledger(ledger_url()), History(history_root()))
+        done = rebuild_ledger(Ledger(ledger_url()), History(history_root()), forget=forget)
     console().print(
         f"The ledger knows {many(done.targets, 'target', 'targets')} again, from {many(done.files, 'file', 'files')}; "
         f"{many(done.ids, 'id is', 'ids are')} maybe delivered, and the next deliveries send or remove them again."
     )
     if done.left_out:
         console().print(f"{many(done.left_out, 'file was', 'files were')} damaged and left out.", style="red")
+    if done.forgotten:
+        console().print(
+            f"Of the ids that targets may hold, up to {done.forgotten:,} are named by no file any more. Nothing here "
+            "removes them: look after them at the partner.",
+            style="red",
+        )
     if done.unmeasured:
         console().print(
             f"Of {many(done.unmeasured, 'target', 'targets')} no receipt tells what was delivered last. Gates count "

@@ -307,6 +307,24 @@ def test_a_lost_ledger_is_refused_until_it_is_rebuilt(run: Run, demo_folder: Pat
     assert segment(standins) == payload(demo_folder, TAPLYTICS, outcome.partition_key)
 
 
+@pytest.mark.slow
+def test_a_lost_history_is_refused_until_its_ids_are_to_be_forgotten(run: Run, demo_folder: Path) -> None:
+    assert deliver(demo_folder, TAPLYTICS, back=1).upload
+    (demo_folder / "data" / "history").rename(demo_folder / "lost")
+
+    refused = run("plan", TAPLYTICS).err
+    assert refused.startswith("HistoryUnpaired: ")
+    assert "cohort-pipelines ledger rebuild --forget" in refused
+    assert run("check").findings["ledger"] == refused.removeprefix("HistoryUnpaired: ").rstrip()
+    told = run("ledger", "rebuild", "--yes")
+    assert (told.code, told.out) == (1, "")
+    assert told.err.startswith("IdsForgotten: The ledger was not rebuilt: 'Beta Users' may hold 276 ids, ")
+
+    rebuilt = run("ledger", "rebuild", "--forget", "--yes")
+    assert "Of the ids that targets may hold, up to 276 are named by no file any more." in rebuilt.out
+    assert deliver(demo_folder, TAPLYTICS).error == ""
+
+
 @pytest.mark.usefixtures("demo_folder")
 @pytest.mark.parametrize(
     "command",

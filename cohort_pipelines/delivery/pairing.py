@@ -19,7 +19,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
-from cohort_pipelines.errors import HistoryError, LedgerUnpaired
+from cohort_pipelines.errors import HistoryError, HistoryUnpaired, LedgerUnpaired
 from cohort_pipelines.history import History, Stage
 
 IDENTITY = "id.json"
@@ -68,6 +68,7 @@ def require_paired(ledger: Ledger, history: History) -> None:
 
     Raises:
         LedgerUnpaired: the ledger was lost, put back from a copy, or there are two.
+        HistoryUnpaired: the history was lost, or is another one.
         HistoryNotWritable: the mark cannot be written.
     """
     if not require_fitting(ledger, history):
@@ -77,18 +78,19 @@ def require_paired(ledger: Ledger, history: History) -> None:
 def require_fitting(ledger: Ledger, history: History) -> bool:
     """Refuse a ledger that does not fit ``history``, writing nothing; return whether the two are paired yet.
 
-    The marks of all targets count: an older copy that went on with one target would catch up with that one's mark.
+    The marks of all targets count: an older copy that went on with one target would catch up with that one's mark. A
+    history without marks or deliveries is new to a new ledger alone: beside any other, the ids of the past are missing.
 
     Raises:
         LedgerUnpaired: the ledger was lost, put back from a copy, or there are two.
+        HistoryUnpaired: the history was lost, or is another one.
     """
     marks = history.read_marks()  # before the ledger, which another process may carry on meanwhile
     with ledger.read() as connection:
         mine = connection.execute(select(schema.meta.c.ledger_id, schema.meta.c.generation)).one()
         has_a_past = connection.execute(select(schema.attempt.c.id).limit(1)).first() is not None
     if IDENTITY not in marks:
-        if not has_a_past and _was_sent_from(history):
-            raise LedgerUnpaired(ledger.where, history.root, "it is new, and the history tells of deliveries")
+        _require_new(ledger, history, has_a_past=has_a_past)
         return False
     identity = _require(Identity, IDENTITY, marks, ledger, history)
     if identity.ledger_id != mine.ledger_id:
@@ -199,6 +201,15 @@ def read_mark(kind: type[_Mark], content: bytes) -> _Mark | None:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def _require_new(ledger: Ledger, history: History, *, has_a_past: bool) -> None:
+    """Refuse to pair two of which one alone tells of deliveries: the other was lost, or is another one."""
+    sent = _was_sent_from(history)
+    if sent and not has_a_past:
+        raise LedgerUnpaired(ledger.where, history.root, "it is new, and the history tells of deliveries")
+    if has_a_past and not sent and history.read_mark(IDENTITY) is None:  # unless they were paired just now
+        raise HistoryUnpaired(ledger.where, history.root)
 
 
 def _require(kind: type[_Mark], name: str, marks: Mapping[str, bytes], ledger: Ledger, history: History) -> _Mark:

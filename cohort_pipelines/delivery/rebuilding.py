@@ -20,9 +20,9 @@ from cohort_pipelines.delivery.belief import Belief
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_seq
 from cohort_pipelines.delivery.pairing import Identity, Mirror
 from cohort_pipelines.delivery.rebuilt_rows import Rows
-from cohort_pipelines.delivery.recovering import FoundReceipt, believe_all, read_receipts
-from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
-from cohort_pipelines.errors import LedgerUnusable, TargetBusy
+from cohort_pipelines.delivery.recovering import FoundReceipt, Gathered, gathered, read_receipts
+from cohort_pipelines.delivery.schema import GREEN_STATES, OPEN_STATES, AttemptKind, AttemptState
+from cohort_pipelines.errors import IdsForgotten, LedgerUnusable, TargetBusy
 from cohort_pipelines.history import History
 
 
@@ -36,6 +36,7 @@ class Rebuilt:
         files: payloads, plans and beliefs that ids were taken from.
         left_out: files and marks that are damaged, or went away meanwhile.
         ids: ids that are now possibly delivered, over all targets.
+        forgotten: ids, at most, that targets may hold and that no file names any more: they stay at the partner.
         unmeasured: targets that something was sent to, and of which no receipt tells what was delivered last: all
             their ids count as held for the gates.
     """
@@ -45,6 +46,7 @@ class Rebuilt:
     files: int
     left_out: int
     ids: int
+    forgotten: int
     unmeasured: int
 
 
@@ -55,6 +57,7 @@ class _Known:
     target: Target
     row: Row[tuple[object, ...]] | None = None
     mirror: Mirror | None = None
+    delivered: str | None = None  # the payload that the ledger delivered last
     receipts: list[FoundReceipt] = field(default_factory=list)
     syncs: set[str] = field(default_factory=set)
 
@@ -86,14 +89,49 @@ class _Known:
         """Return the number of the newest attempt that the history tells of."""
         return self.mirror.target_generation if self.mirror else 0
 
+    def held(self, *, forgetful: bool) -> int:
+        """Return how many ids it may hold: as the ledger believes, or as the newest delivery sent."""
+        believed = int(self.row.held) if self.row else 0
+        newest = self._newest_delivery() if forgetful or not self.row else None
+        return max(believed, newest.row["users"] if newest else 0)
 
-def rebuild(ledger: Ledger, history: History) -> Rebuilt:
+    def forgotten(self, found: Gathered, *, forgetful: bool) -> int:
+        """Return how many of these may be missing among what was ``found``.
+
+        None are where the newest belief was read, which names every id. Without it the payload that was delivered last
+        names those that are in, and nothing tells more than their number of those that may be in beside them.
+        """
+        told = (each.row["belief_after"] for each in reversed(self.receipts) if each.row["belief_after"])
+        if {next(told, None), self.row and self.row.belief_checksum} - {None} <= found.read:
+            return 0
+        newest = self._newest_delivery()
+        delivered = {self.delivered, newest and newest.row["payload_checksum"]} - {None}
+        held = self.held(forgetful=forgetful)
+        return max(held - found.ids, 0) if delivered <= found.read else held
+
+    def _newest_delivery(self) -> FoundReceipt | None:
+        return next((each for each in reversed(self.receipts) if each.green), None)
+
+
+@dataclass(slots=True)
+class _Recovered:
+    """What the history names for all targets together."""
+
+    believed: dict[Target, Belief] = field(default_factory=dict)
+    files: int = 0
+    left_out: int = 0
+    forgotten: int = 0
+
+
+def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuilt:
     """Make ``ledger`` the one ledger of ``history``; whatever is damaged or gone is left out and counted.
 
-    Killed anywhere it can be run again; until it was run to its end, deliveries are refused.
+    Killed anywhere it can be run again; until it was run to its end, deliveries are refused. Ids that a target may hold
+    and that no file names any more would stay there for good, behind green deliveries: only ``forget`` leaves them.
 
     Raises:
         TargetBusy: a delivery is under way.
+        IdsForgotten: there are such ids.
         LedgerUnusable: a receipt of the first release names a target that nothing else tells more of.
         HistoryNotWritable: the disk or the object store refused.
     """
@@ -106,15 +144,7 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
     targets = _targets(ledger, receipts, mirrors.values())
     forgetful = _is_forgetful(ledger, mirrors.values(), receipts)
 
-    believed: dict[Target, Belief] = {}
-    files, left_out = 0, unread + len(marks) - len(mirrors)
-    for known in targets.values():
-        owner = known.owner(forgetful=forgetful)
-        if known.baseline() is None:  # so that the first delivery still adopts one
-            believed[known.target] = Belief()
-            continue
-        belief, taken, damaged = believe_all(history, owner, known.syncs | {owner}, now, known.receipts)
-        believed[known.target], files, left_out = belief, files + taken, left_out + damaged
+    found = _recover(history, targets.values(), now, forgetful=forgetful, forget=forget)
 
     with ledger.write() as connection:
         if _require_quiet(ledger, connection) != before:
@@ -123,7 +153,7 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
         rows.make_room()
         generations: dict[Target, int] = {}
         for known in targets.values():
-            number = _write_target(connection, known, believed[known.target], forgetful=forgetful, now=now)
+            number = _write_target(connection, known, found.believed[known.target], forgetful=forgetful, now=now)
             rows.write_attempts(number, known.receipts)
             rows.write_unknown(number, known.owner(forgetful=forgetful), known.generation(), now)
             generations[known.target] = _settle_target(connection, number, known)
@@ -145,8 +175,30 @@ def rebuild(ledger: Ledger, history: History) -> Rebuilt:
     unmeasured = sum(
         known.baseline() is not None and not any(each.green for each in known.receipts) for known in targets.values()
     )
-    ids = sum(belief.unsettled for belief in believed.values())
-    return Rebuilt(len(targets), rows.written, files, left_out, ids, unmeasured)
+    ids = sum(belief.unsettled for belief in found.believed.values())
+    left_out = found.left_out + unread + len(marks) - len(mirrors)
+    return Rebuilt(len(targets), rows.written, found.files, left_out, ids, found.forgotten, unmeasured)
+
+
+def _recover(
+    history: History, targets: Iterable[_Known], now: datetime, *, forgetful: bool, forget: bool
+) -> _Recovered:
+    """Seal a belief of every target; where nothing was ever begun, none, so that the first delivery adopts one."""
+    recovered = _Recovered()
+    for known in targets:
+        if known.baseline() is None:
+            recovered.believed[known.target] = Belief()
+            continue
+        owner = known.owner(forgetful=forgetful)
+        with gathered(history, known.syncs | {owner}, known.receipts) as found:
+            forgotten = known.forgotten(found, forgetful=forgetful)
+            if forgotten and not forget:
+                raise IdsForgotten(known.target.name, known.held(forgetful=forgetful), found.ids, history.root)
+            recovered.believed[known.target] = found.seal(owner, now)
+        recovered.files += len(found.read)
+        recovered.left_out += found.left_out
+        recovered.forgotten += forgotten
+    return recovered
 
 
 def _require_quiet(ledger: Ledger, connection: Connection) -> int:
@@ -170,12 +222,14 @@ def _is_forgetful(ledger: Ledger, mirrors: Iterable[Mirror], receipts: list[Foun
 def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable[Mirror]) -> dict[Target, _Known]:
     targets: dict[Target, _Known] = {}
     wrote = select(schema.attempt.c.target, schema.attempt.c.sync).distinct()
+    delivered = select(schema.attempt.c.payload_checksum).where(schema.attempt.c.state.in_(GREEN_STATES))
     with ledger.read() as connection:
         writers = connection.execute(wrote).all()
         for row in connection.execute(select(schema.target).order_by(schema.target.c.id)):
             target = Target(row.wire, row.host, row.account, row.name)
             syncs = {each.sync for each in writers if each.target == row.id} | {row.owner}
-            targets[target] = _Known(target, row, syncs=syncs)
+            sent = delivered.filter_by(target=row.id).order_by(schema.attempt.c.generation.desc()).limit(1)
+            targets[target] = _Known(target, row, delivered=connection.execute(sent).scalar(), syncs=syncs)
     for mirror in mirrors:
         known = targets.setdefault(mirror.target, _Known(mirror.target))
         known.mirror = mirror

@@ -1,11 +1,13 @@
 """What the history alone still knows of deliveries: their receipts, and every id that may ever have been sent."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+from duckdb import DuckDBPyRelation
 
 from cohort_pipelines.delivery.belief import BATCH, BELIEF_SCHEMA, Belief, seal_belief
 from cohort_pipelines.delivery.ledger import Target
@@ -85,29 +87,43 @@ def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
     return sorted(found, key=lambda each: each.ended), left_out
 
 
-def believe_all(
-    history: History, owner: str, syncs: Iterable[str], now: datetime, receipts: Sequence[FoundReceipt]
-) -> tuple[Belief, int, int]:
-    """Seal a belief of every id of any payload, plan or belief of ``syncs``; all are unsettled since ``now``.
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Every id that files of the history name for a target, and what it is believed to be.
 
-    So the next plan has all of them. What they are believed to be only tells the gates what is a change: IN as the
-    newest of ``receipts`` that says delivered has it, MAYBE what was tried since, OUT the rest. Where no receipt says
-    delivered, or its payload is gone, all are MAYBE.
+    Attributes:
+        ids: how many they are.
+        read: checksums of the files that they were taken from.
+        left_out: files that could not be read.
+    """
+
+    ids: int
+    read: frozenset[str]
+    left_out: int
+    _history: History
+    _rows: DuckDBPyRelation
+
+    def seal(self, owner: str, now: datetime) -> Belief:
+        """Seal a belief of them, filed under the sync ``owner``; all are unsettled since ``now``.
+
+        So the next plan has all of them.
+
+        Raises:
+            HistoryNotWritable: the disk or the object store refused.
+        """
+        batches = self._rows.order("id").to_arrow_reader(BATCH)
+        return seal_belief(self._history, owner, REBUILT, (_unsettled(batch, now) for batch in batches))
+
+
+@contextmanager
+def gathered(history: History, syncs: Iterable[str], receipts: Sequence[FoundReceipt]) -> Iterator[Gathered]:
+    """Gather every id of any payload, plan or belief of ``syncs``, which are all that ever wrote a target.
+
+    What they are believed to be only tells the gates what is a change: IN as the newest of ``receipts`` that says
+    delivered has it, MAYBE what was tried since, OUT the rest. Where no receipt says delivered, or its payload is gone,
+    all are MAYBE. ``receipts`` are those of the target, in the order in which they ended.
 
     Memory stays flat: ids are gathered by DuckDB, file by file, and never become Python objects.
-
-    Args:
-        history: where the files lie.
-        owner: the sync that the belief is filed under.
-        syncs: all that ever wrote the target.
-        now: since when nothing is certain.
-        receipts: those of the target, in the order in which they ended.
-
-    Returns:
-        The belief, how many files it was made of, and how many could not be read.
-
-    Raises:
-        HistoryNotWritable: the disk or the object store refused.
     """
     read: set[str] = set()
     left_out, states = 0, _states(receipts)
@@ -128,10 +144,9 @@ def believe_all(
             except (HistoryFileMissing, HistoryFileDamaged):
                 left_out += 1
         certain = any(state == "IN" and checksum in read for checksum, state in states.items())
-        state = "state" if certain else "'MAYBE' AS state"
-        ids = duckdb.sql(f"SELECT id, {state} FROM known ORDER BY id").to_arrow_reader(BATCH)  # noqa: S608  constants
-        belief = seal_belief(history, owner, REBUILT, (_unsettled(batch, now) for batch in ids))
-    return belief, len(read), left_out
+        known = duckdb.table("known")
+        rows = known if certain else known.project("id, 'MAYBE' AS state")
+        yield Gathered(len(known), frozenset(read), left_out, history, rows)
 
 
 def newest(history: History, sync: str, stage: Stage, window: str, checksum: str | None = None) -> StoredFile | None:

@@ -175,12 +175,25 @@ class LedgerUnusable(DeliveryError):
 class LedgerUnpaired(LedgerUnusable):
     """The ledger and the history are not of one piece: a ledger was lost, put back from a copy, or there are two."""
 
-    def __init__(self, where: str, history: str, finding: str) -> None:
+    def __init__(self, where: str, history: str, finding: str, way_out: str = "") -> None:
+        rebuild = (
+            "so it does not know all that was sent. If the right ledger still exists, put it back; if not, "
+            "cohort-pipelines ledger rebuild makes this one the ledger of the history, and takes every id found there "
+            "for possibly delivered"
+        )
+        super().__init__(where, f"{finding}, {way_out or rebuild} (the history is {history})")
+
+
+class HistoryUnpaired(LedgerUnpaired):
+    """The ledger tells of deliveries, and the history of none: it is gone, or another place was named."""
+
+    def __init__(self, where: str, history: str) -> None:
         super().__init__(
             where,
-            f"{finding}, so it does not know all that was sent. If the right ledger still exists, put it back; if not, "
-            "cohort-pipelines ledger rebuild makes this one the ledger of the history, and takes every id found there "
-            f"for possibly delivered (the history is {history})",
+            history,
+            "it tells of deliveries, and the history of none",
+            "so the right one is gone, or this is another one. Put it back, or name its place in "
+            "COHORT_PIPELINES_DATA; if it is lost for good, cohort-pipelines ledger rebuild --forget does without it",
         )
 
 

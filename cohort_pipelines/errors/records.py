@@ -40,6 +40,18 @@ class HistoryFileDamaged(HistoryError):
         )
 
 
+class IdsForgotten(HistoryError):
+    """Ids that a target may hold are in no file of the history any more, so that nobody could remove them from it."""
+
+    def __init__(self, target: str, held: int, found: int, history: str) -> None:
+        super().__init__(
+            f"The ledger was not rebuilt: {target!r} may hold {held:,} ids, and the files that name them are gone or "
+            f"damaged. What is left of the history at {history} names {found:,}; who is not among these would stay at "
+            f"the partner for good. {NOTHING_SENT} Put the history back from a backup, or name the right one in "
+            "COHORT_PIPELINES_DATA; if it is lost for good, cohort-pipelines ledger rebuild --forget leaves them there."
+        )
+
+
 class BaselineUnusable(HistoryError):
     """The file of what a target held before the first delivery is not there, or not one of user ids."""
 

@@ -7,9 +7,9 @@ from sqlalchemy import select
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Ledger, pairing, schema
-from cohort_pipelines.errors import LedgerUnpaired
-from cohort_pipelines.history import History
-from cohort_pipelines_tests.delivery.world import Fate, Killed, World, users
+from cohort_pipelines.errors import HistoryUnpaired, LedgerUnpaired
+from cohort_pipelines.history import History, Stage
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
 
 LEASE_IS_OVER = timedelta(minutes=2)
 
@@ -50,6 +50,37 @@ def test_a_new_ledger_is_refused_where_something_was_delivered_before_there_were
     world.next_window()
     world.overwrite(users(2))  # the ledger that delivered it takes the history for its own
     assert world.partner.members == users(2)
+
+
+def test_a_history_that_is_gone_or_another_one_is_not_paired_with_a_ledger_that_has_a_past(world: World) -> None:
+    world.overwrite(users(1))
+    lost = world.folder / "history"
+    lost.rename(world.folder / "moved")
+    for root in (lost, world.folder / "mistyped"):
+        with pytest.raises(HistoryUnpaired, match="the history of none, so the right one is gone") as refused:
+            pairing.require_paired(world.ledger, History(root))
+        assert f"(the history is {root})" in str(refused.value)
+        assert "COHORT_PIPELINES_DATA" in str(refused.value)
+        assert not root.exists()
+
+    (world.folder / "moved").rename(lost)
+    world.next_window()
+    world.overwrite(users(2))
+    assert world.partner.members == users(2)
+
+
+def test_a_history_that_another_process_pairs_at_this_moment_is_not_taken_for_one_that_is_gone(world: World) -> None:
+    class PairedMeanwhile(History):
+        def read_marks(self) -> dict[str, bytes]:
+            marks = super().read_marks()
+            with pytest.raises(Killed):
+                world.overwrite(users(1), fate=Fate(dies_at=2))  # after the claim, before the plan is there
+            return marks
+
+    assert not pairing.require_fitting(world.ledger, PairedMeanwhile(world.folder / "history"))
+    assert world.history.windows(SYNC, Stage.PLAN) == []
+    with world.ledger.read() as connection:
+        assert connection.execute(select(schema.attempt.c.id)).scalar_one()
 
 
 @pytest.mark.slow

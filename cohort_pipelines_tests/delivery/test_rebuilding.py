@@ -16,6 +16,8 @@ from cohort_pipelines.errors import (
     DeliveryHeld,
     DeliveryStopped,
     HistoryFileMissing,
+    HistoryUnpaired,
+    IdsForgotten,
     LedgerUnpaired,
     TargetBusy,
 )
@@ -227,6 +229,65 @@ def test_a_belief_that_is_gone_is_made_again_of_the_rest(world: World) -> None:
         world.overwrite(users(1))
     assert rebuild(world.ledger, world.history).ids == 15
     assert_exact(world)
+
+
+def test_without_a_history_a_ledger_is_not_rebuilt_unless_what_it_named_is_to_be_forgotten(world: World) -> None:
+    lifetime(world)
+    assert (world.folder / "history").rename(world.folder / "lost").exists()
+    with pytest.raises(HistoryUnpaired, match="ledger rebuild --forget"):
+        pairing.require_paired(world.ledger, world.history)
+    with pytest.raises(
+        IdsForgotten, match=r"'Beta' may hold 9 ids, .* names 0; who is not among these would stay"
+    ) as refused:
+        rebuild(world.ledger, world.history)
+    assert str(world.folder / "history") in str(refused.value)
+    assert world.history.syncs() == []
+    with pytest.raises(HistoryUnpaired):  # as before
+        pairing.require_paired(world.ledger, world.history)
+
+    rebuilt = rebuild(world.ledger, world.history, forget=True)
+    assert (rebuilt.targets, rebuilt.ids, rebuilt.forgotten) == (1, 0, 9)
+    world.next_window()
+    world.overwrite(users(1, 2, 3))
+    assert world.partner.members == users(1, 2, *range(3, 12))  # which is why it is not done unasked
+
+
+def test_a_belief_without_which_ids_are_missing_is_needed_to_rebuild(world: World) -> None:
+    lifetime(world)
+    root = world.folder / "history"
+    newest = max(root.glob("sync=*/stage=belief/*/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    kept = newest.read_bytes()
+    for pattern in ("plan", "partner_payload", "belief"):
+        for path in root.glob(f"sync=*/stage={pattern}/*/*.parquet"):
+            path.unlink()
+    for forget_ledger in (False, True):  # of a lost one the receipts tell as much
+        if forget_ledger:
+            lose(world)
+        for content in (None, b"?"):
+            newest.unlink(missing_ok=True)
+            if content:
+                newest.write_bytes(content)
+            with pytest.raises(IdsForgotten, match=r"'Beta' may hold 9 ids, .* names 0; "):
+                rebuild(world.ledger, world.history)
+    newest.write_bytes(kept)
+    rebuilt = rebuild(world.ledger, world.history)
+    assert (rebuilt.ids, rebuilt.forgotten, rebuilt.left_out) == (15, 0, 0)
+    assert_exact(world)
+
+
+def test_an_older_history_is_not_taken_for_one_that_names_whom_the_target_holds(world: World) -> None:
+    world.overwrite(users(*range(50)))
+    world.next_window()
+    shutil.copytree(world.history.root, world.folder / "backup")
+    world.overwrite(users(*range(50, 60)))  # fewer than the backup names, and other ones
+    shutil.rmtree(world.history.root)
+    (world.folder / "backup").rename(world.history.root)
+    world.next_window()
+    with pytest.raises(HistoryFileMissing):
+        world.overwrite(users(1))
+    with pytest.raises(IdsForgotten, match=r"'Beta' may hold 10 ids, .* names 50; "):
+        rebuild(world.ledger, world.history)
+    assert rebuild(world.ledger, world.history, forget=True).forgotten == 10
 
 
 def test_damaged_files_are_left_out_and_counted(world: World) -> None:

@@ -1,6 +1,5 @@
 """F21: history or ledger cannot be written or are missing: refused before the first request, with the path."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,22 +77,31 @@ def test_f21_a_folder_that_became_read_only_is_refused_before_the_first_request(
         assert project.judge.segment() == project.judge.payload(TAPLYTICS, project.window(TAPLYTICS))
 
 
-def test_f21_a_history_that_is_gone_is_refused_and_named(project: Faulty) -> None:
+@pytest.mark.parametrize("mistyped", [False, True])
+def test_f21_a_history_that_is_gone_or_elsewhere_is_refused_before_anybody_is_asked(
+    project: Faulty, monkeypatch: pytest.MonkeyPatch, *, mistyped: bool
+) -> None:
     with clock.shifted(to_the_window_before()):
         assert project.run(TAPLYTICS).success
-    segment, asked = project.judge.segment(), project.judge.asked()
+    segment, asked, queried = project.judge.segment(), project.judge.asked(), project.judge.queried()
     project.churn(0.2)
     history = project.judge.data / "history"
+    wrong = project.judge.data.with_name("mistyped") / "history" if mistyped else history
     moved = history.rename(history.with_name("moved"))
 
-    result = project.run(TAPLYTICS)
+    with monkeypatch.context() as patched:
+        if mistyped:
+            patched.setenv(settings.LEDGER, f"sqlite:///{project.judge.data}/ledger.sqlite")
+            patched.setenv(settings.DATA, str(wrong.parent))
+        results = [project.run(TAPLYTICS), project.run(TAPLYTICS)]  # and not a second time either
 
-    assert str(history) in said(result)
-    assert NOTHING_SENT in said(result)
+    for result in results:
+        assert str(wrong) in said(result)
+        assert NOTHING_SENT in said(result)
     assert (project.judge.segment(), project.judge.asked()) == (segment, asked)
+    assert project.judge.queried()["/api/query/engage"] == queried["/api/query/engage"]
+    assert not wrong.exists()
 
-    shutil.rmtree(history)
     moved.rename(history)
-    config = {"ops": {f"{TAPLYTICS}__cohort_snapshot": {"config": {"refresh": True}}}}
-    assert project.run(TAPLYTICS, run_config=config).success
+    assert project.run(TAPLYTICS).success
     assert project.judge.segment() == project.judge.payload(TAPLYTICS, project.window(TAPLYTICS))

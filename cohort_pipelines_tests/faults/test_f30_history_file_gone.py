@@ -1,5 +1,6 @@
 """F30: a file of the history that belief needs is gone or damaged: refused, named, and rebuilding ends exact."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery.overwrite import Overwrite
 from cohort_pipelines.delivery.rebuilding import rebuild
 from cohort_pipelines.delivery.schema import AttemptState
+from cohort_pipelines.errors import IdsForgotten
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 
@@ -85,6 +87,38 @@ def test_f30_without_a_file_that_belief_needs_nothing_is_sent_and_rebuilding_end
     assert rebuilt.left_out == (damage is flip_a_bit)
     assert said(project.run(name)) == ""
     assert project.held(name) == project.judge.payload(name, project.window(name))
+
+
+@pytest.mark.parametrize("left", ["nothing", "marks"])
+def test_f30_without_the_whole_history_former_members_are_not_forgotten_unasked(project: Faulty, left: str) -> None:
+    with clock.shifted(to_the_window_before()):
+        assert project.run(TAPLYTICS).success
+    project.churn(0.2)
+    segment, asked, queried = project.judge.segment(), project.judge.asked(), project.judge.queried()
+    history, lost = project.judge.data / "history", project.judge.data / "lost"
+    history.rename(lost)
+    if left == "marks":
+        shutil.copytree(lost / ".ledger", history / ".ledger")
+
+    sentence = said(project.run(TAPLYTICS))
+
+    assert "cohort-pipelines ledger rebuild" in sentence
+    assert str(history) in sentence
+    assert (project.judge.segment(), project.judge.asked()) == (segment, asked)
+    if left == "nothing":
+        assert project.judge.queried() == queried
+        assert not history.exists()
+    with pytest.raises(IdsForgotten, match=f"may hold {len(segment):,} ids"):
+        rebuild(project.ledger, project.history)
+    assert "cohort-pipelines ledger rebuild" in said(project.run(TAPLYTICS))  # which has read a new audience by now
+    with pytest.raises(IdsForgotten):
+        rebuild(project.ledger, project.history)
+    assert (project.judge.segment(), project.judge.asked()) == (segment, asked)
+
+    shutil.copytree(lost, history, dirs_exist_ok=True)
+    rebuild(project.ledger, project.history)
+    assert said(project.run(TAPLYTICS)) == ""
+    assert project.judge.segment() == project.judge.payload(TAPLYTICS, project.window(TAPLYTICS))
 
 
 def test_f30_a_file_that_is_put_back_is_as_good_as_ever(project: Faulty) -> None:
