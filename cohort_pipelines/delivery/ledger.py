@@ -74,7 +74,7 @@ class Ledger(Windows):
     """Opens the ledger, creating it at first use; safe to share between threads.
 
     Args:
-        url: SQLAlchemy's URL of a SQLite file.
+        url: SQLAlchemy's URL of a SQLite file, or of a PostgreSQL database.
 
     Raises:
         LedgerUnusable: it cannot be opened or written, or a newer version of this project made it. Every method may

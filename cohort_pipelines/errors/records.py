@@ -34,9 +34,9 @@ class HistoryFileDamaged(HistoryError):
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"The sealed file {path} does not match its checksum. {NOTHING_SENT} Restore it from a backup, "
-            "or remove it "
-            "and materialize the step that makes it."
+            f"The sealed file {path} does not match its checksum. {NOTHING_SENT} Restore it from a backup, or remove "
+            "it and materialize the step that makes it; where it is a plan or a belief, run `cohort-pipelines ledger "
+            "rebuild`."
         )
 
 

@@ -15,8 +15,7 @@ class WindowClosed(WindowError):
     def __init__(self, key: str, closed_at: datetime) -> None:
         super().__init__(
             f"The window {key} closed at {closed_at:%Y-%m-%d %H:%M} UTC without a sealed snapshot, and "
-            "Mixpanel answers "
-            f"only for now: what the cohort was then can no longer be read. {NOTHING_SENT} "
+            f"Mixpanel answers only for now: what the cohort was then can no longer be read. {NOTHING_SENT} "
             "Materialize the newest window, or make a one-time export."
         )
 
@@ -93,8 +92,7 @@ class MixpanelCohortUnknown(MixpanelError):
     def __init__(self, cohort_id: int, project_id: int) -> None:
         super().__init__(
             f"Mixpanel project {project_id} has no cohort {cohort_id} that this service account can see. "
-            f"{NOTHING_SENT} "
-            "Check cohort_id, and share the cohort with the account if it is private."
+            f"{NOTHING_SENT} Check cohort_id, and share the cohort with the account if it is private."
         )
 
 
