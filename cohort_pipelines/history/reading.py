@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # pandas takes long to import, and runs of the daemon do with
 
 LATEST = "latest"
 _LISTED = 5
+_GREEN = ("delivered", "accepted")  # as delivery writes them into receipts, which is not known here
+_OVERWRITE = "overwrite"  # the kind of a window's own attempts; receipts of the first release have none
 
 
 def read(
@@ -117,12 +119,12 @@ def _is_scheduled(key: str) -> bool:
 
 
 def _delivered(history: History, sync: str, stage: Stage, window: str) -> str | None:
-    """Return the checksum of the payload that the window's newest delivery sent."""
+    """Return the checksum of the payload that the window's own newest delivery sent; a restore puts back another's."""
     if stage is not Stage.PARTNER_PAYLOAD:
         return None
     for stored in reversed(history.versions(sync, Stage.RECEIPT, window)):
         receipt = _table(history, stored).to_pylist()[-1]
-        if receipt["state"] == "delivered":
+        if receipt["state"] in _GREEN and receipt.get("kind", _OVERWRITE) == _OVERWRITE:
             return str(receipt["payload_checksum"])
     return None
 

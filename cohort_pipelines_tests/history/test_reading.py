@@ -21,8 +21,10 @@ def payload(history: History, window: str, *ids: str, at: int | None = None) -> 
     return stored
 
 
-def receipt(history: History, window: str, checksum: str, ended: datetime, state: str = "delivered") -> StoredFile:
-    row = {"window": window, "payload_checksum": checksum, "ended": ended, "state": state}
+def receipt(
+    history: History, window: str, checksum: str, ended: datetime, state: str = "delivered", **more: str
+) -> StoredFile:
+    row = {"window": window, "payload_checksum": checksum, "ended": ended, "state": state, **more}
     return history.write(SYNC, Stage.RECEIPT, window, pa.Table.from_pylist([row]))
 
 
@@ -68,6 +70,27 @@ def test_of_several_versions_the_newest_is_read_until_one_is_delivered(history: 
     assert ids(history, EARLY) == ["second"]
 
     receipt(history, EARLY, first.checksum, datetime(2026, 11, 22, 12, 16, tzinfo=UTC))
+    assert ids(history, EARLY) == ["first"]
+
+
+@pytest.mark.parametrize("state", ["delivered", "accepted"])
+def test_what_the_partner_has_yet_to_apply_is_delivered_too(history: History, state: str) -> None:
+    first = payload(history, EARLY, "first", at=1_000)
+    payload(history, EARLY, "second", at=2_000)
+
+    receipt(history, EARLY, first.checksum, datetime(2026, 11, 22, 12, 16, tzinfo=UTC), state, kind="overwrite")
+    assert ids(history, EARLY) == ["first"]
+
+
+@pytest.mark.parametrize("kind", ["restore", "retire"])
+def test_what_was_asked_for_by_name_meanwhile_is_not_the_windows_own_delivery(history: History, kind: str) -> None:
+    first = payload(history, EARLY, "first", at=1_000)
+    payload(history, EARLY, "second", at=2_000)
+    for at, (checksum, of) in enumerate([(first.checksum, "overwrite"), ("0" * 64, kind)]):
+        moment = datetime(2026, 11, 22, 12, 16 + at, tzinfo=UTC)
+        stored = receipt(history, EARLY, checksum, moment, kind=of)
+        os.utime(Path(history.root) / stored.path, (3_000 + at, 3_000 + at))
+
     assert ids(history, EARLY) == ["first"]
 
 
