@@ -254,6 +254,11 @@ class Attempt:
         with self.ledger.read() as connection:
             return chunks.tally(connection, self.id)
 
+    def refused_from(self, row: int) -> int:
+        """Return how many rows of the plan from ``row`` on, the first of a chunk, were refused."""
+        with self.ledger.read() as connection:
+            return chunks.refused_from(connection, self.id, row)
+
     def refused_ranges(self) -> list[tuple[int, int, str]]:
         """Return the refused rows of the plan as ranges `[lo, hi)` with their reasons."""
         with self.ledger.read() as connection:

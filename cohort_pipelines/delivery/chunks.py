@@ -10,8 +10,9 @@ import pyarrow as pa
 from sqlalchemy import Connection, bindparam, func, select, text
 
 from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.belief import CHUNK_SCHEMA
+from cohort_pipelines.delivery.belief import BATCH, CHUNK_SCHEMA
 from cohort_pipelines.delivery.plan import PlanCounts
+from cohort_pipelines.delivery.receipt import MAX_LISTED
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation
@@ -188,6 +189,7 @@ def record(connection: Connection, attempt: int, ended: Sequence[Ended]) -> None
         )
 
 
+_REFUSED = schema.chunk.c.state.in_([ChunkState.REFUSED, ChunkState.REFUSED_WHOLE])
 _ENDED = tuple(each.name for each in fields(Ended))
 
 # one statement, built once: it is the price of every chunk
@@ -203,10 +205,16 @@ def chunk_table(connection: Connection, attempt: int) -> pa.Table:
     """Return what is known of an attempt's plan, with belief's :data:`CHUNK_SCHEMA`, in order."""
     table = schema.chunk
     columns = [table.c[name] for name in CHUNK_SCHEMA.names]
-    rows = connection.execute(select(*columns).filter_by(attempt=attempt).order_by(table.c.lo)).all()
-    return pa.Table.from_pydict(
-        {name: [row[place] for row in rows] for place, name in enumerate(CHUNK_SCHEMA.names)}, schema=CHUNK_SCHEMA
-    )
+    query = select(*columns).filter_by(attempt=attempt).order_by(table.c.lo)
+    found = connection.execute(query, execution_options={"yield_per": BATCH})  # never all of them as Python objects
+    batches = [
+        pa.RecordBatch.from_arrays(
+            [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), CHUNK_SCHEMA, strict=True)],
+            schema=CHUNK_SCHEMA,
+        )
+        for rows in found.partitions()
+    ]
+    return pa.Table.from_batches(batches, schema=CHUNK_SCHEMA)
 
 
 def tally(connection: Connection, attempt: int) -> Mapping[tuple[str, str], int]:
@@ -218,9 +226,16 @@ def tally(connection: Connection, attempt: int) -> Mapping[tuple[str, str], int]
     return {(operation, state): int(count) for operation, state, count in counted}
 
 
-def refused_ranges(connection: Connection, attempt: int) -> list[tuple[int, int, str]]:
-    """Return the refused rows of an attempt as ranges `[lo, hi)` with their reasons, in order."""
+def refused_from(connection: Connection, attempt: int, row: int) -> int:
+    """Count an attempt's refused rows from ``row`` on, which is the first of a chunk."""
     table = schema.chunk
-    refused = table.c.state.in_([ChunkState.REFUSED, ChunkState.REFUSED_WHOLE])
-    query = select(table.c.lo, table.c.hi, table.c.reason).filter_by(attempt=attempt).where(refused)
-    return [(row.lo, row.hi, row.reason) for row in connection.execute(query.order_by(table.c.lo))]
+    query = select(func.sum(table.c.hi - table.c.lo)).filter_by(attempt=attempt).where(_REFUSED, table.c.lo >= row)
+    return int(connection.execute(query).scalar() or 0)
+
+
+def refused_ranges(connection: Connection, attempt: int) -> list[tuple[int, int, str]]:
+    """Return refused rows of an attempt as ranges `[lo, hi)` with their reasons, in order, as many as are listed."""
+    table = schema.chunk
+    query = select(table.c.lo, table.c.hi, table.c.reason).filter_by(attempt=attempt).where(_REFUSED)
+    found = connection.execute(query.order_by(table.c.lo).limit(MAX_LISTED))
+    return [(row.lo, row.hi, row.reason) for row in found]

@@ -41,7 +41,7 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.exchange import only_while
-from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
+from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.windows import Window
 
 _POLL_SECONDS = 0.25
@@ -118,14 +118,14 @@ def deliver(
         overwrite.end(AttemptState.SUPERSEDED, str(superseded))
         raise superseded
     with attempt.leased():
-        _prepare(overwrite, gates, whole=sends_everybody(partner))
+        _prepare(overwrite, gates, partner)
         return _carry_out(overwrite, partner, on_progress)
 
 
-def _prepare(overwrite: Overwrite, gates: Gates | None, *, whole: bool) -> None:
+def _prepare(overwrite: Overwrite, gates: Gates | None, partner: ChangeWire | FileWire) -> None:
     try:
         overwrite.bury_the_dead()
-        overwrite.prepare(whole=whole)
+        overwrite.prepare(partner)
         if gates is not None:
             _require_gates(overwrite, gates)
         overwrite.begin_sending()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import healing, pace, pairing
+from cohort_pipelines.delivery import pace, pairing
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
 from cohort_pipelines.delivery.baseline import adopt
 from cohort_pipelines.delivery.belief import Belief, fold
@@ -20,6 +20,7 @@ from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptState, ChunkSt
 from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.errors import HistoryError
 from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
 
 WINDOW_STATES: Mapping[AttemptState, WindowState] = {
     AttemptState.ACCEPTED: "delivered",
@@ -71,8 +72,8 @@ class Overwrite:
         for dead in self.attempt.dead_attempts():
             self.attempt.bury(dead, self._fold(dead))
 
-    def prepare(self, *, whole: bool) -> None:
-        """Seal the plan; with ``whole`` it names everybody as soon as anything is to be done.
+    def prepare(self, partner: ChangeWire | FileWire) -> None:
+        """Seal the plan of what ``partner`` is to be sent.
 
         Raises:
             HistoryError: payload, belief or baseline cannot be trusted, or the history cannot be written.
@@ -81,8 +82,16 @@ class Overwrite:
         self.base, self.baseline = attempt.belief(self.history), target.baseline
         if target.baseline is None or not (target.established or target.last_sent):  # nothing was ever sent
             self._adopt(asked.terms.baseline)
-        now = attempt.now()
-        heal, self.heals_until = self._due(target.healed_until, now, whole=whole)
+        whole = sends_everybody(partner)
+        heal, self.heals_until = pace.slices_due(
+            pace.measure(attempt.ledger, asked.sync, partner),
+            target.healed_until,
+            attempt.now(),
+            asked.terms.heal_within,
+            time=asked.deadline - clock.now(),
+            held=self.base.held if self.base else 0,
+            whole=whole,
+        )
         self.plan, self.counts = seal_plan(
             self.history,
             asked.payload,
@@ -115,8 +124,7 @@ class Overwrite:
 
     def excused(self) -> int:
         """Return how many refused removals are of ids that were out anyway, and were asked for only to heal."""
-        first = self.counts.operations - self.counts.healing_removals
-        return sum(max(0, hi - max(lo, first)) for lo, hi, _ in self.attempt.refused_ranges())
+        return self.attempt.refused_from(self.counts.operations - self.counts.healing_removals)
 
     def left_over(self) -> int:
         """Return how many operations of the plan have not been tried."""
@@ -195,21 +203,6 @@ class Overwrite:
             self.base = adopt(
                 self.history, baseline, sync=asked.sync, window=asked.window, equality=asked.terms.id_equality
             )
-
-    def _due(
-        self, healed_until: datetime | None, now: datetime, *, whole: bool
-    ) -> tuple[healing.Slices | None, datetime]:
-        """Return the slices that are sent again by this plan, and up to when that heals."""
-        asked, held, within = (
-            self.attempt.asked,
-            self.base.held if self.base else 0,
-            self.attempt.asked.terms.heal_within,
-        )
-        slices = healing.due(healed_until, now, within, whole=whole)
-        if slices is None or within is None or whole:
-            return slices, now
-        measured = pace.measure(self.attempt.ledger, asked.sync, asked.target.wire)
-        return healing.oldest(slices, pace.slices_in(measured, asked.deadline - clock.now(), held), now, within)
 
     def _healed(self, state: AttemptState) -> datetime | None:
         """Return up to when this has healed, where the whole plan was tried; what was refused is tried again anyway."""

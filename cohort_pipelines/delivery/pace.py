@@ -2,14 +2,14 @@
 
 import statistics
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import ceil
 
 from sqlalchemy import select
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.deadlines import MARGIN
-from cohort_pipelines.delivery.healing import SLICES
+from cohort_pipelines.delivery.healing import SLICES, Slices, due, oldest
 from cohort_pipelines.delivery.ledger import Ledger
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
@@ -106,10 +106,26 @@ def measure(ledger: Ledger | None, sync: str, partner: ChangeWire | FileWire) ->
     )
 
 
-def slices_in(pace: Pace, time: timedelta, held: int) -> int:
-    """Return how many of healing's slices of ``held`` ids fit into half of ``time``; the rest is for changes."""
+def slices_due(
+    pace: Pace,
+    healed_until: datetime | None,
+    now: datetime,
+    within: timedelta | None,
+    *,
+    time: timedelta,
+    held: int,
+    whole: bool = False,
+) -> tuple[Slices | None, datetime]:
+    """Return which slices of ``held`` ids are sent again ``now``, and up to when a delivery of them has healed.
+
+    They are those that are due (:func:`cohort_pipelines.delivery.healing.due`), or as many of the oldest as fit into
+    half of ``time``: the rest of it is for changes.
+    """
+    slices = due(healed_until, now, within, whole=whole)
+    if slices is None or within is None or whole or not held:
+        return slices, now
     operations = time.total_seconds() / 2 / pace.seconds_per_operation if pace.seconds_per_operation else held
-    return int(SLICES * min(1.0, max(0.0, operations) / held)) if held else SLICES
+    return oldest(slices, int(SLICES * min(1.0, operations / held)), now, within)
 
 
 def forecast(pace: Pace, operations: int, cadence: Cadence | None) -> Forecast:

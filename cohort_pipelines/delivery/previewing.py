@@ -8,10 +8,11 @@ import pyarrow as pa
 from sqlalchemy import Connection, Row, select
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import chunks, healing, judging, pace, releasing, schema
+from cohort_pipelines.delivery import chunks, judging, pace, releasing, schema
 from cohort_pipelines.delivery.attempt import believed
 from cohort_pipelines.delivery.baseline import adopt
 from cohort_pipelines.delivery.belief import Belief, fold
+from cohort_pipelines.delivery.deadlines import deadline
 from cohort_pipelines.delivery.gates import Gates, Verdict
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.pace import Forecast, Pace
@@ -31,7 +32,7 @@ from cohort_pipelines.errors import (
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.history.overlay import Overlay
 from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.windows import Cadence, one_time_window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,16 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
     row = None if ledger is None else _target(ledger, wanted.target)
     belief = _believed(ledger, history, wanted, row)
     whole = sends_everybody(wanted.partner)
-    heal = healing.due(row.healed_until if row else None, clock.now(), wanted.terms.heal_within, whole=whole)
+    measured = pace.measure(ledger, wanted.sync, wanted.partner)
+    heal, _ = pace.slices_due(
+        measured,
+        row.healed_until if row else None,
+        clock.now(),
+        wanted.terms.heal_within,
+        time=deadline(one_time_window(wanted.window), wanted.cadence) - clock.now(),
+        held=belief.held,
+        whole=whole,
+    )
     equality = wanted.terms.id_equality
     with make_plan(history, wanted.payload, belief, equality=equality, heal=heal, whole=whole) as plan:
         counts = PlanCounts.of(plan)
@@ -145,7 +155,6 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         members=wanted.members,
         identified=wanted.identified,
     )
-    measured = pace.measure(ledger, wanted.sync, wanted.partner)
     return Preview(
         target=wanted.target.name,
         first=row is None or not row.established,
@@ -178,7 +187,7 @@ def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[
         for dead, told in left_open:
             plan = history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
             belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
-    if belief == Belief() and terms.baseline not in NO_FILE and not (row and row.baseline):
+    if terms.baseline not in NO_FILE and not (row and row.baseline and (row.established or row.last_sent)):
         return adopt(history, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality)
     return belief
 
@@ -198,9 +207,11 @@ def _requests(wanted: Wanted, counts: PlanCounts, *, established: bool) -> int:
     partner = wanted.partner
     if isinstance(partner, FileWire):
         return partner.count_requests(wanted.payload.rows) if counts.operations else 0
-    adds, removals = counts.adds - counts.alone_adds, counts.removals - counts.alone_removals
+    adds = counts.adds - counts.alone_adds - counts.healing_adds
+    removals = counts.removals - counts.alone_removals - counts.healing_removals
     alone = counts.alone_adds + counts.alone_removals
-    return partner.count_requests(adds, removals, first=not established) + alone
+    healing = partner.count_requests(counts.healing_adds, counts.healing_removals, first=False)
+    return partner.count_requests(adds, removals, first=not established) + alone + healing
 
 
 def _released(ledger: Ledger | None, wanted: Wanted) -> str:

@@ -3,7 +3,7 @@
 Only the file lists the refused rows, since ids live nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
@@ -125,19 +125,29 @@ def write_receipt(
     )
 
 
-def list_refused(history: History, plan: StoredFile, ranges: Sequence[tuple[int, int, str]]) -> list[dict[str, str]]:
+def list_refused(history: History, plan: StoredFile, ranges: Iterable[tuple[int, int, str]]) -> list[dict[str, str]]:
     """Return the rows of ``plan`` in ``ranges`` `[lo, hi)`, each with its reason; at most :data:`MAX_LISTED`.
+
+    Plan and ranges, which are in order, are walked side by side, no further than there is something to list.
 
     Raises:
         HistoryError: the plan is gone or damaged.
     """
     listed: list[dict[str, str]] = []
+    waiting = iter(ranges)
+    refused = next(waiting, None)
     first = 0
-    for batch in history.batches(plan) if ranges else ():
-        for lo, hi, reason in ranges:
-            start, end = max(lo - first, 0), min(hi - first, batch.num_rows)
-            if start < end:
-                rows = batch.slice(start, end - start).to_pylist()
-                listed += [row | {"reason": reason} for row in rows[: MAX_LISTED - len(listed)]]
-        first += batch.num_rows
+    for batch in history.batches(plan, ["operation", "id"]) if refused else ():
+        end = first + batch.num_rows
+        while refused and refused[0] < end and len(listed) < MAX_LISTED:
+            lo, hi, reason = refused
+            start, room = max(lo, first), MAX_LISTED - len(listed)
+            rows = batch.slice(start - first, min(min(hi, end) - start, room)).to_pylist()
+            listed += [row | {"reason": reason} for row in rows]
+            if hi > end:
+                break  # it goes on in the next batch
+            refused = next(waiting, None)
+        if refused is None or len(listed) == MAX_LISTED:
+            break
+        first = end
     return listed

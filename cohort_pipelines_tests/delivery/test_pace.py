@@ -1,20 +1,34 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from cohort_pipelines.delivery.healing import SLICES
-from cohort_pipelines.delivery.pace import Pace, slices_in
+from cohort_pipelines.delivery.pace import Pace, slices_due
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+WEEK = timedelta(days=7)
 
 
 @pytest.mark.parametrize(
     ("seconds", "held", "slices"),
-    [(200, 10_000, SLICES), (100, 10_000, SLICES // 2), (1, 10_000, SLICES // 200), (-5, 10_000, 0), (1, 0, SLICES)],
+    [
+        (200, 10_000, SLICES),
+        (100, 10_000, SLICES // 2),
+        (1, 10_000, SLICES // 200),
+        (-5, 10_000, 1),
+        (1, 0, SLICES),
+    ],
 )
 def test_half_of_the_time_is_for_healing(seconds: float, held: int, slices: int) -> None:
     pace = Pace(seconds_per_operation=0.01, reading_seconds=0.0, measured=True, usual_change=None)
-    assert slices_in(pace, timedelta(seconds=seconds), held) == slices
+    due, until = slices_due(pace, NOW - 2 * WEEK, NOW, WEEK, time=timedelta(seconds=seconds), held=held)
+    assert due is not None
+    assert due.count == slices
+    assert (until == NOW) == (slices == SLICES)
 
 
 def test_a_pace_that_cannot_be_told_leaves_time_for_all() -> None:
     pace = Pace(seconds_per_operation=0.0, reading_seconds=0.0, measured=True, usual_change=None)
-    assert slices_in(pace, timedelta(seconds=1), 10_000_000) == SLICES
+    due, _ = slices_due(pace, NOW - WEEK, NOW, WEEK, time=timedelta(seconds=1), held=10_000_000)
+    assert due is not None
+    assert due.count == SLICES
