@@ -161,7 +161,7 @@ class DeliveryRefused(DeliveryError):
             rest = f"{left_over:,} that it refused before were left for the next delivery, and everything else was sent"
         super().__init__(
             f"The partner refused {refused_adds:,} additions and {refused_removals:,} removals; {rest}. The receipt in "
-            "the history lists the refused rows; they are tried again by the next delivery."
+            "the history lists the refused rows, up to 10,000; they are tried again by the next delivery."
         )
 
 

@@ -171,7 +171,7 @@ def test_rows_that_were_refused_before_are_given_up_for_a_window_where_nothing_e
     for _ in range(2):
         before = len(world.partner.requests)
         world.next_window()
-        with pytest.raises(DeliveryRefused, match="that it refused before were left for the next window"):
+        with pytest.raises(DeliveryRefused, match="that it refused before were left for the next delivery"):
             world.overwrite(audience)
         asked = world.partner.requests[before:]
         requests = sum(len(sent.ids) for sent in asked) if judges_rows else len(asked)
