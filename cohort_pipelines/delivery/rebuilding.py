@@ -142,8 +142,8 @@ def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuil
     mirrors = {name: read for name, content in marks.items() if (read := pairing.read_mark(Mirror, content))}
     receipts, unread = read_receipts(history)
     targets = _targets(ledger, receipts, mirrors.values())
-    forgetful = _is_forgetful(ledger, mirrors.values(), receipts)
-
+    orphans = _orphans(ledger, receipts)
+    forgetful = _is_forgetful(ledger, mirrors.values(), [each for each in receipts if each.checksum not in orphans])
     found = _recover(history, targets.values(), now, forgetful=forgetful, forget=forget)
 
     with ledger.write() as connection:
@@ -154,7 +154,7 @@ def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuil
         generations: dict[Target, int] = {}
         for known in targets.values():
             number = _write_target(connection, known, found.believed[known.target], forgetful=forgetful, now=now)
-            rows.write_attempts(number, known.receipts)
+            rows.write_attempts(number, [each for each in known.receipts if each.checksum not in orphans])
             rows.write_unknown(number, known.owner(forgetful=forgetful), known.generation(), now)
             generations[known.target] = _settle_target(connection, number, known)
         ledger.ledger_id, generation = _take_over(connection, [*mirrors.values(), *_identity(history)])
@@ -208,6 +208,19 @@ def _require_quiet(ledger: Ledger, connection: Connection) -> int:
     if live is not None:
         raise TargetBusy(live.name, live.expires)
     return connection.execute(select(func.max(schema.attempt.c.id))).scalar() or 0
+
+
+def _orphans(ledger: Ledger, receipts: Iterable[FoundReceipt]) -> set[str]:
+    """Return the checksums of receipts that the ledger does not know although it knows all of the attempt.
+
+    Their writers died before the ledger had them too, and whoever claimed next made belief of what they had done.
+    """
+    of, attempt = schema.target.c, schema.attempt.c
+    died = select(of.wire, of.host, of.account, of.name, attempt.generation, attempt.run_id).join(schema.attempt)
+    with ledger.read() as connection:
+        found = connection.execute(died.where(attempt.state == AttemptState.ORPHANED, attempt.run_id != "")).all()
+    dead = {(Target(*row[:4]), row.generation, row.run_id) for row in found}
+    return {each.checksum for each in receipts if (each.target, each.row["generation"], each.row.get("run_id")) in dead}
 
 
 def _is_forgetful(ledger: Ledger, mirrors: Iterable[Mirror], receipts: list[FoundReceipt]) -> bool:

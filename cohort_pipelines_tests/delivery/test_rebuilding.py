@@ -8,7 +8,19 @@ import pytest
 from sqlalchemy import select, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pairing, pausing, retire, schema, targets
+from cohort_pipelines.delivery import (
+    Gates,
+    Ledger,
+    Target,
+    Terms,
+    overwrite,
+    pairing,
+    pausing,
+    receipt,
+    retire,
+    schema,
+    targets,
+)
 from cohort_pipelines.delivery.attempt import GIVEN_BACK
 from cohort_pipelines.delivery.rebuilding import Rebuilt, rebuild
 from cohort_pipelines.errors import (
@@ -288,6 +300,34 @@ def test_an_older_history_is_not_taken_for_one_that_names_whom_the_target_holds(
     with pytest.raises(IdsForgotten, match=r"'Beta' may hold 10 ids, .* names 50; "):
         rebuild(world.ledger, world.history)
     assert rebuild(world.ledger, world.history, forget=True).forgotten == 10
+
+
+def test_a_receipt_whose_writer_died_before_the_ledger_had_it_is_no_news(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifetime(world)
+
+    def write_and_die(*arguments: object, **named: object) -> None:
+        receipt.write_receipt(*arguments, **named)  # type: ignore[arg-type]
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(overwrite, "write_receipt", write_and_die)
+        with pytest.raises(Killed):
+            world.overwrite(users(1), run_id="dies")
+    world.next_window()
+    with clock.shifted(LEASE_IS_OVER):
+        world.overwrite(users(1, 2))
+    targets.hand_over(world.ledger, Target("memory", "localhost", "", "Beta"), "heir", declared=[])
+    with world.ledger.read() as connection:
+        attempts = connection.execute(select(schema.attempt)).all()
+
+    rebuilt = rebuild(world.ledger, world.history)
+
+    assert rebuilt.receipts == 0
+    assert set(owners(world).values()) == {"heir"}  # as the ledger knows, which is older than nothing
+    with world.ledger.read() as connection:
+        assert connection.execute(select(schema.attempt)).all() == attempts
 
 
 def test_damaged_files_are_left_out_and_counted(world: World) -> None:
