@@ -162,7 +162,7 @@ def _smaller(story: Story) -> Iterator[Story]:
 def _calmer(said: Any) -> Iterator[Any]:  # noqa: ANN401  a step or a story
     for each in fields(said):
         usual = _usual(each)
-        if each.name not in {"steps", "what"} and getattr(said, each.name) != usual:
+        if each.name != "steps" and getattr(said, each.name) != usual:
             yield replace(said, **{each.name: usual})
         if isinstance(usual, frozenset):
             yield from (
