@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 _PATIENCE_SECONDS = 30
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {_PATIENCE_SECONDS * 1_000}",
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # a commit that a power cut takes back would be a request that never was
     "PRAGMA foreign_keys = ON",
 )
+_POLL_SECONDS = 0.02
 _SQLITE_BEGINS = {"read": "BEGIN", "write": "BEGIN IMMEDIATE"}
 
 _WRITER = 6_291_456_001  # the advisory lock of the one writer; any number that nobody else uses in this database
@@ -101,8 +102,23 @@ def _require_file(path: Path, *, create: bool) -> None:
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where SQLAlchemy says so, in _begin
+    _switch_to_wal(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Let readers go on beside a writer; where another process is making the file, SQLite itself would not wait."""
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up:
+                raise
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _configure_postgres(connection: Any, _record: object) -> None:  # noqa: ANN401  the driver is optional

@@ -2,6 +2,7 @@ import importlib
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -51,6 +52,24 @@ def test_many_can_open_it_for_the_first_time_at_once(ledger_url: str) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(open_it, range(8)))) == 1
+
+
+def test_a_file_that_another_process_is_just_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ledger.sqlite"
+    maker = sqlite3.connect(file, isolation_level=None)
+    maker.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        maker.execute("ROLLBACK")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    assert Ledger(f"sqlite:///{file}").ledger_id
+    assert len(waits) == 1
+    maker.close()
 
 
 def test_writers_take_turns_and_none_of_their_changes_is_lost(ledger_url: str) -> None:
