@@ -12,6 +12,8 @@ from cohort_pipelines.errors import DeliveryRefused, DeliveryYielded
 from cohort_pipelines.partners.wire import Answer, Operation
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, World, users
 
+pytestmark = pytest.mark.slow
+
 DAY = timedelta(days=1)
 WEEKLY = Terms(heal_within=7 * DAY)
 EVERYBODY = users(*range(700))
