@@ -32,6 +32,7 @@ GRACE = timedelta(seconds=30)
 
 _PROGRESS_SECONDS = 0.5
 _NAP_SECONDS = 0.5
+_HANDFUL = 4  # requests that may be refused while it is found out who is to blame
 _UNHEARD = 8  # requests that may be refused, and nothing acknowledged, before rows can no longer be to blame
 _TO_TAKE_BACK = frozenset({ChunkState.UNTOUCHED, ChunkState.REFUSED_WHOLE})
 
@@ -113,21 +114,23 @@ class Sending:
     async def _open(self, session: Session, phases: Sequence[Phase]) -> bool:
         """Send one chunk by itself, and find out little by little who is to blame where it is refused.
 
-        A removal tells, or another addition where there is none. Where a delivery to this target was ever acknowledged
-        (or the target just now) and additions alone were refused, the halves of the chunk are tried. Returns whether
-        that is so. A target that refuses everything is asked a handful of times.
+        A removal tells whether additions are refused for their rows. Where a delivery to this target was ever
+        acknowledged and one kind of change alone was refused, the halves of the chunk are tried; then whatever else the
+        plan has. Returns whether that is so. A target that refuses everything is asked a handful of times.
         """
         adds, removals = (chain.from_iterable(phase.chunks for phase in phases[first::2]) for first in (0, 1))
-        await self._send_chunks(session, islice(adds, 1), workers=1)
+        await self._send_chunks(session, islice(chain(adds, removals), 1), workers=1)
         if not self._in_doubt:
             return False
-        await self._send_chunks(session, islice(removals, 1), workers=1)
+        if Operation.ADD in self._refusals:
+            await self._send_chunks(session, islice(removals, 1), workers=1)
         trusted = len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
         if trusted and self._in_doubt and not self._judges_rows:
             self._bisection.trust()
             await self._send_chunks(session, iter(()), workers=1)
-        elif self._in_doubt and self._unheard < _UNHEARD and len(self._refusals) == 1:
-            await self._send_chunks(session, islice(adds, 1), workers=1)
+        for more in (adds, removals, chain.from_iterable(phase.alone for phase in phases)):
+            if self._in_doubt and self._unheard < _HANDFUL and len(self._refusals) == 1:
+                await self._send_chunks(session, islice(more, 1), workers=1)
         return trusted
 
     def _while_heard(self, alone: Iterator[Chunk]) -> Iterator[Chunk]:

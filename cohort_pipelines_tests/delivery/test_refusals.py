@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines.delivery import AttemptState
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState, Terms
 from cohort_pipelines.delivery.chunks import OPENING_ROWS
 from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerKeyRefused, PartnerRequestRefused
 from cohort_pipelines.history import Stage
@@ -199,6 +201,25 @@ def test_a_bad_row_in_the_only_chunk_of_additions_is_found_where_the_target_is_k
     with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
         world.overwrite(users(*range(80)))
     assert world.partner.members == users(*range(80)) - users(37)
+
+
+def test_a_lone_bad_joiner_is_told_from_a_bad_target_by_what_is_healed_or_was_refused_before(world: World) -> None:
+    weekly = Terms(heal_within=timedelta(days=7))
+    world.overwrite(users(*range(20)), terms=weekly)
+    with clock.shifted(timedelta(days=1)):
+        world.next_window()
+        world.partner.always = refusing_whole(Operation.ADD, 50)
+        with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+            world.overwrite(users(*range(20), 50), terms=weekly)
+        world.next_window()
+        world.partner.always = refusing_whole(Operation.ADD, 50, 51)
+        with pytest.raises(DeliveryRefused, match="2 additions and 0 removals"):
+            world.overwrite(users(*range(20), 50, 51), terms=weekly)
+        world.next_window()
+        world.partner.always = refusing_whole(Operation.ADD, 52)
+        with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+            world.overwrite(users(*range(20), 50, 51, 52), terms=weekly)
+    assert world.partner.members == users(*range(20), 50, 51)
 
 
 def test_a_key_revoked_on_the_way_stops_at_once(world: World) -> None:
