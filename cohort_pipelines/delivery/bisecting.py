@@ -39,8 +39,8 @@ class Bisection:
         return self._in_row >= _BOTH
 
     def trust(self) -> None:
-        """Take connection and target for good, though nothing was acknowledged yet in this attempt."""
-        self._good = True
+        """Take connection and target for good, though nothing was acknowledged yet, so that parts can tell."""
+        self._good |= not self._judges_rows
 
     def acknowledged(self) -> None:
         """Take note that rows were acknowledged: the connection and the target are good."""

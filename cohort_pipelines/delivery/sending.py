@@ -62,7 +62,6 @@ class Sending:
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
         self._unheard = 0  # requests refused while nothing was acknowledged
-        self._judges_rows = True
         self._last_refusal = ""
         self._again: deque[Chunk] = deque()  # what was left untouched
         self._bisection = Bisection(0, judges_rows=True)
@@ -76,7 +75,6 @@ class Sending:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: what happened could not be recorded.
         """
-        self._judges_rows = wire.judges_rows
         self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
         with loops.running(self._send_all(wire, phases, planned)) as sending:
             try:
@@ -125,7 +123,7 @@ class Sending:
         if Operation.ADD in self._refusals:
             await self._send_chunks(session, islice(removals, 1), workers=1)
         trusted = len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
-        if trusted and self._in_doubt and not self._judges_rows:
+        if trusted and self._in_doubt:
             self._bisection.trust()
             await self._send_chunks(session, iter(()), workers=1)
         for more in (adds, removals, chain.from_iterable(phase.alone for phase in phases)):
