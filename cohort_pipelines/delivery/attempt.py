@@ -170,11 +170,14 @@ class Attempt:
     def begin_sending(self, plan: StoredFile, base: Belief, adopted: str | None) -> int:
         """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation.
 
-        With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that.
+        With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that. The
+        first round of healing begins here, since whatever this sends somebody may change.
         """
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
+        never_healed = update(schema.target).filter_by(id=self.target_id, healed_until=None)
         with self.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
+            connection.execute(never_healed.values(healed_until=self.started))
             if adopted is not None:
                 started = update(schema.target).filter_by(id=self.target_id)
                 connection.execute(started.values(baseline=adopted, **_columns(base)))

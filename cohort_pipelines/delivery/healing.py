@@ -34,8 +34,8 @@ def due(
     """Return which slices are to be sent again ``now``, so that each comes round in the time ``within``.
 
     Args:
-        healed_until: what ``now`` was at the last delivery that sent the slices due then; None before the first, which
-            sends everybody anyway.
+        healed_until: what ``now`` was at the last delivery that sent the slices due then, or when the very first began
+            to send; None before that one, which sends everybody anyway.
         now: the moment of this delivery.
         within: the time of one round; None: nothing is ever sent again.
         whole: the wire sends everybody or nobody; everybody is due when a round is over.

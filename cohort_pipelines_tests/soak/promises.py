@@ -32,7 +32,6 @@ class Promises:
         newest: below this number in the order of snapshots nothing may be delivered any more.
         usual: how many users the gates measure by, at the least.
         released: checksums of payloads that no gate holds.
-        first_green: when the target was first made equal to a payload; None: not yet.
     """
 
     history: History
@@ -41,7 +40,6 @@ class Promises:
     newest: int = 0
     usual: int = 0
     released: set[str] = field(default_factory=set)
-    first_green: datetime | None = None
 
     @property
     def terms(self) -> Terms:
@@ -61,7 +59,6 @@ class Promises:
 
     def _green(self, receipt: Receipt, ids: set[str], *, gated: bool) -> None:
         """Green is exact, but for what it lists; once it is settled it cannot change any more."""
-        self.first_green = self.first_green or clock.now()
         refused = self.partner.turned_down
         left_out = {each for each, operation in refused.items() if operation is Operation.ADD}
         require(receipt.state in schema.GREEN_STATES, f"a receipt that is {receipt.state}")
@@ -83,14 +80,9 @@ class Promises:
 
     def _not_healed_yet(self, ids: set[str]) -> set[str]:
         """Return whom somebody edited by hand so lately that it may still be so, or who is not asked for to heal."""
-        assert self.first_green is not None
         since = clock.now() - HEALS_WITHIN if self.story.heals else BEGINS
         left_alone = self.partner.marked - ids  # a partner that refused an id which is out is not asked again
-        return {
-            each
-            for each, at in self.partner.edited.items()
-            if max(at, self.first_green) > since or each in left_alone  # healing begins with the first green
-        }
+        return {each for each, at in self.partner.edited.items() if at > since or each in left_alone}
 
 
 def require(held: bool, promise: str) -> None:
