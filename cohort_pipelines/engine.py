@@ -1,5 +1,6 @@
 """Set work larger than memory: DuckDB with a memory limit and a spill folder for each operation."""
 
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,8 @@ def engine(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
     except duckdb.OperationalError as error:  # a disk that takes no spill is reported as memory that is used up
         raise HistoryNotWritable(str(spill), f"set work could not spill ({type(error).__name__})") from error
+
+
+def exactly(path: Path) -> str:
+    """Return by what name DuckDB reads ``path`` and nothing else: it takes `*`, `?` and `[` in one for a pattern."""
+    return glob.escape(str(path))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohort_pipelines import clock, identity
-from cohort_pipelines.engine import engine
+from cohort_pipelines.engine import engine, exactly
 from cohort_pipelines.errors import CountsDoNotAddUp, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
@@ -153,7 +153,7 @@ def _payload_ids(
     db: duckdb.DuckDBPyConnection, scratch: Path, rule: IdRule, rejects: StageWriter
 ) -> Iterator[pa.Table | pa.RecordBatch]:
     """Yield the unique partner ids, sorted by their bytes."""
-    candidates = db.read_parquet(str(scratch / "candidates.parquet"))
+    candidates = db.read_parquet(exactly(scratch / "candidates.parquet"))
     if rule.equality == "exact":
         yield from _first_of_each(_sorted(candidates, "partner_user_id, distinct_id"), rejects)
         return
@@ -162,7 +162,7 @@ def _payload_ids(
     with StageWriter(by_key, identity.PAYLOAD_SCHEMA, str(by_key)) as writer:
         for table in firsts:
             writer.write(table)
-    yield from _sorted(db.read_parquet(str(by_key)), "partner_user_id")
+    yield from _sorted(db.read_parquet(exactly(by_key)), "partner_user_id")
 
 
 def _first_of_each(candidates: Iterable[pa.RecordBatch], rejects: StageWriter) -> Iterator[pa.Table]:
@@ -179,12 +179,12 @@ def _write_rejects(
 ) -> dict[str, int]:
     """Write the anonymous members and ``left_out``, sorted; return how many each reason has, none included."""
     anonymous = (
-        db.read_parquet(str(members))
+        db.read_parquet(exactly(members))
         .filter(f"not {HAS_PROFILE}")
         .project(f"distinct_id, null::varchar as partner_user_id, '{Reason.ANONYMOUS}' as reason")
     )
     rejected = dict.fromkeys((reason.value for reason in Reason), 0)
-    for batch in _sorted(anonymous.union(db.read_parquet(str(left_out))), "reason, distinct_id, partner_user_id"):
+    for batch in _sorted(anonymous.union(db.read_parquet(exactly(left_out))), "reason, distinct_id, partner_user_id"):
         rejects.write(batch)
         for count in batch.column("reason").value_counts().to_pylist():
             rejected[count["values"]] += count["counts"]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from cohort_pipelines.delivery.belief import BATCH, Belief, seal_belief
 from cohort_pipelines.delivery.spelling import one_spelling, spelling_engine
+from cohort_pipelines.engine import exactly
 from cohort_pipelines.errors import BaselineUnusable
 from cohort_pipelines.history import History
 from cohort_pipelines.history.store import open_parquet
@@ -45,7 +46,7 @@ def adopt(history: History, path: str, *, sync: str, window: str, equality: Equa
         if not writer.rows:
             raise BaselineUnusable(path, "it holds no id")
         known = one_spelling("(SELECT DISTINCT id FROM read_parquet($ids))", equality)
-        rows = duckdb.sql(_ADOPTED.format(known=known), params={"ids": str(ids)}).to_arrow_reader(BATCH)
+        rows = duckdb.sql(_ADOPTED.format(known=known), params={"ids": exactly(ids)}).to_arrow_reader(BATCH)
         return seal_belief(history, sync, window, rows)
 
 

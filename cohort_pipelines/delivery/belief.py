@@ -19,6 +19,7 @@ from duckdb import DuckDBPyConnection
 
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.delivery.spelling import key_of, spelling_engine
+from cohort_pipelines.engine import exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.identity import Equality
@@ -88,15 +89,16 @@ def fold(
     if not told.num_rows or not plan.rows:
         return base
     with ExitStack() as opened:
-        paths = {"plan": str(opened.enter_context(history.local_file(plan)))}
-        if base.file is not None:
-            paths["belief"] = str(opened.enter_context(history.local_file(base.file)))
+        paths = {"plan": exactly(opened.enter_context(history.local_file(plan)))}
+        believed = opened.enter_context(history.local_file(base.file)) if base.file else None
+        if believed is not None:
+            paths["belief"] = exactly(believed)
         duckdb = opened.enter_context(spelling_engine(history, equality))
         duckdb.register("told", told)
         keys = {"sent": key_of("outcome.id", equality), "known": key_of("belief.id", equality)}
         duckdb.execute("SET threads = 1")  # to join and sort 10 M ids takes more memory than there is in two (measured)
         settles = int((SETTLES_AFTER + applies_within).total_seconds())
-        outcome, folded = _OUTCOME, _FOLD.format(belief=belief_source(paths), settles=settles, **keys)
+        outcome, folded = _OUTCOME, _FOLD.format(belief=belief_source(believed), settles=settles, **keys)
         if equality != "exact" or plan.rows > _AT_ONCE:  # likewise: one after the other, through files
             steps = opened.enter_context(history.scratch())
             outcome = _step(duckdb, outcome, {"plan": paths.pop("plan")}, steps / "outcome")
@@ -110,9 +112,9 @@ def fold(
 
 def _step(duckdb: DuckDBPyConnection, rows: str, paths: dict[str, str], file: Path) -> str:
     """Run ``rows`` by itself into ``file``, and return the SQL that reads it."""
-    quoted = "'" + str(file).replace("'", "''") + "'"
-    duckdb.execute(f"COPY (FROM {rows}) TO {quoted} (FORMAT parquet)", paths)
-    return f"read_parquet({quoted})"
+    written, read = ("'" + name.replace("'", "''") + "'" for name in (str(file), exactly(file)))
+    duckdb.execute(f"COPY (FROM {rows}) TO {written} (FORMAT parquet)", paths)
+    return f"read_parquet({read})"
 
 
 def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.RecordBatch]) -> Belief:
@@ -130,11 +132,11 @@ def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.Reco
     return Belief(writer.stored, unsettled, held)
 
 
-def belief_source(paths: dict[str, str]) -> str:
-    """Return the SQL that reads the belief at ``paths["belief"]``, the parameter `$belief`; without one, no rows."""
-    if "belief" not in paths:
+def belief_source(path: Path | None) -> str:
+    """Return the SQL that reads the belief at ``path``, which the parameter `$belief` names; None: it has no rows."""
+    if path is None:
         return "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused WHERE false)"
-    with open_parquet(Path(paths["belief"])) as file:
+    with open_parquet(path) as file:
         marked = "refused" in file.schema_arrow.names  # a belief of the first release has no such column
     return "read_parquet($belief)" if marked else "(SELECT *, false AS refused FROM read_parquet($belief))"
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, one_state
 from cohort_pipelines.delivery.healing import Slices
 from cohort_pipelines.delivery.spelling import key_of, one_spelling, spelling_engine
+from cohort_pipelines.engine import exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.identity import Equality
 from cohort_pipelines.partners.wire import Operation
@@ -132,13 +133,14 @@ def make_plan(
         HistoryFileMissing, HistoryFileDamaged: payload or belief cannot be trusted.
     """
     with ExitStack() as opened:
-        paths = {"payload": str(opened.enter_context(history.local_file(payload)))}
-        if belief.file is not None:
-            paths["belief"] = str(opened.enter_context(history.local_file(belief.file)))
+        paths = {"payload": exactly(opened.enter_context(history.local_file(payload)))}
+        believed = opened.enter_context(history.local_file(belief.file)) if belief.file else None
+        if believed is not None:
+            paths["belief"] = exactly(believed)
         duckdb = opened.enter_context(spelling_engine(history, equality))
         query = _PLAN.format(
             payload=one_spelling("(SELECT partner_user_id AS id FROM read_parquet($payload))", equality),
-            belief=one_state(belief_source(paths), equality),
+            belief=one_state(belief_source(believed), equality),
             wanted=key_of("payload.id", equality),
             known=key_of("belief.id", equality),
             heal=heal.holding(key_of("belief.id", equality)) if heal else "false",

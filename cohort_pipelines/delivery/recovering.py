@@ -12,7 +12,7 @@ from duckdb import DuckDBPyRelation
 from cohort_pipelines.delivery.belief import BATCH, BELIEF_SCHEMA, Belief, seal_belief
 from cohort_pipelines.delivery.ledger import Target
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind, AttemptState
-from cohort_pipelines.engine import engine
+from cohort_pipelines.engine import engine, exactly
 from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
@@ -139,7 +139,7 @@ def gathered(history: History, syncs: Iterable[str], receipts: Sequence[FoundRec
             try:
                 with history.local_file(file) as path:
                     learn = _LEARN.format(id=_ID_COLUMNS[file.stage])
-                    duckdb.execute(learn, [states.get(file.checksum, "OUT"), str(path)])
+                    duckdb.execute(learn, [states.get(file.checksum, "OUT"), exactly(path)])
                 read.add(file.checksum)
             except (HistoryFileMissing, HistoryFileDamaged):
                 left_out += 1

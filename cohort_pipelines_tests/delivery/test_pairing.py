@@ -117,11 +117,17 @@ def test_marks_are_kept_on_an_object_store_too(tmp_path: Path) -> None:
     assert history.read_marks() == {}
 
 
-@pytest.mark.parametrize("name", ["team[1]", "all*", "wh?t"])
-def test_a_history_whose_name_looks_like_a_glob_is_delivered_from_again_and_again(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    world = World(tmp_path / name)
+@pytest.mark.parametrize(("name", "other"), [("team[1]", "team1"), ("all*", "alls"), ("wh?t", "what")])
+def test_a_history_whose_name_looks_like_a_glob_is_itself_and_no_other(tmp_path: Path, name: str, other: str) -> None:
+    worlds = []
+    for folder in (tmp_path / other, tmp_path / name):
+        folder.mkdir()
+        worlds.append(World(folder))
+    before: set[str] = set()
     for ids in (users(1, 2), users(2, 3), users(3, 4)):
-        world.overwrite(ids)
-        assert world.partner.members == ids
-        world.next_window()
+        for world in worlds:
+            receipt = world.overwrite(ids)
+            assert world.partner.members == ids
+            assert (receipt.planned, receipt.users) == (len(before ^ ids), 2)
+            world.next_window()
+        before = ids
