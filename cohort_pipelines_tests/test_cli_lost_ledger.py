@@ -21,6 +21,7 @@ def of_the_first_release(history: History) -> None:
     history.write(TAPLYTICS, Stage.RECEIPT, "2026-11-22T1200Z", pa.table({"state": ["delivered"]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [marked, of_the_first_release])
 @pytest.mark.parametrize(
     "command",

@@ -173,6 +173,7 @@ def test_a_held_restore_is_put_back_by_a_release(run: Run, demo_folder: Path, st
     assert run("release", TAPLYTICS, "--because", "it was so").err.startswith("NothingHeld: ")
 
 
+@pytest.mark.slow
 def test_a_restore_that_is_broken_off_says_that_the_sync_is_paused(
     run: Run, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

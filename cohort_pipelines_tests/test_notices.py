@@ -209,6 +209,7 @@ def test_a_mail_server_that_answers_each_command_slowly_is_given_up_in_time(monk
     assert receiver.messages == []  # nor later, so that it is not told twice
 
 
+@pytest.mark.slow
 def test_a_mail_that_was_taken_is_not_held_up_by_the_goodbye() -> None:
     with mail_receiver() as receiver:
         receiver.slow, receiver.seconds = frozenset({"QUIT"}), 1.5

@@ -51,6 +51,7 @@ def has_ended(watched: int) -> bool:
     return bool(ended)
 
 
+@pytest.mark.slow
 def test_a_guard_stops_the_whole_session_when_its_input_ends() -> None:
     guard, grandchild = start_guarded(POLITE)
 
@@ -70,6 +71,7 @@ def test_a_guard_kills_what_ignores_the_interrupt() -> None:
     assert has_ended(grandchild)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "returned"), [(QUICK, 3), (KILLED, 137)])
 def test_a_guard_ends_with_its_command_and_leaves_nothing_of_it(code: str, returned: int) -> None:
     guard, grandchild = start_guarded(code)

@@ -40,6 +40,7 @@ def test_no_id_is_reversed_before_the_partner_has_applied_it(world: World) -> No
     assert world.partner.members == users(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [50, -50])
 def test_the_time_to_apply_is_told_by_the_ledgers_clock(
     world: World, monkeypatch: pytest.MonkeyPatch, ahead: float

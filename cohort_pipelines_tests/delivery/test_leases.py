@@ -45,6 +45,7 @@ def test_two_runs_at_once_take_turns(world: World) -> None:
     assert not world.ledger.is_delivering(SYNC)
 
 
+@pytest.mark.slow
 def test_a_lease_that_is_kept_alive_is_not_taken(world: World) -> None:
     held = Held(at=2)
     world.partner.on_request = held

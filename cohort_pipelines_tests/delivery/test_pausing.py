@@ -64,6 +64,7 @@ def test_a_pause_stops_a_restore_that_is_under_way_too(world: World) -> None:
     assert len(world.partner.requests) - sent < 12  # of forty
 
 
+@pytest.mark.slow
 def test_no_target_is_made_for_a_sync_that_was_paused_meanwhile(world: World) -> None:
     def busy_and_paused() -> None:
         pausing.pause(world.ledger, SYNC, who="mia", why="stop")

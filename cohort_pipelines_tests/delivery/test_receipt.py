@@ -70,6 +70,7 @@ def test_no_more_is_read_than_is_listed(tmp_history: History, monkeypatch: pytes
     assert read == [BATCH]
 
 
+@pytest.mark.slow
 def test_of_the_ledger_a_batch_is_held_and_not_all_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.overwrite(users(1))
     with world.ledger.read() as connection:

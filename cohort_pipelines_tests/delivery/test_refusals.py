@@ -142,6 +142,7 @@ def gone(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> An
     raise refusal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judges_rows", [False, True])
 @pytest.mark.parametrize("joiners", [40, 400, 5_000])
 def test_a_target_that_is_gone_is_asked_a_handful_of_times_in_each_window_and_named(

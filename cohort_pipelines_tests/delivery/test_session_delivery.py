@@ -83,6 +83,7 @@ def test_what_the_group_held_before_is_replaced(world: World, receiver: Replacin
     assert group(standins) == users(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_after_a_page_that_was_lost_the_whole_session_is_sent_anew(
     world: World, receiver: ReplacingMessages, standins: InThread, after: int

@@ -185,6 +185,7 @@ def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule)
             assert sorted(left) == sorted(ids)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(cohort=members, rule=rules)
 def test_the_files_do_not_depend_on_the_order_of_the_members(cohort: list[Member], rule: IdRule) -> None:

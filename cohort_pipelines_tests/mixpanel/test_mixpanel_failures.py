@@ -58,6 +58,7 @@ def test_a_page_that_breaks_once_is_asked_for_again(
     assert (snapshot.rows, snapshot.requests, snapshot.queries, snapshot.reread) == (2500, 4, 1, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BREAKS)
 def test_another_try_at_page_0_is_taken_for_another_query(
     standins: InThread, project: Project, history: History, window: Window, kind: Kind
@@ -67,6 +68,7 @@ def test_another_try_at_page_0_is_taken_for_another_query(
     assert (snapshot.rows, snapshot.requests, snapshot.queries, snapshot.reread) == (2500, 4, 2, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BREAKS)
 def test_what_keeps_breaking_files_nothing(
     standins: InThread, project: Project, history: History, closing_window: Window, kind: Kind
@@ -112,6 +114,7 @@ def test_a_wait_that_is_asked_for_in_seconds_is_kept(
     assert (snapshot.requests, snapshot.queries) == (4, 1)  # a 429 costs no query
 
 
+@pytest.mark.slow
 def test_a_wait_that_is_asked_for_as_a_date_is_kept(
     standins: InThread, project: Project, history: History, window: Window
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_deadline_beyond_the_window_changes_nothing(
     assert standins.standins.mixpanel_faults.requests == {("/api/query/engage", 429): 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", ["", "soon", "-5", "1.5"])
 def test_a_wait_that_makes_no_sense_is_a_short_one(
     standins: InThread, project: Project, history: History, window: Window, wait: str

@@ -137,6 +137,7 @@ def test_a_lost_session_is_a_torn_reading(
     assert take(project, history, window).reread
 
 
+@pytest.mark.slow
 def test_a_torn_reading_is_not_repeated_once_the_window_is_closed(
     standins: InThread, project: Project, history: History, closing_window: Window
 ) -> None:

@@ -102,6 +102,7 @@ def test_no_more_pages_are_asked_for_at_once_than_allowed(project_at: ProjectAt,
     assert answers == {("/api/query/engage", 200): 61}
 
 
+@pytest.mark.slow
 def test_no_object_for_a_member_outlives_its_page(project: Project, project_at: ProjectAt, history: History) -> None:
     take(project, history)  # what is built once is built now
     with running(Settings(members=40_000, page_size=250)) as addresses:

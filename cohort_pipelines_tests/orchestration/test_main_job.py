@@ -46,6 +46,7 @@ def test_the_next_window_sends_the_difference_and_nothing_when_there_is_none(pro
     assert again["requests"] == again["healed"] < 10
 
 
+@pytest.mark.slow
 def test_a_run_again_keeps_the_sealed_snapshot_and_a_refresh_takes_another(project: Project) -> None:
     assert project.run(TAPLYTICS).success
     project.standins.standins.mixpanel.project.churn(0.05)
@@ -70,6 +71,7 @@ def test_a_window_that_is_not_open_is_refused_and_nothing_is_filed(project: Proj
     assert project.segment == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "says"), [("MIXPANEL_SECRET", "refused the service account"), ("TAPLYTICS_API_KEY", "refused the key")]
 )
@@ -89,6 +91,7 @@ def test_a_wrong_credential_leaves_the_audience_as_it_was(
     assert project.segment == before
 
 
+@pytest.mark.slow
 def test_a_missing_variable_is_named_and_stops_only_the_syncs_that_need_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +101,7 @@ def test_a_missing_variable_is_named_and_stops_only_the_syncs_that_need_it(
     assert project.run(APPTIMIZE).success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["repeat_page", "skip_page", "total_changes"])
 def test_a_torn_page_leaves_the_audience_as_it_was(project: Project, kind: str) -> None:
     with clock.shifted(timedelta(hours=-2)):
@@ -128,6 +132,7 @@ def test_a_partner_that_fails_half_way_is_red_and_the_next_green_is_exact(projec
     assert project.group == project.payload(APPTIMIZE, project.window(APPTIMIZE))
 
 
+@pytest.mark.slow
 def test_an_older_audience_is_superseded_and_yields_nothing(project: Project) -> None:
     with clock.shifted(timedelta(hours=-2)):
         older = project.window(TAPLYTICS)
@@ -162,6 +167,7 @@ def test_an_emptied_cohort_is_held(project: Project) -> None:
     assert "Held by the gate" in failure(project.run(TAPLYTICS, stages=("destination_upload",)))
 
 
+@pytest.mark.slow
 def test_the_rebuild_job_neither_reads_nor_sends(project: Project) -> None:
     assert project.run(TAPLYTICS).success
     queries, segment = project.standins.standins.mixpanel.budget.used(), project.segment
@@ -243,6 +249,7 @@ def test_connected_warns_of_syncs_that_mixpanel_runs_beside_ours(project: Projec
     assert "; Mixpanel still runs 2 syncs of its own for this cohort" in (warned.description or "")
 
 
+@pytest.mark.slow
 def test_freshness_is_judged_by_the_ledger(project: Project) -> None:
     assert not run_checks(project, APPTIMIZE, "fresh").passed
     assert project.run(APPTIMIZE).success
@@ -252,6 +259,7 @@ def test_freshness_is_judged_by_the_ledger(project: Project) -> None:
         assert not run_checks(project, APPTIMIZE, "fresh").passed
 
 
+@pytest.mark.slow
 def test_syncs_that_read_a_cohort_alike_share_a_snapshot_of_the_window(project: Project) -> None:
     assert project.run(APPTIMIZE).success
     twin = replace(project.syncs[APPTIMIZE], name="twin", target="Mixpanel: Twin")

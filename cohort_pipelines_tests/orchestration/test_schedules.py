@@ -100,6 +100,7 @@ def test_a_window_before_the_first_one_is_not_due(project: Project, name: str) -
     assert project.ledger.windows(name) == []
 
 
+@pytest.mark.slow
 @each_sync
 def test_a_sync_whose_delivery_goes_on_is_left_out(project: Project, name: str) -> None:
     ticks: list[tuple[list[dg.RunRequest], str]] = []

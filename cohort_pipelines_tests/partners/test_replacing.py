@@ -240,6 +240,7 @@ def test_a_receiver_that_is_busy_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
     assert len(messages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", ["0", "9" * 15, "9" * 400, "Fri, 31 Dec 99999999999 23:59:59 GMT"])
 def test_a_receiver_that_is_busy_for_ever_is_asked_less_and_less(wait: str) -> None:
     over = within(2.5)

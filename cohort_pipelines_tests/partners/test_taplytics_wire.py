@@ -214,6 +214,7 @@ def test_a_success_with_no_body_or_a_user_object_is_acknowledged(body: bytes) ->
     assert answered(in_turn(raw(200, body)), ["u"])[0] == Answer(requests=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", ["0", "1", "date", "soon", None])
 def test_being_told_to_wait_is_obeyed_and_then_tried_again(wait: str | None) -> None:
     if wait == "date":
@@ -280,6 +281,7 @@ def test_a_lost_answer_is_unknown_although_the_flag_was_stored_and_sending_again
     assert set(standins.standins.taplytics.members("Lost")) == {"lucky", "unlucky"}
 
 
+@pytest.mark.slow
 def test_a_burst_of_failures_is_outlasted(standins: InThread) -> None:
     standins.standins.taplytics_faults.add(Fault("status", times=2, contains="patient"))
 
