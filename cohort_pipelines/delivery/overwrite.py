@@ -227,8 +227,8 @@ class Overwrite:
         if self.base is None or self.plan is None or not self.begun:
             return None if self.adopting else self.base  # what was not taken over by sending is looked at anew
         chunks = self.attempt.chunk_table()
-        acknowledged = pc.is_in(chunks.column("state"), pa.array([ChunkState.ACKED, ChunkState.DOUBTED]))
-        if state is AttemptState.STOPPED and not pc.any(acknowledged).as_py():  # refusals then speak of the target, not of the rows
+        acknowledged = pc.any(pc.is_in(chunks["state"], pa.array([ChunkState.ACKED, ChunkState.DOUBTED])))
+        if state is AttemptState.STOPPED and not acknowledged.as_py():  # refusals speak of the target, not of the rows
             chunks = chunks.filter(pc.field("state") != ChunkState.REFUSED_WHOLE)
         return self._folded(self.base, self.plan, chunks)
 

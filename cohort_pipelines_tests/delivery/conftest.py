@@ -5,7 +5,7 @@ import pytest
 
 from cohort_pipelines.history import History
 from cohort_pipelines_tests.databases import postgres_url
-from cohort_pipelines_tests.delivery.world import World
+from cohort_pipelines_tests.delivery.world import World, one_duckdb
 
 
 # twice the time for what is the same SQL: the quick tests of PostgreSQL are those of the database and its migrations
@@ -17,6 +17,12 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     else:
         with postgres_url() as url:
             yield url
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_duckdb() -> Iterator[None]:
+    with one_duckdb():
+        yield
 
 
 @pytest.fixture
