@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from unittest.mock import patch
 
 from cohort_pipelines import clock
 
@@ -92,3 +93,8 @@ async def odd_server(reply: Reply) -> AsyncIterator[OddServer]:
 
 def within(seconds: float = 20.0) -> datetime:
     return clock.now() + timedelta(seconds=seconds)
+
+
+def tried_once() -> AbstractContextManager[object]:
+    """Let no request be tried again, however long there is: no machine is then too slow for the first try."""
+    return patch("cohort_pipelines.partners.exchange.ATTEMPTS", 1)

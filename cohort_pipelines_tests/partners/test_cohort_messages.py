@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,11 +18,11 @@ from cohort_pipelines.partners import CohortMessages, apptimize_http
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread
-from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, within
+from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, tried_once, within
 
 T = TypeVar("T")
 
-TOO_SHORT_FOR_A_RETRY = 0.4
+TOO_SHORT_TO_END = 0.4
 
 
 def run(scenario: Coroutine[Any, Any, T]) -> T:
@@ -39,11 +40,14 @@ def receiver(url: str) -> CohortMessages:
 
 
 def answered(
-    reply: Reply, what: Callable[[Session, datetime], Coroutine[Any, Any, T]], seconds: float = TOO_SHORT_FOR_A_RETRY
+    reply: Reply, what: Callable[[Session, datetime], Coroutine[Any, Any, T]], seconds: float | None = None
 ) -> tuple[T, list[Asked]]:
+    """Return what came of ``what``, each request tried once unless ``seconds`` are given, and what was asked."""
+
     async def scenario() -> tuple[T, list[Asked]]:
         async with odd_server(reply) as server, receiver(server.url).open("Beta") as session:
-            return await what(session, within(seconds)), server.asked
+            with tried_once() if seconds is None else nullcontext():
+                return await what(session, within(seconds or 20)), server.asked
 
     return run(scenario())
 
@@ -152,7 +156,7 @@ def test_a_success_is_acknowledged(body: bytes) -> None:
     ],
 )
 def test_an_answer_that_confirms_nothing_leaves_every_row_unknown(answer: Raw) -> None:
-    got, asked = answered(in_turn(answer), add_two)
+    got, asked = answered(in_turn(answer), add_two, TOO_SHORT_TO_END if answer.trickle else None)
 
     assert set(got.unknown) == {0, 1}
     assert not got.refused
@@ -207,9 +211,10 @@ def test_a_page_that_was_only_turned_away_leaves_its_rows_as_they_were(answer: R
 def test_a_page_that_found_no_server_leaves_its_rows_as_they_were(unused_port: int) -> None:
     async def scenario() -> Answer:
         async with receiver(f"http://127.0.0.1:{unused_port}").open("Beta") as session:
-            return await add_two(session, within(TOO_SHORT_FOR_A_RETRY))
+            return await add_two(session, within())
 
-    answer = run(scenario())
+    with tried_once():
+        answer = run(scenario())
     assert (set(answer.untouched), answer.unknown, answer.again_after) == ({0, 1}, {}, None)
 
 
@@ -238,14 +243,14 @@ def test_a_message_fewer_is_under_way_than_there_are_workers() -> None:
 def test_establishing_is_tried_again_and_then_says_why_not(standins: InThread) -> None:
     standins.standins.apptimize_faults.add(Fault("cut", times=1))
 
-    async def scenario(seconds: float) -> int:
+    async def scenario() -> int:
         async with stand_in(standins).open("Mixpanel: Late") as session:
-            return await session.establish(within(seconds))
+            return await session.establish(within())
 
-    assert run(scenario(20)) == 2
+    assert run(scenario()) == 2
     standins.standins.apptimize_faults.add(Fault("status", times=None))
-    with pytest.raises(PartnerOutcomeUnknown, match="HTTP 503"):
-        run(scenario(TOO_SHORT_FOR_A_RETRY))
+    with tried_once(), pytest.raises(PartnerOutcomeUnknown, match="HTTP 503"):
+        run(scenario())
 
 
 def test_a_lost_answer_is_unknown_although_the_members_were_added(standins: InThread) -> None:
@@ -254,7 +259,8 @@ def test_a_lost_answer_is_unknown_although_the_members_were_added(standins: InTh
     async def scenario() -> tuple[Answer, Answer]:
         async with stand_in(standins).open("Mixpanel: Lost") as session:
             await session.establish(within())
-            lost = await session.send(Operation.ADD, ["i_1"], 1, 1, within(TOO_SHORT_FOR_A_RETRY))
+            with tried_once():
+                lost = await session.send(Operation.ADD, ["i_1"], 1, 1, within())
             return lost, await session.send(Operation.ADD, ["i_1"], 1, 1, within())
 
     lost, again = run(scenario())

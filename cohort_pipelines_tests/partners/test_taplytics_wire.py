@@ -19,13 +19,13 @@ from cohort_pipelines.partners import Taplytics
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread
-from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, within
+from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, tried_once, within
 
 T = TypeVar("T")
 
 USER = b'{"user_id": "u"}'
 KEY = "tl-key-not-to-be-seen"
-TOO_SHORT_FOR_A_RETRY = 0.4
+TOO_SHORT_TO_END = 0.4
 
 
 def stand_in(standins: InThread, **settings: Any) -> Taplytics:  # noqa: ANN401  any of the settings
@@ -39,11 +39,20 @@ async def send(
         return await session.send(operation, ids, 1, 1, within(seconds))
 
 
-def answered(reply: Reply, ids: Sequence[str], seconds: float = TOO_SHORT_FOR_A_RETRY) -> tuple[Answer, list[Asked]]:
+async def send_once(partner: Taplytics, target: str, ids: Sequence[str]) -> Answer:
+    with tried_once():
+        return await send(partner, target, Operation.ADD, ids)
+
+
+def answered(reply: Reply, ids: Sequence[str], seconds: float | None = None) -> tuple[Answer, list[Asked]]:
+    """Return what became of ``ids``, each tried once unless ``seconds`` are given, and what the server was asked."""
+
     async def scenario() -> tuple[Answer, list[Asked]]:
         async with odd_server(reply) as server:
-            answer = await send(Taplytics(key=KEY, url=server.url), "Beta", Operation.ADD, ids, seconds)
-            return answer, server.asked
+            partner = Taplytics(key=KEY, url=server.url)
+            if seconds is None:
+                return await send_once(partner, "Beta", ids), server.asked
+            return await send(partner, "Beta", Operation.ADD, ids, seconds), server.asked
 
     return asyncio.run(scenario())
 
@@ -201,7 +210,7 @@ def test_rows_refused_with_different_statuses_are_told_row_by_row() -> None:
     ],
 )
 def test_an_answer_that_confirms_nothing_is_unknown(answer: Raw, seen: str) -> None:
-    got, asked = answered(in_turn(answer), ["u"])
+    got, asked = answered(in_turn(answer), ["u"], TOO_SHORT_TO_END if answer.trickle else None)
 
     assert list(got.unknown) == [0]
     assert seen in got.unknown[0]
@@ -237,7 +246,7 @@ def test_a_row_that_was_only_turned_away_is_as_it_was_and_the_rest_is_spared() -
     async def scenario() -> tuple[Answer, int]:
         async with odd_server(in_turn(raw(429))) as server:
             partner = Taplytics(key=KEY, url=server.url, concurrency=4)
-            answer = await send(partner, "Beta", Operation.ADD, [str(n) for n in range(100)], TOO_SHORT_FOR_A_RETRY)
+            answer = await send_once(partner, "Beta", [str(n) for n in range(100)])
             return answer, len(server.asked)
 
     answer, asked = run(scenario())
@@ -252,7 +261,7 @@ def test_a_partner_that_is_down_is_spared_the_rest_of_the_chunk() -> None:
     async def scenario() -> tuple[Answer, int]:
         async with odd_server(in_turn(raw(500))) as server:
             partner = Taplytics(key=KEY, url=server.url, concurrency=4)
-            answer = await send(partner, "Beta", Operation.ADD, [str(n) for n in range(100)], TOO_SHORT_FOR_A_RETRY)
+            answer = await send_once(partner, "Beta", [str(n) for n in range(100)])
             return answer, len(server.asked)
 
     answer, asked = run(scenario())
@@ -273,7 +282,7 @@ def test_a_lost_answer_is_unknown_although_the_flag_was_stored_and_sending_again
     standins.standins.taplytics_faults.add(Fault("lost_response", contains="unlucky"))
     partner = stand_in(standins)
 
-    first = run(send(partner, "Lost", Operation.ADD, ["lucky", "unlucky"], TOO_SHORT_FOR_A_RETRY))
+    first = run(send_once(partner, "Lost", ["lucky", "unlucky"]))
     again = run(send(partner, "Lost", Operation.ADD, ["unlucky"]))
 
     assert (list(first.unknown), first.refused) == ([1], {})
@@ -318,7 +327,7 @@ def test_a_row_refused_after_a_lost_answer_is_unknown(standins: InThread) -> Non
 def test_a_closed_port_leaves_rows_as_they_were_and_is_unreachable_for_check(unused_port: int) -> None:
     partner = Taplytics(key=KEY, url=f"http://127.0.0.1:{unused_port}")
 
-    answer = run(send(partner, "Beta", Operation.ADD, ["u"], TOO_SHORT_FOR_A_RETRY))
+    answer = run(send_once(partner, "Beta", ["u"]))
 
     assert (list(answer.untouched), answer.unknown, answer.again_after) == ([0], {}, None)
     with pytest.raises(PartnerUnreachable):
