@@ -1,8 +1,8 @@
 """What recording progress in the ledger costs: deliveries with it, in turns with deliveries for which it is free.
 
 Where it is free, it is done in memory and written in one go at the end. The partners' stand-ins run in a process of
-their own and answer at once or, in the second half, after a while:
-python -m benchmarks.record_progress --messages 300000 --requests 20000 --delay 0.02
+their own and answer as fast as they can, then a few milliseconds later:
+python -m benchmarks.record_progress --messages 300000 --requests 8000 --delays 0 0.005 0.02
 """
 
 import argparse
@@ -34,14 +34,16 @@ SYNC = "benchmark"
 
 
 def main() -> None:
-    """Measure both wires, with a partner that answers at once and one that takes its time."""
+    """Measure both wires, with partners that take more and more time to answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=300_000, help="changes by cohort messages; 0: leave them out")
-    parser.add_argument("--requests", type=int, default=20_000, help="changes by a request each; 0: leave them out")
-    parser.add_argument("--delay", type=float, default=0.02, help="seconds that the slower partner takes to answer")
+    parser.add_argument("--requests", type=int, default=8_000, help="changes by a request each; 0: leave them out")
+    parser.add_argument(
+        "--delays", type=float, nargs="+", default=[0.0, 0.005, 0.02], help="seconds by which answers come later"
+    )
     parser.add_argument("--runs", type=int, default=5, help="pairs of deliveries")
     arguments = parser.parse_args()
-    for delay in (0.0, arguments.delay):
+    for delay in arguments.delays:
         for name, changes in (("messages", arguments.messages), ("taplytics", arguments.requests)):
             if changes:
                 _compare(name, changes, delay, arguments.runs)
