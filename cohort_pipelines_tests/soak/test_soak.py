@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from cohort_pipelines.delivery import belief, healing, overwrite
+from cohort_pipelines.delivery import belief, overwrite, pace
 from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.gates import Facts, Gates, Verdict
 from cohort_pipelines.delivery.schema import ChunkState
@@ -18,12 +18,11 @@ from cohort_pipelines_tests.soak.model import Tally
 from cohort_pipelines_tests.soak.story import Numbers, Step, Story, shrunk, story_of
 
 STORIES = 60
-AT_MOST = 600  # which one of them breaks first depends on which thread comes first
 
 
 def first_broken() -> str:
     with bench() as place:
-        return next((broken for seed in range(AT_MOST) if (broken := broken_by(story_of(seed), Tally(), place))), "")
+        return next((broken for seed in range(STORIES) if (broken := broken_by(story_of(seed), Tally(), place))), "")
 
 
 def test_a_story_is_the_same_for_the_same_seed_and_its_text_makes_it() -> None:
@@ -87,7 +86,7 @@ def test_certainty_that_comes_too_early_is_found(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_an_edit_that_is_never_healed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(healing, "due", lambda *_, **__: None)
+    monkeypatch.setattr(pace, "due", lambda *_, **__: None)
     assert first_broken() == "green, and not the payload"
 
 
