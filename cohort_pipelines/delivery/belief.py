@@ -61,6 +61,11 @@ class Belief:
     unsettled: int = 0
     held: int = 0
 
+    @property
+    def known(self) -> int:
+        """How many ids were ever sent, those that are out included."""
+        return self.file.rows if self.file else 0
+
 
 def fold(
     history: History,

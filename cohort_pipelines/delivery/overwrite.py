@@ -89,7 +89,7 @@ class Overwrite:
             attempt.now(),
             asked.terms.heal_within,
             time=asked.deadline - clock.now(),
-            held=self.base.held if self.base else 0,
+            known=self.base.known,
             whole=whole,
         )
         self.plan, self.counts = seal_plan(

@@ -113,19 +113,21 @@ def slices_due(
     within: timedelta | None,
     *,
     time: timedelta,
-    held: int,
+    known: int,
     whole: bool = False,
 ) -> tuple[Slices | None, datetime]:
-    """Return which slices of ``held`` ids are sent again ``now``, and up to when a delivery of them has healed.
+    """Return which slices of ``known`` ids are sent again ``now``, and up to when a delivery of them has healed.
+
+    Who is out is sent again as well, so ``known`` counts them too.
 
     They are those that are due (:func:`cohort_pipelines.delivery.healing.due`), or as many of the oldest as fit into
     half of ``time``: the rest of it is for changes.
     """
     slices = due(healed_until, now, within, whole=whole)
-    if slices is None or within is None or whole or not held:
+    if slices is None or within is None or whole or not known:
         return slices, now
-    operations = time.total_seconds() / 2 / pace.seconds_per_operation if pace.seconds_per_operation else held
-    return oldest(slices, int(SLICES * min(1.0, operations / held)), now, within)
+    operations = time.total_seconds() / 2 / pace.seconds_per_operation if pace.seconds_per_operation else known
+    return oldest(slices, int(SLICES * min(1.0, operations / known)), now, within)
 
 
 def forecast(pace: Pace, operations: int, cadence: Cadence | None) -> Forecast:

@@ -138,7 +138,7 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         clock.now(),
         wanted.terms.heal_within,
         time=deadline(one_time_window(wanted.window), wanted.cadence) - clock.now(),
-        held=belief.held,
+        known=belief.known,
         whole=whole,
     )
     equality = wanted.terms.id_equality

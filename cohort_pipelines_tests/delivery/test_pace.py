@@ -10,7 +10,7 @@ WEEK = timedelta(days=7)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "held", "slices"),
+    ("seconds", "known", "slices"),
     [
         (200, 10_000, SLICES),
         (100, 10_000, SLICES // 2),
@@ -19,9 +19,9 @@ WEEK = timedelta(days=7)
         (1, 0, SLICES),
     ],
 )
-def test_half_of_the_time_is_for_healing(seconds: float, held: int, slices: int) -> None:
+def test_half_of_the_time_is_for_healing(seconds: float, known: int, slices: int) -> None:
     pace = Pace(seconds_per_operation=0.01, reading_seconds=0.0, measured=True, usual_change=None)
-    due, until = slices_due(pace, NOW - 2 * WEEK, NOW, WEEK, time=timedelta(seconds=seconds), held=held)
+    due, until = slices_due(pace, NOW - 2 * WEEK, NOW, WEEK, time=timedelta(seconds=seconds), known=known)
     assert due is not None
     assert due.count == slices
     assert (until == NOW) == (slices == SLICES)
@@ -29,6 +29,6 @@ def test_half_of_the_time_is_for_healing(seconds: float, held: int, slices: int)
 
 def test_a_pace_that_cannot_be_told_leaves_time_for_all() -> None:
     pace = Pace(seconds_per_operation=0.0, reading_seconds=0.0, measured=True, usual_change=None)
-    due, _ = slices_due(pace, NOW - WEEK, NOW, WEEK, time=timedelta(seconds=1), held=10_000_000)
+    due, _ = slices_due(pace, NOW - WEEK, NOW, WEEK, time=timedelta(seconds=1), known=10_000_000)
     assert due is not None
     assert due.count == SLICES
