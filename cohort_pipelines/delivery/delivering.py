@@ -44,7 +44,7 @@ from cohort_pipelines.partners.exchange import only_while
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.windows import Window
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 1.0
 _BY_NAME = {AttemptKind.RESTORE: "restore", AttemptKind.RETIRE: "retirement"}
 
 
@@ -182,6 +182,8 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
                 sending.run(partner, phases, counts.operations, on_progress)
     except (LeaseLost, LedgerUnusable):
         raise
+    except SyncPaused:
+        sending.paused = True
     except Exception as error:  # noqa: BLE001  a partner adapter that broke: no words of it, they may hold ids
         ours = isinstance(error, CohortPipelinesError)
         cause = str(error).replace(f" {NOTHING_SENT}", "") if ours else type(error).__name__
@@ -197,13 +199,19 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
 
 
 def _wait_until_applied(overwrite: Overwrite) -> bool:
-    """Wait until the partner has applied what was sent last, so that no id is reversed before; False: out of time."""
+    """Wait until the partner has applied what was sent last, so that no id is reversed before; False: out of time.
+
+    Raises:
+        SyncPaused: somebody paused the sync meanwhile.
+        LeaseLost: another run has taken the target over.
+    """
     asked, last_sent = overwrite.attempt.asked, overwrite.attempt.on_target().last_sent
     if last_sent is None or not asked.terms.applies_within:
         return True
     while overwrite.attempt.now() < last_sent + asked.terms.applies_within:
         if clock.now() >= asked.deadline:
             return False
+        overwrite.attempt.require_turn()
         time.sleep(_POLL_SECONDS)
     return True
 

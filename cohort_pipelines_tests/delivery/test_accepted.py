@@ -1,12 +1,13 @@
 from contextlib import ExitStack
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms
+from cohort_pipelines.delivery import AttemptState, Terms, delivering, pausing
 from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded
+from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded, SyncPaused
 from cohort_pipelines_tests.delivery.world import SYNC, World, lost, users
 
 ASYNCHRONOUS = Terms(applies_within=timedelta(minutes=5))
@@ -38,6 +39,19 @@ def test_no_id_is_reversed_before_the_partner_has_applied_it(world: World) -> No
     with clock.shifted(timedelta(minutes=6)):
         world.overwrite(users(1), terms=ASYNCHRONOUS)
     assert world.partner.members == users(1)
+
+
+def test_a_pause_ends_the_wait_for_what_is_yet_to_be_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pause(_: float) -> None:
+        pausing.pause(world.ledger, SYNC, who="somebody", why="to look at it")
+
+    world.overwrite(users(1, 2), terms=ASYNCHRONOUS)
+    world.next_window()
+    sent = len(world.partner.requests)
+    monkeypatch.setattr(delivering, "time", SimpleNamespace(sleep=pause))
+    with pytest.raises(SyncPaused, match="to look at it"):
+        world.overwrite(users(1), terms=ASYNCHRONOUS)
+    assert len(world.partner.requests) == sent
 
 
 @pytest.mark.slow
