@@ -24,13 +24,16 @@ class Finding:
     warning: bool = False
 
 
-def destination_connected(destination: Destination, target: str | None = None) -> str:
-    """Ask the partner, without changing an audience.
+def destination_connected(destination: Destination, sync: ResolvedSync | None = None) -> str:
+    """Ask the partner, without changing an audience: for the target of ``sync``, if there is one.
 
     Raises:
         PartnerError, MissingVariable: why it is not connected.
     """
-    return loops.run(destination.partner().check(target))
+    if sync is None:
+        return loops.run(destination.partner().check(None))
+    partner, target = sync.reached(destination)
+    return loops.run(partner.check(target.name))
 
 
 def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Destination) -> str:
@@ -40,7 +43,7 @@ def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Des
         CohortPipelinesError: the first thing that is not as it should be.
     """
     cohort = project.cohort(sync.cohort_id)
-    remark = destination_connected(destination, sync.target).removeprefix("Connected")
+    remark = destination_connected(destination, sync).removeprefix("Connected")
     remark += f"; {cohort.warning}" if cohort.warning else ""
     return f"Connected: {cohort.name} ({cohort.count:,} members) to {sync.target!r} in {sync.partner_kind}{remark}"
 
@@ -56,8 +59,8 @@ def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Fin
         projects[name] = _checked(source)
         yield _finding(name, partial(_project_connected, projects[name]))
     for name, destination in destinations.items():
-        target = next((sync.target for sync in syncs if sync.destination == name), None)
-        yield _finding(name, partial(destination_connected, destination, target))
+        first = next((sync for sync in syncs if sync.destination == name), None)
+        yield _finding(name, partial(destination_connected, destination, first))
     for sync in syncs:
         yield _finding(sync.name, partial(_sync_connected, sync, projects[sync.source], destinations))
     for name, usable, text in ledger_findings(syncs, destinations):

@@ -83,6 +83,17 @@ def test_who_is_not_declared_any_more_leaves_in_the_name_of_the_cohort_that_was_
     assert set(named) == {("2529987", str(BETA_USERS))}
 
 
+def test_the_connection_is_checked_in_the_name_of_the_cohort_that_is_sent(
+    filled: Faulty, tmp_path: Path, named: list[tuple[str, str]]
+) -> None:
+    assert filled.judge.group("Group")
+    tree = component_tree(next(tmp_path.glob("faulty_*")))
+
+    assert all(each.connected for each in connected.check_all(tree, resolved_syncs(tree)))
+
+    assert set(named) == {("2529987", str(BETA_USERS))}
+
+
 def test_an_old_target_is_emptied_in_the_name_of_the_old_cohort(
     filled: Faulty, tmp_path: Path, named: list[tuple[str, str]]
 ) -> None:
