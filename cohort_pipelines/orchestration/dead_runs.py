@@ -42,7 +42,7 @@ def _lives(run: dg.DagsterRun) -> bool:
         return False
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # since a reboot the number may be another user's process
         return False
     return True
 

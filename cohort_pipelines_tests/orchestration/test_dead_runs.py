@@ -3,7 +3,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from cohort_pipelines.orchestration.dead_runs import end_dead_runs
+from cohort_pipelines.orchestration.dead_runs import end_dead_runs, process_tag
 
 ALIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 NOT_ALIVE = [
@@ -23,6 +23,22 @@ def test_a_run_that_nobody_works_on_any_more_is_ended(status: DagsterRunStatus) 
 
         assert status_of(instance, run) == DagsterRunStatus.FAILURE
         assert end_dead_runs() == 0
+
+
+@pytest.mark.parametrize(("signal", "ended"), [(None, 0), (ProcessLookupError, 1), (PermissionError, 1)])
+def test_a_run_of_the_command_line_is_ended_unless_its_process_lives(
+    monkeypatch: pytest.MonkeyPatch, signal: type[OSError] | None, ended: int
+) -> None:
+    """After a reboot its number may be that of another user's process."""
+
+    def kill(_process: int, _signal: int) -> None:
+        if signal:
+            raise signal
+
+    with dg.instance_for_test() as instance:
+        create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=process_tag())
+        monkeypatch.setattr("os.kill", kill)
+        assert end_dead_runs() == ended
 
 
 @pytest.mark.parametrize("status", NOT_ALIVE)
