@@ -36,5 +36,5 @@ def ledger_url() -> str:
             f"it is a file of one host, and the history lies on {protocol}; set {LEDGER} to a PostgreSQL database, "
             f"postgresql://user@host/database, or set {DATA} to a folder of this host"
         )
-        raise LedgerUnusable(url, problem)
+        raise LedgerUnusable(os.environ.get(LEDGER) or "its default place", problem)
     return url

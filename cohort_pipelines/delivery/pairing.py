@@ -94,17 +94,17 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
         return False
     identity = _require(Identity, IDENTITY, marks, ledger, history)
     if identity.ledger_id != mine.ledger_id:
-        raise LedgerUnpaired(ledger.where, history.root, "the history is another ledger's")
+        raise LedgerUnpaired(ledger.where, history.shown, "the history is another ledger's")
     if identity.generation > mine.generation:
-        raise LedgerUnpaired(ledger.where, history.root, "it is older than what somebody last asked of it by name")
+        raise LedgerUnpaired(ledger.where, history.shown, "it is older than what somebody last asked of it by name")
     mirrors = [_require(Mirror, name, marks, ledger, history) for name in marks.keys() - {IDENTITY}]
     for mirror in mirrors:
         if mirror.ledger_id != mine.ledger_id or mirror.generation > mine.generation:
             finding = f"it is older than what was last sent to {mirror.name!r}"
-            raise LedgerUnpaired(ledger.where, history.root, finding)
+            raise LedgerUnpaired(ledger.where, history.shown, finding)
     with ledger.read() as connection:
         if doubled := next((each for each in mirrors if _is_of_a_copy(each, connection)), None):
-            raise LedgerUnpaired(ledger.where, history.root, _doubled(doubled))
+            raise LedgerUnpaired(ledger.where, history.shown, _doubled(doubled))
     return True
 
 
@@ -115,7 +115,7 @@ def require_unused(history: History, where: str) -> None:
         LedgerUnpaired: the history was written by a ledger, or something was sent from it.
     """
     if history.read_mark(IDENTITY) is not None or _was_sent_from(history):
-        raise LedgerUnpaired(where, history.root, "it is gone, and the history tells of deliveries")
+        raise LedgerUnpaired(where, history.shown, "it is gone, and the history tells of deliveries")
 
 
 def mark(history: History, ledger_id: str, generation: int) -> None:
@@ -184,7 +184,7 @@ def mirror(
             if sent:
                 of_both = replace(before, run=f"{before.run}, {run}")
                 history.write_mark(name, msgspec.json.encode(of_both))
-            raise LedgerUnpaired(ledger.where, history.root, _doubled(before))
+            raise LedgerUnpaired(ledger.where, history.shown, _doubled(before))
         if before.generation >= generation:
             return
     history.write_mark(name, msgspec.json.encode(mirrored))
@@ -207,15 +207,15 @@ def _require_new(ledger: Ledger, history: History, *, has_a_past: bool) -> None:
     """Refuse to pair two of which one alone tells of deliveries: the other was lost, or is another one."""
     sent = _was_sent_from(history)
     if sent and not has_a_past:
-        raise LedgerUnpaired(ledger.where, history.root, "it is new, and the history tells of deliveries")
+        raise LedgerUnpaired(ledger.where, history.shown, "it is new, and the history tells of deliveries")
     if has_a_past and not sent and history.read_mark(IDENTITY) is None:  # unless they were paired just now
-        raise HistoryUnpaired(ledger.where, history.root)
+        raise HistoryUnpaired(ledger.where, history.shown)
 
 
 def _require(kind: type[_Mark], name: str, marks: Mapping[str, bytes], ledger: Ledger, history: History) -> _Mark:
     read = read_mark(kind, marks[name])
     if read is None:
-        raise LedgerUnpaired(ledger.where, history.root, f"the history's mark .ledger/{name} is damaged")
+        raise LedgerUnpaired(ledger.where, history.shown, f"the history's mark .ledger/{name} is damaged")
     return read
 
 

@@ -193,7 +193,7 @@ def _recover(
         with gathered(history, known.syncs | {owner}, known.receipts) as found:
             forgotten = known.forgotten(found, forgetful=forgetful)
             if forgotten and not forget:
-                raise IdsForgotten(known.target.name, known.held(forgetful=forgetful), found.ids, history.root)
+                raise IdsForgotten(known.target.name, known.held(forgetful=forgetful), found.ids, history.shown)
             recovered.believed[known.target] = found.seal(owner, now)
         recovered.files += len(found.read)
         recovered.left_out += found.left_out

@@ -95,7 +95,7 @@ def _stage(name: str) -> Stage:
 def _known_windows(history: History, sync: str, stage: Stage) -> list[str]:
     found = history.windows(sync, stage)
     if not found and sync not in (syncs := history.syncs()):
-        raise NotInHistory(sync, "sync", syncs, history.root)
+        raise NotInHistory(sync, "sync", syncs, history.shown)
     if not found:
         raise NotInHistory(stage.value, "stage", (known for known in Stage if history.windows(sync, known)))
     return found

@@ -7,6 +7,7 @@ writing the same rows again is the same file.
 
 import errno
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,11 @@ class History:
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
+
+    @property
+    def shown(self) -> str:
+        """The root as it may be told to anybody: without what stands before a host, which can be a password."""
+        return re.sub(r"//[^/]*@", "//", self.root)
 
     @contextmanager
     def writer(self, sync: str, stage: Stage, window: str, schema: pa.Schema) -> Iterator[StageWriter]:

@@ -32,15 +32,17 @@ def test_history_and_ledger_follow_the_data_root(
     assert (settings.history_root(), settings.ledger_url()) == (history, ledger)
 
 
+@pytest.mark.parametrize("data", ["s3://bucket/cohorts", "sftp://deploy:hunter2@host/cohorts"])
 @pytest.mark.parametrize("ledger", ["", "sqlite:////srv/ledger.sqlite"])
-def test_a_remote_history_refuses_a_ledger_of_one_host(monkeypatch: pytest.MonkeyPatch, ledger: str) -> None:
-    monkeypatch.setenv(settings.DATA, "s3://bucket/cohorts")
+def test_a_remote_history_refuses_a_ledger_of_one_host(monkeypatch: pytest.MonkeyPatch, data: str, ledger: str) -> None:
+    monkeypatch.setenv(settings.DATA, data)
     monkeypatch.setenv(settings.LEDGER, ledger)
 
-    assert settings.history_root() == "s3://bucket/cohorts/history"
+    assert settings.history_root() == f"{data}/history"
     with pytest.raises(LedgerUnusable, match="set COHORT_PIPELINES_LEDGER to a PostgreSQL database") as refused:
         settings.ledger_url()
     assert settings.DATA in str(refused.value)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_remote_history_goes_with_a_database(monkeypatch: pytest.MonkeyPatch) -> None:

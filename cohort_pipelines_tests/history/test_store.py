@@ -232,6 +232,19 @@ def test_an_object_store_that_refuses_is_named(object_store: History, monkeypatc
         object_store.write(SYNC, Stage.PLAN, WINDOW, table("a"))
 
 
+@pytest.mark.parametrize(
+    ("root", "shown"),
+    [
+        ("sftp://deploy:hunter2@host:22/data/history", "sftp://host:22/data/history"),
+        ("sftp://deploy:p@ss@host/history", "sftp://host/history"),
+        ("s3://bucket/history", "s3://bucket/history"),
+        ("/srv/a@b/history", "/srv/a@b/history"),
+    ],
+)
+def test_a_root_is_told_without_what_may_be_a_password(root: str, shown: str) -> None:
+    assert History(root).shown == shown
+
+
 def test_a_writable_root_is_left_as_it_was(any_history: History) -> None:
     any_history.require_writable()
 
