@@ -132,14 +132,14 @@ def _delivered(connection: Connection, target_id: int, window: str, now: datetim
     """Look up the green attempts on a target that a payload for ``window`` is measured against.
 
     Restores are left out, and one-time exports among windows, since neither is what the audience usually is. A released
-    one counts in any case and everything before it does not: the audience begins anew. Where none is left, the newest
-    counts, however old it is.
+    one counts in any case and everything before it does not: the audience begins anew, as it does in a target that was
+    emptied to be given up. Where none is left, the newest counts, however old it is.
     """
     table = schema.attempt
     green = select(table).where(table.c.target == target_id, table.c.state.in_(GREEN_STATES))
     green = green.order_by(table.c.generation.desc())
     newest = connection.execute(green.limit(1)).first()
-    recent = _since_released(connection.execute(green.where(table.c.ended >= now - WEEK)))
+    recent = _since_begun_anew(connection.execute(green.where(table.c.ended >= now - WEEK)))
     scheduled = opening_of(window) is not None
     counted = [
         row
@@ -150,10 +150,12 @@ def _delivered(connection: Connection, target_id: int, window: str, now: datetim
     return Delivered(newest, counted or ([newest] if newest else []))
 
 
-def _since_released(rows: Iterable[Row[tuple[object, ...]]]) -> list[Row[tuple[object, ...]]]:
-    """Return ``rows``, newest first, up to the first that was released."""
+def _since_begun_anew(rows: Iterable[Row[tuple[object, ...]]]) -> list[Row[tuple[object, ...]]]:
+    """Return ``rows``, newest first, up to the first that was released, or before one that gave the target up."""
     since = []
     for row in rows:
+        if row.kind == AttemptKind.RETIRE:
+            break
         since.append(row)
         if row.released is not None:
             break

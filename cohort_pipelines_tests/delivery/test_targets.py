@@ -70,6 +70,20 @@ def test_a_retired_target_is_nobodys_and_what_is_believed_of_it_stays(world: Wor
     assert targets.all_targets(world.ledger)[0].owner == "another"
 
 
+def test_whom_a_target_held_before_it_was_given_up_is_nothing_that_its_next_owner_can_lose(world: World) -> None:
+    world.overwrite(users(*range(100)))
+    give_up(world)
+    for held in (10, 12):  # by the default gates
+        world.next_window()
+        payload, seq = world.seal(users(*range(held)))
+        world.deliver(payload, seq, sync="another", gates=Gates())
+        assert world.partner.members == users(*range(held))
+    world.next_window()
+    payload, seq = world.seal(users(1))
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.deliver(payload, seq, sync="another", gates=Gates())
+
+
 def test_a_retirement_that_dies_leaves_the_target_with_its_owner(world: World) -> None:
     world.overwrite(users(*range(6)))
     fate = Fate()
