@@ -30,11 +30,12 @@ def ledger_url() -> str:
         LedgerUnusable: the history is not on this host's disk, and the ledger would be.
     """
     protocol, path = split_protocol(data_root())
-    url = os.environ.get(LEDGER) or f"sqlite:///{path}/ledger.sqlite"
+    named = os.environ.get(LEDGER)
+    url = named or f"sqlite:///{path}/ledger.sqlite"
     if protocol not in {None, "file", "local"} and url.startswith("sqlite"):
         problem = (
             f"it is a file of one host, and the history lies on {protocol}; set {LEDGER} to a PostgreSQL database, "
             f"postgresql://user@host/database, or set {DATA} to a folder of this host"
         )
-        raise LedgerUnusable(os.environ.get(LEDGER) or "its default place", problem)
+        raise LedgerUnusable(named or "its default place", problem)
     return url

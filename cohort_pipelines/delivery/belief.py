@@ -6,8 +6,8 @@ attempt started from, its plan, and what the ledger says of each range of that p
 Spellings that the partner takes for one id are one row, in the spelling that was sent last.
 """
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -94,16 +94,14 @@ def fold(
     if not told.num_rows or not plan.rows:
         return base
     with ExitStack() as opened:
-        paths = {"plan": exactly(opened.enter_context(history.local_file(plan)))}
-        believed = opened.enter_context(history.local_file(base.file)) if base.file else None
-        if believed is not None:
-            paths["belief"] = exactly(believed)
+        believed, paths = opened.enter_context(belief_source(history, base))
+        paths["plan"] = exactly(opened.enter_context(history.local_file(plan)))
         duckdb = opened.enter_context(spelling_engine(history, equality))
         duckdb.register("told", told)
         keys = {"sent": key_of("outcome.id", equality), "known": key_of("belief.id", equality)}
         duckdb.execute("SET threads = 1")  # to join and sort 10 M ids takes more memory than there is in two (measured)
         settles = int((SETTLES_AFTER + applies_within).total_seconds())
-        outcome, folded = _OUTCOME, _FOLD.format(belief=belief_source(believed), settles=settles, **keys)
+        outcome, folded = _OUTCOME, _FOLD.format(belief=believed, settles=settles, **keys)
         if equality != "exact" or plan.rows > _AT_ONCE:  # likewise: one after the other, through files
             steps = opened.enter_context(history.scratch())
             outcome = _step(duckdb, outcome, {"plan": paths.pop("plan")}, steps / "outcome")
@@ -137,13 +135,21 @@ def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.Reco
     return Belief(writer.stored, unsettled, held)
 
 
-def belief_source(path: Path | None) -> str:
-    """Return the SQL that reads the belief at ``path``, which the parameter `$belief` names; None: it has no rows."""
-    if path is None:
-        return "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused WHERE false)"
-    with open_parquet(path) as file:
-        marked = "refused" in file.schema_arrow.names  # a belief of the first release has no such column
-    return "read_parquet($belief)" if marked else "(SELECT *, false AS refused FROM read_parquet($belief))"
+@contextmanager
+def belief_source(history: History, belief: Belief) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the SQL that reads ``belief``, and its parameters; where nothing was ever sent it has no rows.
+
+    Raises:
+        HistoryFileMissing, HistoryFileDamaged: the file cannot be trusted.
+    """
+    if belief.file is None:
+        yield "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused WHERE false)", {}
+        return
+    with history.local_file(belief.file) as path:
+        with open_parquet(path) as file:
+            marked = "refused" in file.schema_arrow.names  # a belief of the first release has no such column
+        rows = "read_parquet($belief)" if marked else "(SELECT *, false AS refused FROM read_parquet($belief))"
+        yield rows, {"belief": exactly(path)}
 
 
 def one_state(believed: str, equality: Equality) -> str:

@@ -133,14 +133,12 @@ def make_plan(
         HistoryFileMissing, HistoryFileDamaged: payload or belief cannot be trusted.
     """
     with ExitStack() as opened:
-        paths = {"payload": exactly(opened.enter_context(history.local_file(payload)))}
-        believed = opened.enter_context(history.local_file(belief.file)) if belief.file else None
-        if believed is not None:
-            paths["belief"] = exactly(believed)
+        believed, paths = opened.enter_context(belief_source(history, belief))
+        paths["payload"] = exactly(opened.enter_context(history.local_file(payload)))
         duckdb = opened.enter_context(spelling_engine(history, equality))
         query = _PLAN.format(
             payload=one_spelling("(SELECT partner_user_id AS id FROM read_parquet($payload))", equality),
-            belief=one_state(belief_source(believed), equality),
+            belief=one_state(believed, equality),
             wanted=key_of("payload.id", equality),
             known=key_of("belief.id", equality),
             heal=heal.holding(key_of("belief.id", equality)) if heal else "false",

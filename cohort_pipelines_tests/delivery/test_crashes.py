@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,16 +15,10 @@ from cohort_pipelines import clock
 from cohort_pipelines.errors import DeliveryStopped, HistoryNotWritable
 from cohort_pipelines.history import History
 from cohort_pipelines_tests.delivery.journal import JournaledPartner
-from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, lost, one_duckdb, users
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, lost, users
 
 LEASE_IS_OVER = timedelta(minutes=2)
 OLD, NEW = users(*range(8)), users(*range(4, 14))
-
-
-@pytest.fixture(autouse=True)
-def _one_duckdb() -> Iterator[None]:
-    with one_duckdb():
-        yield
 
 
 def die_at(folder: Path, template: Path, point: int) -> tuple[World, bool]:
