@@ -273,11 +273,14 @@ class Attempt:
         file: StoredFile,
         belief: Belief | None,
         window: WindowState,
+        *,
         healed_until: datetime | None = None,
+        missing: bool = False,
     ) -> int:
         """Record how the attempt ended, and give the lease back, in one transaction; return the ledger's generation.
 
-        ``healed_until``: up to when the slices of belief have been sent again; None: as before.
+        ``healed_until``: up to when the slices of belief have been sent again; None: as before. ``missing``: the
+        partner does not know the target any more, so that it has to be established anew.
         """
         with self.fenced() if self.token else self.ledger.write() as connection:
             now = self.ledger.now(connection)
@@ -297,7 +300,7 @@ class Attempt:
                 note_window(connection, self.asked.sync, self.asked.window, window, receipt.error)
             if self.token:
                 self._believe(connection, belief, self.id)
-                self._conclude(connection, receipt, healed_until, now)
+                self._conclude(connection, receipt, healed_until, now, missing=missing)
             return next_generation(connection, self.ledger)
 
     def _require_not_paused(self, connection: Connection) -> None:
@@ -305,9 +308,13 @@ class Attempt:
         by_name = self.asked.kind is not AttemptKind.OVERWRITE
         require_not_paused(connection, self.asked.sync, since=self.started if by_name else None)
 
-    def _conclude(self, connection: Connection, receipt: Receipt, healed_until: datetime | None, now: datetime) -> None:
+    def _conclude(
+        self, connection: Connection, receipt: Receipt, healed_until: datetime | None, now: datetime, *, missing: bool
+    ) -> None:
         green = receipt.state in GREEN_STATES
-        concluded: dict[str, datetime] = {"healed_until": healed_until} if healed_until else {}
+        concluded: dict[str, datetime | bool] = {"healed_until": healed_until} if healed_until else {}
+        if missing:
+            concluded["established"] = False
         if green and self.asked.kind is AttemptKind.RETIRE:
             concluded["retired"] = now
         if concluded:

@@ -135,6 +135,21 @@ def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.Reco
     return Belief(writer.stored, unsettled, held)
 
 
+def doubt_all(history: History, belief: Belief, *, sync: str, window: str) -> Belief:
+    """Return ``belief`` with nobody IN any more, but MAYBE: the partner does not know the target, or has lost it.
+
+    Raises:
+        HistoryError: the file is gone or damaged, or the new one cannot be written.
+    """
+    if belief.file is None:
+        return belief
+    with ExitStack() as opened:
+        believed, paths = opened.enter_context(belief_source(history, belief))
+        duckdb = opened.enter_context(spelling_engine(history, "exact"))
+        rows = duckdb.sql(_DOUBTED.format(belief=believed), params=paths)
+        return seal_belief(history, sync, window, rows.to_arrow_reader(BATCH))
+
+
 @contextmanager
 def belief_source(history: History, belief: Belief) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the SQL that reads ``belief``, and its parameters; where nothing was ever sent it has no rows.
@@ -199,6 +214,12 @@ SELECT
     END AS refused
 FROM outcome FULL JOIN {{belief}} AS belief ON {{sent}} = {{known}}
 )"""  # noqa: S608  nothing but constants of this module stands in it
+
+_DOUBTED = """
+SELECT id, CASE state WHEN 'IN' THEN 'MAYBE' ELSE state END AS state, unsettled_since, refused
+FROM {belief}
+ORDER BY id
+"""
 
 _ONE_STATE = """(
 SELECT

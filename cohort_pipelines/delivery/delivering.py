@@ -221,7 +221,7 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
     asked = overwrite.attempt.asked
     if sending.stopped:
         stopped = DeliveryStopped(sending.stopped, sending.acknowledged, planned)
-        overwrite.end(AttemptState.STOPPED, str(stopped))
+        overwrite.end(AttemptState.STOPPED, str(stopped), missing=sending.missing)
         raise stopped
     if sending.paused and (pause := paused(overwrite.attempt.ledger, asked.sync)):
         cut_short = SyncPaused(asked.sync, pause.who, pause.why)

@@ -12,7 +12,7 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import pace, pairing
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
 from cohort_pipelines.delivery.baseline import adopt
-from cohort_pipelines.delivery.belief import Belief, fold
+from cohort_pipelines.delivery.belief import Belief, doubt_all, fold
 from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
 from cohort_pipelines.delivery.releasing import Release
@@ -132,8 +132,10 @@ class Overwrite:
             rows for (_, state), rows in self.attempt.tally().items() if state is not ChunkState.UNTOUCHED
         )
 
-    def end(self, state: AttemptState, error: str = "") -> Receipt:
+    def end(self, state: AttemptState, error: str = "", *, missing: bool = False) -> Receipt:
         """Make belief of what happened, write the receipt, record both, and give the lease back.
+
+        ``missing``: the partner does not know the target any more, so that all of it is to be sent again.
 
         Raises:
             HistoryError: belief or receipt cannot be written; the next claim makes up for it.
@@ -142,6 +144,8 @@ class Overwrite:
         attempt, asked, tally = self.attempt, self.attempt.asked, self.attempt.tally()
         origin = attempt.ledger.origin(asked.snapshot_seq)
         belief = self._belief_afterwards(state)
+        if missing and belief is not None:
+            belief = doubt_all(self.history, belief, sync=asked.sync, window=asked.window)
         ended = attempt.now()
         receipt = Receipt(
             attempt=attempt.id,
@@ -188,7 +192,9 @@ class Overwrite:
         file = write_receipt(
             self.history, receipt, ended=ended, ledger_id=attempt.ledger.ledger_id, refused_rows=refused_rows
         )
-        generation = attempt.end(receipt, file, belief, WINDOW_STATES[state], self._healed(state))
+        generation = attempt.end(
+            receipt, file, belief, WINDOW_STATES[state], healed_until=self._healed(state), missing=missing
+        )
         if attempt.token:
             with suppress(HistoryError):  # an older mirror is none that is refused, and the end is recorded
                 self._mirror(generation)

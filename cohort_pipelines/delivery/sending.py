@@ -21,6 +21,7 @@ from cohort_pipelines.errors import (
     PartnerError,
     PartnerKeyRefused,
     PartnerRequestRefused,
+    PartnerTargetMissing,
     PartnerTurnedAway,
     SyncPaused,
 )
@@ -48,6 +49,7 @@ class Sending:
         stopped: why it ended before its plan was done, in words; empty when it was done, or only short of time.
         yielded: whether it ended for want of time, or was cancelled or paused.
         paused: whether it ended since the sync was paused.
+        missing: whether the partner does not know the target any more, so that nobody is in it.
     """
 
     def __init__(self, attempt: Attempt) -> None:
@@ -57,12 +59,14 @@ class Sending:
         self.stopped = ""
         self.yielded = False
         self.paused = False
+        self.missing = False
         self._attempt = attempt
         self._deadline = attempt.asked.deadline
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
         self._unheard = 0  # requests refused while nothing was acknowledged
-        self._last_refusal = ""
+        self._last_refusal: PartnerRequestRefused | None = None
+        self._looked = False  # whether the partner was asked for the target
         self._again: deque[Chunk] = deque()  # what was left untouched
         self._bisection = Bisection(0, judges_rows=True)
         self._not_before = clock.now()  # the partner turned us away until then
@@ -98,11 +102,12 @@ class Sending:
                     await self._send_chunks(session, phase.chunks, wire.workers)
                 if not self._in_doubt:
                     await self._send_chunks(session, self._while_heard(phase.alone), wire.workers)
+            await self._look_for_the_target(session)
         if self._in_doubt and not self.paused:
             only_rows = trusted and self.done == planned < _UNHEARD
             self.stopped = self.stopped or ("" if only_rows else next(iter(self._refusals.values())))
         elif self._bisection.suspects_the_connection and not self.yielded:
-            self.stopped = self.stopped or self._last_refusal
+            self.stopped = self.stopped or str(self._last_refusal)
 
     @property
     def _in_doubt(self) -> bool:
@@ -120,6 +125,7 @@ class Sending:
         await self._send_chunks(session, islice(chain(adds, removals), 1), workers=1)
         if not self._in_doubt:
             return False
+        await self._look_for_the_target(session)
         if Operation.ADD in self._refusals:
             await self._send_chunks(session, islice(removals, 1), workers=1)
         trusted = len(self._refusals) == 1 and await asyncio.to_thread(self._attempt.ever_acknowledged)
@@ -153,6 +159,21 @@ class Sending:
             else:
                 await asyncio.to_thread(self._attempt.mark_established)
                 return
+
+    async def _look_for_the_target(self, session: Session) -> None:
+        """Where all that was heard is that something is not there, ask once whether the target is: a user may be it."""
+        refusal = self._last_refusal
+        if self._looked or self.acknowledged or refusal is None or not refusal.may_miss_the_target:
+            return
+        self._looked = True
+        try:
+            self.requests += await session.find(self._time_limit())
+        except PartnerTargetMissing as missing:
+            self.requests += missing.requests
+            self.missing = True
+            self.stopped = f"{missing} The next delivery makes it anew and sends everybody"
+        except PartnerError as unclear:
+            self.requests += unclear.requests
 
     async def _send_chunks(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
         try:
@@ -243,7 +264,7 @@ class Sending:
     def _refused(self, chunk: Chunk, error: PartnerRequestRefused, recorded: Recorded) -> list[Ended]:
         self.requests += error.requests
         self.done += chunk.hi - chunk.lo
-        self._last_refusal = str(error)
+        self._last_refusal = error
         if not self.acknowledged:
             self._unheard += error.requests
             if not chunk.alone:

@@ -46,6 +46,7 @@ from cohort_pipelines.errors.partners import (
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTargetMissing,
     PartnerTurnedAway,
     PartnerUnreachable,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "PartnerKeyRefused",
     "PartnerOutcomeUnknown",
     "PartnerRequestRefused",
+    "PartnerTargetMissing",
     "PartnerTurnedAway",
     "PartnerUnreachable",
     "PortTaken",

@@ -1,5 +1,6 @@
 """What a partner refused or left open. Nothing is said of the audience: only delivery knows what was sent before."""
 
+from http import HTTPStatus
 from pathlib import PurePath
 
 from cohort_pipelines.errors.base import CohortPipelinesError, Transient
@@ -32,6 +33,18 @@ class PartnerRequestRefused(PartnerError):
             "exists where the partner asks for it."
         )
         self.status = status
+
+    @property
+    def may_miss_the_target(self) -> bool:
+        """Whether the partner may have said that there is no such target (404, 410), rather than no such user."""
+        return self.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+
+
+class PartnerTargetMissing(PartnerError):
+    """The partner knows no such target (404, 410): it was deleted there, or something else answers at that URL."""
+
+    def __init__(self, partner: str, status: int) -> None:
+        super().__init__(f"{partner} does not know the target ({status}): it was deleted there, or the URL is wrong.")
 
 
 class PartnerUnreachable(Transient, PartnerError):

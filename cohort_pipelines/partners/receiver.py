@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from math import ceil
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ from cohort_pipelines.errors import (
     PartnerError,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTargetMissing,
     PartnerTurnedAway,
     PartnerUnreachable,
 )
@@ -120,9 +120,10 @@ class CohortMessages:
             try:
                 await self._messages(http, target, str(uuid4())).page("add_members", [], deadline).post()
             except PartnerRequestRefused as refusal:
-                if refusal.status != HTTPStatus.NOT_FOUND:
+                if not refusal.may_miss_the_target:
                     raise
-                return "Connected; it answers 404, so either the group is not there yet or the path of the URL is wrong"
+                either = "either the group is not there yet or the path of the URL is wrong"
+                return f"Connected; it answers {refusal.status}, so {either}"
         return "Connected"
 
     async def _knock(self, http: AsyncClient, deadline: datetime) -> str:
@@ -181,6 +182,25 @@ class _Messages:
         page = self.page("members", [], deadline)
         try:
             await page.deliver()
+        except PartnerError as failed:
+            failed.requests = page.requests
+            raise
+        return page.requests
+
+    async def find(self, deadline: datetime) -> int:
+        """Send an empty `add_members`, as Mixpanel does when nobody joined; Flagsmith answers 404 for an unknown group.
+
+        Raises:
+            PartnerTargetMissing: it answers 404 or 410.
+            PartnerError: it would not tell.
+        """
+        page = self.page("add_members", [], deadline)
+        try:
+            await page.deliver()
+        except PartnerRequestRefused as refusal:
+            missing = PartnerTargetMissing(self.partner, refusal.status) if refusal.may_miss_the_target else refusal
+            missing.requests = page.requests
+            raise missing from None
         except PartnerError as failed:
             failed.requests = page.requests
             raise

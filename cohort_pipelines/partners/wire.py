@@ -52,6 +52,15 @@ class Session(Protocol):
         """
         ...
 
+    async def find(self, deadline: datetime) -> int:
+        """Ask for the target, changing nobody in it; return the requests made (0: such a target cannot go missing).
+
+        Raises:
+            PartnerTargetMissing: the partner does not know it.
+            PartnerError: the partner would not tell.
+        """
+        ...
+
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
         """Add or remove ``ids``; ``page`` (from 1) of ``pages`` places the chunk in its plan.
 

@@ -26,6 +26,7 @@ def apptimize_app(state: ApptimizeState) -> Starlette:
             Route("/", _home),
             Route("/standin/state", _tell),
             Route("/standin/messages", _messages, methods=["GET", "DELETE"]),
+            Route("/standin/groups", _delete, methods=["DELETE"]),
         ]
     )
     app.state.apptimize = state
@@ -82,6 +83,10 @@ async def _messages(request: Request) -> Response:
     if request.method == "DELETE":
         messages.clear()
     return JSONResponse(list(messages))
+
+
+async def _delete(request: Request) -> Response:
+    return JSONResponse({"users": _state(request).delete(request.query_params["name"])})
 
 
 def _failure(action: str, refusal: Refused) -> Response:

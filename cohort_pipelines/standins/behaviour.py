@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 MembersMode: TypeAlias = Literal["add", "replace"]
+KnownBy: TypeAlias = Literal["name", "cohort_id"]
 IdEquality: TypeAlias = Literal["exact", "casefold", "nfc"]
 Effect: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -29,7 +30,8 @@ class Behaviour:
 
     With ``id_equality`` two spellings are one user, under the spelling that came first. ``refuse`` are ids that a
     request must not name (400), ``ignore`` ids that are accepted and not stored. ``members`` (Apptimize only): whether
-    ``members`` messages add to a group or, all pages of a session together, replace it.
+    ``members`` messages add to a group or, all pages of a session together, replace it; ``known_by``: whether a group
+    is told by the cohort's name, which may be that of another cohort, or by the cohort's id, which is its name then.
     """
 
     late: int | None = 0
@@ -43,6 +45,7 @@ class Behaviour:
     refuse: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     members: MembersMode = "add"
+    known_by: KnownBy = "name"
     seed: int = 1
 
 

@@ -68,7 +68,7 @@ class Group:
 
 @dataclass
 class ApptimizeState:
-    """The groups by name.
+    """The groups by name, or by the cohort's id where the receiver tells them by that.
 
     A receiver that replaces does so when the last page of a session has come, in whatever order they come.
     ``id_key`` is the key of a member that holds its id. ``messages`` are the last ones taken: (action, group, ids).
@@ -92,7 +92,9 @@ class ApptimizeState:
         if self.reception.refuses(ids):
             raise Refused(400, "A member is not accepted")
         number, total = _place(message.parameters.page_info)
-        name = message.parameters.mixpanel_cohort_name
+        by_name = self.reception.behaviour.known_by == "name"
+        about = message.parameters
+        name = about.mixpanel_cohort_name if by_name else str(about.mixpanel_cohort_id)
         if message.action != "members" and name not in self.groups:
             raise Refused(404, "The cohort is unknown")
         group = self.groups.setdefault(name, Group(name, "Mixpanel cohorts"))
@@ -122,6 +124,10 @@ class ApptimizeState:
         group.ids.update(map(self.reception.spelled, add))
         group.ids.difference_update(map(self.reception.spelled, remove))
         return len(group.ids)
+
+    def delete(self, target: str) -> int:
+        """Delete the group ``target`` by hand, with all who are in it; return how many they were."""
+        return len(self.groups.pop(target).ids) if target in self.groups else 0
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all groups, each group's in their order, since a group keeps none."""

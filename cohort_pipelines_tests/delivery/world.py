@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore, spelling
 from cohort_pipelines.delivery.chunks import PATIENCE
-from cohort_pipelines.errors import LeaseLost
+from cohort_pipelines.errors import LeaseLost, PartnerRequestRefused, PartnerTargetMissing
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.writer import StageWriter
 from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation, Session
@@ -108,6 +108,7 @@ class MemoryPartner:
     members: set[str] = field(default_factory=set)
     requests: list[Sent] = field(default_factory=list)
     established: int = 0
+    missing: bool = False  # somebody deleted the target; to establish it makes it anew
     faults: dict[int, Fault] = field(default_factory=dict)  # by the number of the request, from 1
     always: Fault | None = None
     late: list[tuple[datetime, Sent]] = field(default_factory=list)  # with the moment of the last try
@@ -123,7 +124,14 @@ class MemoryPartner:
         assert target
         yield _MemorySession(self)
 
+    def delete(self) -> None:
+        """Let somebody delete the target, and all who are in it."""
+        self.missing = True
+        self.members.clear()
+
     def apply(self, sent: Sent) -> None:
+        if self.missing:
+            return
         if sent.operation is Operation.ADD:
             self.members.update(sent.ids)
         else:
@@ -157,9 +165,17 @@ class _MemorySession:
         assert deadline > clock.now()
         self._partner.fate.point()
         self._partner.established += 1
+        self._partner.missing = False
         if self._partner.on_establish is not None:
             self._partner.on_establish()
         self._partner.fate.point()
+        return 1
+
+    async def find(self, deadline: datetime) -> int:
+        assert deadline > clock.now()
+        self._partner.fate.point()
+        if self._partner.missing:
+            raise PartnerTargetMissing(self._partner.wire, 404)
         return 1
 
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
@@ -180,6 +196,8 @@ class _MemorySession:
         if partner.on_request is not None:
             partner.on_request(number)
         await asyncio.sleep(0)
+        if partner.missing:
+            raise PartnerRequestRefused(partner.wire, 404)
         fault = partner.faults.get(number) or partner.always
         if fault is None:
             partner.apply(sent)

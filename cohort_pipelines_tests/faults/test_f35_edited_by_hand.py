@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cohort_pipelines import clock
@@ -16,6 +17,7 @@ from cohort_pipelines_tests.faults.projects import (
     Faulty,
     adding,
     opened,
+    said,
     sync,
     to_the_window_before,
 )
@@ -66,6 +68,22 @@ def test_f35_what_somebody_edited_by_hand_is_healed_within_the_promised_time(bet
     assert 0 < wrong[DAY // 2] < 2 * EDITED  # slice by slice, and not all at once
     assert beta.held(name) == wanted
     assert beta.judge.asked().total() - asked < 1.5 * len(everybody)
+
+
+def test_f35_a_group_that_somebody_deletes_is_made_anew_with_everybody(beta: Faulty) -> None:
+    with clock.shifted(to_the_window_before(2)):
+        assert beta.run(GROUP).success
+    beta.churn(0.1)
+    deleted = httpx.delete(beta.standins.apptimize_url.replace("/cohorts", "/standin/groups"), params={"name": "Beta"})
+    assert deleted.raise_for_status().json()["users"] > EDITED
+
+    with clock.shifted(to_the_window_before(1)):
+        told = said(beta.run(GROUP))
+    assert beta.run(GROUP).success
+
+    assert "does not know the target (404): it was deleted there" in told
+    assert "The next delivery makes it anew and sends everybody" in told
+    assert beta.held(GROUP) == beta.judge.payload(GROUP, beta.window(GROUP))
 
 
 def test_f35_check_warns_of_a_sync_that_mixpanel_still_runs(beta: Faulty, tmp_path: Path) -> None:

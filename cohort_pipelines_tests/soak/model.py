@@ -1,7 +1,7 @@
 """What must hold of any story, played against a partner that keeps state: the model that a delivery is held against."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -11,6 +11,7 @@ from cohort_pipelines.delivery.belief import SETTLES_AFTER
 from cohort_pipelines.errors import (
     DeliveryError,
     DeliveryHeld,
+    DeliveryStopped,
     DeliverySuperseded,
     NothingToRestore,
     SyncPaused,
@@ -23,6 +24,7 @@ from cohort_pipelines_tests.soak.receiver import FAULTS, Receiver, refusing
 from cohort_pipelines_tests.soak.story import EVERYBODY, Amid, Step, Story
 
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
+_UNTIL_FOUND = 4  # windows: two in which all that there is comes round, one that finds it out, one that makes it anew
 HURRY, SLEEP = timedelta(seconds=30), timedelta(minutes=2)
 
 
@@ -38,6 +40,7 @@ class Tally:
     released: int = 0
     restores: int = 0
     overtaken: int = 0
+    deleted: int = 0
     violations: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -93,9 +96,20 @@ class Play:
         if step.late_lands:
             partner.land_late_requests()
         partner.edit(users(*step.edited))
+        if step.deleted:
+            partner.delete()
+            self.tally.deleted += 1
 
     def settle(self, wanted: set[str]) -> None:
-        """Play two quiet windows: the first makes all exact and certain, the second has nothing to do but to heal."""
+        """Play two quiet windows: the first makes all exact and certain, the second has nothing to do but to heal.
+
+        Before them a target that somebody deleted is found out, by what is to be sent or by healing.
+        """
+        for _ in range(_UNTIL_FOUND if self.partner.missing else 0):
+            self.pass_by(17)
+            with suppress(DeliveryStopped):
+                self._calm_window(wanted)
+        require(not (self.partner.missing and self.promises.story.heals), "healed, and still there is no target")
         for quiet in range(2):
             self.pass_by(17)
             receipt = self._quiet_window(wanted)
@@ -239,11 +253,14 @@ class Play:
             partner.fate, partner.faults, partner.always = mine
         return True
 
-    def _quiet_window(self, wanted: set[str]) -> Receipt:
+    def _calm_window(self, wanted: set[str]) -> Receipt:
         pausing.resume(self.world.ledger, SYNC)
         self.partner.faults, self.partner.always, self.partner.on_request = {}, None, None
+        return self._deliver(self._seal(wanted), Step())
+
+    def _quiet_window(self, wanted: set[str]) -> Receipt:
         try:
-            return self._deliver(self._seal(wanted), Step())
+            return self._calm_window(wanted)
         except DeliveryError as error:
             failed = f"a quiet window failed: {type(error).__name__}"
             raise Violation(failed) from error

@@ -29,6 +29,8 @@ class Receiver(MemoryPartner):
 
     def apply(self, sent: Sent) -> None:
         super().apply(sent)
+        if self.missing:
+            return
         self.told.update(sent.ids)
         self.marked.difference_update(sent.ids)
         for each in sent.ids:
@@ -37,8 +39,14 @@ class Receiver(MemoryPartner):
 
     def edit(self, ids: set[str]) -> None:
         """Let somebody change ids by hand: only such as were sent, since the others are nobody's to heal."""
+        if self.missing:
+            return
         self.members ^= ids & self.told
         self.edited |= dict.fromkeys(ids & self.told, clock.now())
+
+    def delete(self) -> None:
+        self.edited |= dict.fromkeys(self.members, clock.now())
+        super().delete()
 
     def refuse(self, operation: Operation, ids: Sequence[str]) -> None:
         self.turned_down |= dict.fromkeys(ids, operation)

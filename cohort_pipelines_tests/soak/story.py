@@ -45,6 +45,7 @@ class Step(_Told):
             process sleeps beyond its lease, while another one delivers the opposite audience, and wakes again.
         late_lands: late requests take effect at the end of the step, else when they must have.
         edited: users whom somebody adds or removes at the partner by hand, at the end of the step.
+        deleted: somebody deletes the target there, at the end of the step.
         minutes: how long until the next step.
     """
 
@@ -60,6 +61,7 @@ class Step(_Told):
     amid_request: int = 1
     late_lands: bool = False
     edited: Numbers = NOBODY
+    deleted: bool = False
     minutes: int = 17
 
 
@@ -105,6 +107,7 @@ _MISHAPS: dict[str, Callable[[Random], object]] = {
     "poison": lambda chance: _few(chance) if chance.random() < _OFTEN else EVERYBODY,
     "amid": lambda chance: chance.choice(get_args(Amid)),
     "edited": _few,
+    "deleted": lambda _: True,
 }
 
 

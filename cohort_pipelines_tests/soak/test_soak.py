@@ -10,6 +10,7 @@ from cohort_pipelines.delivery import belief, overwrite, pace
 from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.gates import Facts, Gates, Verdict
 from cohort_pipelines.delivery.schema import ChunkState
+from cohort_pipelines.errors import PartnerRequestRefused
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.identity import Equality
 from cohort_pipelines_tests.soak.__main__ import broken_by, run_batch, shortest
@@ -52,7 +53,7 @@ def test_what_is_edited_during_a_first_fill_that_is_cut_short_is_healed_in_time(
 def test_whatever_happens_green_is_exact() -> None:
     tally = run_batch(1, STORIES)
     assert not tally.violations, shortest(*tally.violations[0])
-    assert min(tally.crashes, tally.held, tally.released, tally.restores, tally.overtaken) > 0
+    assert min(tally.crashes, tally.held, tally.released, tally.restores, tally.overtaken, tally.deleted) > 0
 
 
 @pytest.mark.slow
@@ -88,6 +89,12 @@ def test_certainty_that_comes_too_early_is_found(monkeypatch: pytest.MonkeyPatch
 def test_an_edit_that_is_never_healed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "due", lambda *_, **__: None)
     assert first_broken() == "green, and not the payload"
+
+
+@pytest.mark.slow
+def test_a_deleted_target_that_nobody_makes_anew_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartnerRequestRefused, "may_miss_the_target", False)
+    assert first_broken() == "a quiet window failed: DeliveryStopped"
 
 
 @pytest.mark.slow

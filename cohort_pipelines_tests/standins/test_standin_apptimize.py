@@ -57,6 +57,20 @@ def test_members_can_replace_once_the_session_is_complete(apptimize: httpx.Clien
     assert ids(apptimize) == ["i_2", "i_3"]
 
 
+def test_a_receiver_can_tell_groups_by_the_id_of_their_cohort(apptimize: httpx.Client) -> None:
+    assert apptimize.post("/standin/behaviour", json={"known_by": "cohort_id"}).status_code == 200
+    tell(apptimize, "members", ["i_1"])
+    assert ids(apptimize, "1478097") == ["i_1"]
+    assert ids(apptimize) == []
+
+
+def test_a_group_that_is_deleted_by_hand_is_unknown(apptimize: httpx.Client) -> None:
+    tell(apptimize, "members", ["i_1", "i_2"])
+    for users in (2, 0):
+        assert apptimize.delete("/standin/groups", params={"name": GROUP}).json() == {"users": users}
+    assert apptimize.post("/cohorts", json=message("add_members", ["i_3"])).status_code == 404
+
+
 def test_page_info_may_be_absent(apptimize: httpx.Client) -> None:
     without = message("members", ["i_1"])
     del without["parameters"]["page_info"]

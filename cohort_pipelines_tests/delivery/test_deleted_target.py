@@ -1,0 +1,120 @@
+"""Somebody deletes the target at the partner: it is made anew, with everybody, by the second delivery after that."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import Terms
+from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
+from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines_tests.delivery.world import Fate, Killed, MemoryPartner, World, users
+
+
+@pytest.mark.parametrize("changed", [users(*range(12)), users(*range(8)), users(*range(2, 12))])
+def test_a_deleted_target_is_named_and_made_anew_with_everybody(world: World, changed: set[str]) -> None:
+    world.overwrite(users(*range(10)))
+    world.partner.delete()
+    world.next_window()
+    before = len(world.partner.requests)
+    with pytest.raises(DeliveryStopped, match=r"it was deleted there.* makes it anew and sends everybody"):
+        world.overwrite(changed)
+    assert len(world.partner.requests) - before == 1
+
+    world.next_window()
+    receipt = world.overwrite(changed)
+
+    assert world.partner.established == 2
+    assert world.partner.members == changed
+    assert (receipt.unsettled, receipt.users) == (0, len(changed))
+    world.next_window()
+    assert world.overwrite(changed).planned == 0
+
+
+def test_a_target_that_is_deleted_in_mid_delivery_is_found_by_the_next_one(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    before = len(world.partner.requests)
+    world.partner.on_request = lambda number: world.partner.delete() if number == before + 3 else None
+    with pytest.raises((DeliveryStopped, DeliveryRefused)):
+        world.overwrite(users(*range(40)))
+    world.partner.on_request = None
+    world.next_window()
+    with pytest.raises(DeliveryStopped, match="deleted there"):
+        world.overwrite(users(*range(40)))
+    world.next_window()
+    world.overwrite(users(*range(40)))
+    assert world.partner.members == users(*range(40))
+
+
+def test_a_quiet_window_finds_it_by_what_it_heals(world: World) -> None:
+    daily, audience = Terms(heal_within=timedelta(days=1)), users(*range(10))
+    world.overwrite(audience, terms=daily)
+    world.partner.delete()
+    with clock.shifted(timedelta(hours=23)):
+        world.next_window()
+        with pytest.raises(DeliveryStopped, match="deleted there"):
+            world.overwrite(audience, terms=daily)
+        world.next_window()
+        world.overwrite(audience, terms=daily)
+        assert world.partner.members == audience
+
+
+def test_it_is_found_where_only_a_row_is_tried_again_that_was_refused_before(world: World) -> None:
+    world.partner.always = _refusing_the_last
+    with pytest.raises(DeliveryRefused):
+        world.overwrite(users(*range(10)))
+    world.partner.always = None
+    world.partner.delete()
+    world.next_window()
+    with pytest.raises(DeliveryStopped, match="deleted there"):
+        world.overwrite(users(*range(10)))
+    world.next_window()
+    world.overwrite(users(*range(10)))
+    assert world.partner.members == users(*range(10))
+
+
+def test_a_user_that_the_partner_does_not_know_is_not_taken_for_the_target(world: World) -> None:
+    world.overwrite(users(*range(10)))
+    world.partner.always = _unknown_user
+    for _ in range(2):
+        world.next_window()
+        with pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+            world.overwrite(users(*range(1, 10)))
+    assert world.partner.established == 1
+    assert world.partner.members == users(*range(10))
+
+
+def test_whoever_dies_of_finding_it_missing_leaves_that_to_the_next(world: World) -> None:
+    audience = users(*range(10))
+    world.overwrite(audience)
+    for point in range(1, 100):
+        audience ^= users(11)
+        world.next_window()
+        payload, seq = world.seal(audience)
+        world.partner.delete()
+        found = 0
+        try:
+            world.deliver(payload, seq, fate=Fate(dies_at=point))
+        except DeliveryStopped:
+            break
+        except Killed:
+            found = 2
+        with clock.shifted(timedelta(minutes=2)):  # past the lease of the dead one
+            while world.partner.members != audience:
+                found -= 1
+                with suppress(DeliveryStopped):
+                    world.next_window()
+                    world.overwrite(audience)
+        assert found >= 0
+    assert 10 < point < 99
+
+
+def _refusing_the_last(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
+    return Answer(refused={row: "HTTP 400" for row, each in enumerate(ids) if each in users(9)}, requests=1)
+
+
+def _unknown_user(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
+    raise PartnerRequestRefused(partner.wire, 404)
