@@ -27,6 +27,7 @@ from cohort_pipelines.delivery.schema import (
 from cohort_pipelines.delivery.terms import Terms
 from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.partners.wire import NamedCohort
 
 GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
 """When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
@@ -43,6 +44,7 @@ class Asked:
     """What a delivery was asked for: this payload, of this snapshot, to this target, on these terms.
 
     A restore names the window that it puts back, and may pause the sync in the same transaction that claims the target.
+    ``cohort`` is the one in whose name the partner is written to, where its wire names any.
     """
 
     target: Target
@@ -56,6 +58,7 @@ class Asked:
     kind: AttemptKind = AttemptKind.OVERWRITE
     restored_from: str | None = None
     pause: Pause | None = None
+    cohort: NamedCohort | None = None
 
 
 @dataclass(slots=True)
@@ -178,6 +181,10 @@ class Attempt:
         with self.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
             connection.execute(never_healed.values(healed_until=self.started))
+            if self.asked.cohort:
+                named = dict(zip(("project", "cohort_id"), self.asked.cohort, strict=True))
+                in_its_name = update(schema.target).filter_by(id=self.target_id)
+                connection.execute(in_its_name.values(**named, established=self.established))
             if adopted is not None:
                 started = update(schema.target).filter_by(id=self.target_id)
                 connection.execute(started.values(baseline=adopted, **_columns(base)))

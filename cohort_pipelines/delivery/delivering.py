@@ -36,8 +36,7 @@ from cohort_pipelines.errors import (
     LedgerUnusable,
     SyncPaused,
     TargetBusy,
-    TargetMoved,
-    TargetOwnedByAnother,
+    TargetNotItsOwn,
 )
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.exchange import only_while
@@ -96,18 +95,29 @@ def deliver(
         SyncPaused: the sync is paused, or was while this was under way.
         DeliveryStopped: the partner, the ledger or the history did not let the plan be done.
         DeliveryRefused: everything was sent, some of it was refused.
-        TargetBusy, TargetOwnedByAnother, TargetMoved, LeaseLost: somebody else writes the target, or it is another one.
+        TargetBusy, TargetNotItsOwn, LeaseLost: somebody else writes the target, or it is another one.
         HistoryError, LedgerUnusable: what is needed is gone, damaged or cannot be written; nothing was sent.
         ClockSkewed: this host's clock and the database's differ; nothing was sent.
     """
     history.require_writable()
     pairing.require_paired(ledger, history)
     asked = Asked(
-        target, sync, window.key, snapshot_seq, payload, run_id, deadline, terms or Terms(), kind, restored_from, pause
+        target=target,
+        sync=sync,
+        window=window.key,
+        snapshot_seq=snapshot_seq,
+        payload=payload,
+        run_id=run_id,
+        deadline=deadline,
+        terms=terms or Terms(),
+        kind=kind,
+        restored_from=restored_from,
+        pause=pause,
+        cohort=partner.cohort,
     )
     try:
         attempt = claim(ledger, asked, lease_seconds)
-    except (TargetBusy, TargetOwnedByAnother, TargetMoved, SyncPaused) as error:
+    except (TargetBusy, TargetNotItsOwn, SyncPaused) as error:
         if kind is AttemptKind.OVERWRITE:
             passes = isinstance(error, TargetBusy | SyncPaused)  # by itself, or when somebody says so
             ledger.note_window(sync, window.key, "skipped" if passes else "failed", str(error))

@@ -88,4 +88,16 @@ def _to_2(op: Operations) -> None:
     op.execute(f"UPDATE target SET baseline = 'unknown' WHERE {sent_to}")  # noqa: S608  a constant
 
 
-_STEPS: Mapping[int, _Step] = {2: _to_2}
+def _to_3(op: Operations) -> None:
+    """Add the cohort in whose name each target was last written to: a receiver may know its groups by that."""
+    for name in ("project", "cohort_id"):
+        op.add_column("target", sa.Column(name, sa.Integer))
+        newest = (
+            f"SELECT snapshot.{name} FROM attempt JOIN snapshot ON snapshot.seq = attempt.snapshot "  # noqa: S608
+            "WHERE attempt.target = target.id AND attempt.plan_checksum IS NOT NULL AND attempt.kind <> 'retire' "
+            "AND snapshot.project <> 0 ORDER BY attempt.id DESC LIMIT 1"
+        )
+        op.execute(f"UPDATE target SET {name} = ({newest})")  # noqa: S608  constants
+
+
+_STEPS: Mapping[int, _Step] = {2: _to_2, 3: _to_3}

@@ -19,7 +19,7 @@ from cohort_pipelines.delivery.pace import Forecast, Pace
 from cohort_pipelines.delivery.pausing import paused
 from cohort_pipelines.delivery.plan import PlanCounts, make_plan
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
-from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere
+from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere, require_its_cohort, was_anothers
 from cohort_pipelines.delivery.terms import NO_FILE, Terms
 from cohort_pipelines.errors import (
     DeliveryError,
@@ -27,6 +27,7 @@ from cohort_pipelines.errors import (
     NotSealedYet,
     SyncPaused,
     TargetMoved,
+    TargetNotItsOwn,
     TargetOwnedByAnother,
 )
 from cohort_pipelines.history import Stage, StoredFile
@@ -155,14 +156,15 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         members=wanted.members,
         identified=wanted.identified,
     )
+    first = row is None or not row.established or was_anothers(row, wanted.partner.cohort)
     return Preview(
         target=wanted.target.name,
-        first=row is None or not row.established,
+        first=first,
         users=wanted.payload.rows,
         unchanged=wanted.payload.rows - counts.joiners,
         counts=counts,
         unsettled=belief.unsettled,
-        requests=_requests(wanted, counts, established=bool(row and row.established)),
+        requests=_requests(wanted, counts, first=first),
         pace=measured,
         forecast=pace.forecast(measured, counts.operations, wanted.cadence),
         verdicts=tuple(verdicts),
@@ -202,7 +204,7 @@ def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[
         yield row, chunks.chunk_table(connection, row.id)
 
 
-def _requests(wanted: Wanted, counts: PlanCounts, *, established: bool) -> int:
+def _requests(wanted: Wanted, counts: PlanCounts, *, first: bool) -> int:
     """Count the requests of a plan; what was refused last time goes alone."""
     partner = wanted.partner
     if isinstance(partner, FileWire):
@@ -211,7 +213,7 @@ def _requests(wanted: Wanted, counts: PlanCounts, *, established: bool) -> int:
     removals = counts.removals - counts.alone_removals - counts.healing_removals
     alone = counts.alone_adds + counts.alone_removals
     healing = partner.count_requests(counts.healing_adds, counts.healing_removals, first=False)
-    return partner.count_requests(adds, removals, first=not established) + alone + healing
+    return partner.count_requests(adds, removals, first=first) + alone + healing
 
 
 def _released(ledger: Ledger | None, wanted: Wanted) -> str:
@@ -232,6 +234,10 @@ def _obstacles(ledger: Ledger | None, wanted: Wanted, row: Row[tuple[object, ...
         yield SyncPaused(wanted.sync, pause.who, pause.why)
     with ledger.read() as connection:
         anothers = is_anothers(connection, wanted.target, wanted.sync, ledger.now(connection))
+        try:
+            require_its_cohort(connection, row, wanted.target, wanted.sync, wanted.partner.cohort)
+        except TargetNotItsOwn as error:
+            yield error
     if row is not None and anothers:
         yield TargetOwnedByAnother(wanted.target.name, row.owner)
     for other in owned_elsewhere(ledger, wanted.sync, wanted.target):

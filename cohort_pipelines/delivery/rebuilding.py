@@ -85,6 +85,12 @@ class _Known:
         of_old = any("baseline" not in each.row for each in self.receipts)  # the first release did not tell
         return "unknown" if written or of_old else None
 
+    def cohort(self) -> dict[str, int]:
+        """Return the cohort in whose name it was last written to, as columns of its row; nothing where none tells."""
+        told = (each.row for each in reversed(self.receipts) if each.kind is not AttemptKind.RETIRE)
+        newest = next((row for row in told if row.get("project") and row.get("plan_checksum")), None)
+        return {"project": newest["project"], "cohort_id": newest["cohort_id"]} if newest else {}
+
     def generation(self) -> int:
         """Return the number of the newest attempt that the history tells of."""
         return self.mirror.target_generation if self.mirror else 0
@@ -291,6 +297,7 @@ def _write_target(connection: Connection, known: _Known, belief: Belief, *, forg
         "held": belief.held,
         "last_sent": file and now,
         "healed_until": None,
+        **known.cohort(),
     }
     if known.row is not None:
         connection.execute(update(schema.target).filter_by(id=known.row.id).values(**values))

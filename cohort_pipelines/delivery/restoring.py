@@ -164,21 +164,6 @@ def retire(
     )
 
 
-def sent_as(ledger: Ledger, target: Target) -> tuple[int, int] | None:
-    """Return the Mixpanel project and cohort in whose name ``target`` was last written to; None: not known."""
-    sent, taken = schema.attempt.c, schema.snapshot.c
-    query = (
-        select(taken.project, taken.cohort_id)
-        .join_from(schema.attempt, schema.target)
-        .join(schema.snapshot)
-        .where(*_on(target), sent.plan_checksum.is_not(None), sent.kind != AttemptKind.RETIRE, taken.project != 0)
-        .order_by(sent.id.desc())
-    )
-    with ledger.read() as connection:
-        row = connection.execute(query.limit(1)).first()
-    return None if row is None else (row.project, row.cohort_id)
-
-
 def _on(target: Target) -> Iterator[ColumnElement[bool]]:
     for name, value in asdict(target).items():
         yield schema.target.c[name] == value

@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held", "yielded"]
 
@@ -111,6 +111,8 @@ target = Table(
     Column("host", String, nullable=False),
     Column("account", String, nullable=False),
     Column("name", String, nullable=False),
+    Column("project", Integer),  # of the cohort in whose name it was last written to; null: not known
+    Column("cohort_id", Integer),
     Column("owner", String, nullable=False),
     Column("generation", Integer, nullable=False),  # of the newest attempt
     Column("head_seq", Integer, nullable=False),  # the newest snapshot that was claimed for it

@@ -42,7 +42,11 @@ class TargetBusy(DeliveryError):
         self.until = until
 
 
-class TargetOwnedByAnother(DeliveryError):
+class TargetNotItsOwn(DeliveryError):
+    """The sync must not write this target as it is declared: it is another's, or another one is its own."""
+
+
+class TargetOwnedByAnother(TargetNotItsOwn):
     """The target is pinned in the ledger to another sync."""
 
     def __init__(self, target: str, owner: str) -> None:
@@ -53,13 +57,45 @@ class TargetOwnedByAnother(DeliveryError):
         )
 
 
-class TargetMoved(DeliveryError):
+class TargetMoved(TargetNotItsOwn):
     """The sync's declaration names another target than the one that it owns."""
 
     def __init__(self, sync: str, owned: str, declared: str) -> None:
         super().__init__(
             f"{sync} delivers to {owned!r}, and is now declared for {declared!r}. {NOTHING_SENT} "
             f"`cohort-pipelines retarget {sync}` empties the old target, so that the next window fills the new one."
+        )
+
+
+class CohortMoved(TargetNotItsOwn):
+    """The sync's declaration names another cohort than the one in whose name its target was filled."""
+
+    def __init__(self, sync: str, target: str, filled_by: int, declared: int) -> None:
+        super().__init__(
+            f"{target!r} was filled in the name of the cohort {filled_by}, and {sync} is now declared for the cohort "
+            f"{declared}, by which the receiver may know another group. {NOTHING_SENT} `cohort-pipelines retarget "
+            f"{sync}` empties the old one, so that the next window fills the new one."
+        )
+
+
+class CohortDeliveredTwice(TargetNotItsOwn):
+    """The receiver has another target in the name of the same cohort."""
+
+    def __init__(self, cohort_id: int, target: str, owner: str) -> None:
+        super().__init__(
+            f"The receiver already has {target!r}, of the sync {owner!r}, in the name of the cohort {cohort_id}, and "
+            f"may know its groups by that. {NOTHING_SENT} Give that target up with `cohort-pipelines retire {owner}`, "
+            "or give the destination another `account` label if the receiver tells its groups by their names alone."
+        )
+
+
+class PayloadOfAnotherCohort(TargetNotItsOwn):
+    """The audience is of another cohort than the one in whose name it would be sent."""
+
+    def __init__(self, sync: str, window: str, cohort_id: int, declared: int) -> None:
+        super().__init__(
+            f"The audience of {window} is that of the cohort {cohort_id}, and {sync} is declared for the cohort "
+            f"{declared}. {NOTHING_SENT} The next window takes a snapshot of the one that is declared."
         )
 
 

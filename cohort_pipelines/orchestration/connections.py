@@ -131,6 +131,11 @@ class Destination(Connection):
     def end(self) -> tuple[str, ...]:
         """What identifies the receiving end as far as it is known without the environment; keys are no part of it."""
 
+    @property
+    def names_cohorts(self) -> bool:
+        """Whether its wire names the cohort beside the target, so that the partner may tell targets by it."""
+        return False
+
     @abstractmethod
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the partner's wire with its credentials looked up; messages carry the project and cohort."""
@@ -208,6 +213,11 @@ class ApptimizeDestination(Destination):
         return Terms(self.id_equality) if self.delivery == "file" else super().terms()
 
     @property
+    def names_cohorts(self) -> bool:
+        """Messages do; a file is imported into the group that somebody chooses."""
+        return self.delivery == "http"
+
+    @property
     def end(self) -> tuple[str, ...]:
         """The receiver's URL or the folder, the region and the account's label."""
         return self.url if self.delivery == "http" else self.folder, self.region, self.account
@@ -265,6 +275,11 @@ class WebhookDestination(Destination):
         if declared.match_on in RESERVED_COLUMNS:
             raise PropertyReserved(declared.name, declared.match_on, declared.file)
         return declared
+
+    @property
+    def names_cohorts(self) -> bool:
+        """Each message does."""
+        return True
 
     @property
     def end(self) -> tuple[str, ...]:

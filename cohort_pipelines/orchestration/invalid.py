@@ -110,6 +110,19 @@ class TargetClaimedTwice(DeclarationInvalid):
         )
 
 
+class CohortSentTwice(DeclarationInvalid):
+    """Two syncs send one cohort to one receiver of messages."""
+
+    def __init__(self, syncs: Iterable[str], cohort_id: int, destination: str, files: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{' and '.join(syncs)} both send the cohort {cohort_id} to {destination}, which may know its groups by "
+            "the cohort's id, whatever their names",
+            files,
+            "Send it once; where the receiver goes by names alone, declare a second destination for it, with an "
+            "`account`, a label of your own.",
+        )
+
+
 class DestinationsAlike(DeclarationInvalid):
     """Two destinations of one partner have the same end, and no label that tells them apart."""
 

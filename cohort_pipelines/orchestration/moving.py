@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cohort_pipelines.delivery import Ledger, Target, Terms, targets
-from cohort_pipelines.delivery.restoring import sent_as
 from cohort_pipelines.delivery.targets import TargetRecord
 from cohort_pipelines.errors import DestinationInvalid, MissingVariable, TargetNotKnown
 from cohort_pipelines.orchestration.connections import Destination, Partner, target_named
@@ -71,10 +70,10 @@ def move(ledger: Ledger, syncs: Syncs, destinations: Destinations, sync: Resolve
         TargetNotKnown: a target cannot be reached, or another sync is declared for the one that is wanted.
         MissingVariable, DestinationInvalid: a setting that is needed to tell cannot be used.
     """
-    _, declared = sync.reached(destinations[sync.destination])
+    partner, declared = sync.reached(destinations[sync.destination])
     leaves = [
-        _leaving(ledger, syncs, destinations, each, forget=forget)
-        for each in targets.owned_elsewhere(ledger, sync.name, declared)
+        _leaving(syncs, destinations, each, forget=forget)
+        for each in targets.owned_elsewhere(ledger, sync.name, declared, partner.cohort)
     ]
     foreign = (each for each in targets.all_targets(ledger) if each.target == declared and each.owner != sync.name)
     taken = next(foreign, None)
@@ -95,18 +94,16 @@ def retirement(ledger: Ledger, syncs: Syncs, destinations: Destinations, name: s
     owned = [each for each in targets.all_targets(ledger) if each.owner == name and each.retired is None]
     if not owned:
         raise TargetNotKnown(name, "it owns no target")
-    return [_leaving(ledger, syncs, destinations, each, forget=forget) for each in owned]
+    return [_leaving(syncs, destinations, each, forget=forget) for each in owned]
 
 
-def _leaving(
-    ledger: Ledger, syncs: Syncs, destinations: Destinations, record: TargetRecord, *, forget: bool
-) -> Leaving:
+def _leaving(syncs: Syncs, destinations: Destinations, record: TargetRecord, *, forget: bool) -> Leaving:
     if forget or not record.written:  # of what was never written there is nothing to empty
         return Leaving(record, None, Terms())
     owner = syncs.get(record.owner)
     # in the name of which its audience was sent: what is declared may be another cohort by now, or nothing any more
     known = (owner.project_id, owner.cohort_id) if owner else (0, 0)
-    project_id, cohort_id = sent_as(ledger, record.target) or known
+    project_id, cohort_id = record.cohort or known
     unusable: MissingVariable | DestinationInvalid | None = None
     for destination in destinations.values():
         try:

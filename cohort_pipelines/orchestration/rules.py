@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
 from cohort_pipelines.orchestration.invalid import (
     BudgetTooSmall,
+    CohortSentTwice,
     ConnectionUnknown,
     DestinationsAlike,
     FirstWindowMisplaced,
@@ -29,14 +30,15 @@ def require_sound(
 
     Raises:
         DeclarationInvalid: a source or destination is unknown, a type is not the partner's, a scheduled sync has no
-            first window, two syncs own one target, two destinations cannot be told apart, or a project's queries cannot
-            carry the cadences.
+            first window, two syncs own one target or send one cohort to one receiver, two destinations cannot be told
+            apart, or a project's queries cannot carry the cadences.
     """
     for sync in syncs:
         _require_known("source", sync.source, sources, sync)
         _require_known("destination", sync.destination, destinations, sync)
         _require_type(sync, destinations[sync.destination])
     _require_one_owner(syncs)
+    _require_cohorts_once(syncs, sources, destinations)
     _require_distinct(destinations.values())
     _require_budget(sources.values(), syncs)
 
@@ -63,6 +65,20 @@ def _require_one_owner(syncs: Sequence["CohortSync"]) -> None:
         if len(rivals) > 1:
             files = tuple(sync.file for sync in rivals)
             raise TargetClaimedTwice([sync.name for sync in rivals], target, destination, files)
+
+
+def _require_cohorts_once(
+    syncs: Sequence["CohortSync"], sources: Mapping[str, MixpanelProject], destinations: Mapping[str, Destination]
+) -> None:
+    """Two syncs of one cohort would write one group of a receiver that tells its groups by the cohort."""
+    senders = defaultdict(list)
+    for sync in syncs:
+        if destinations[sync.destination].names_cohorts:
+            senders[sync.destination, sources[sync.source].project_id, sync.cohort_id].append(sync)
+    for (destination, _, cohort_id), rivals in senders.items():
+        if len(rivals) > 1:
+            files = tuple(sync.file for sync in rivals)
+            raise CohortSentTwice([sync.name for sync in rivals], cohort_id, destination, files)
 
 
 def _require_distinct(destinations: Iterable[Destination]) -> None:

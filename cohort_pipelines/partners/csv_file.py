@@ -22,7 +22,7 @@ import msgspec
 
 from cohort_pipelines import clock, disk
 from cohort_pipelines.errors import NewerFilePublished, PartnerFolderNotWritable
-from cohort_pipelines.partners.wire import Audience, Permit, Publication
+from cohort_pipelines.partners.wire import Audience, NamedCohort, Permit, Publication
 
 CSV_HEADER = "user_id"  # the one column that Apptimize's import documents
 CURRENT = "current.csv"
@@ -56,6 +56,7 @@ class CsvFile:
     """
 
     wire: str = "csv_file"
+    cohort: NamedCohort | None = None
     host: str = "file"
     atomic: bool = True
     assumed_per_second: float = 100_000.0  # lines written to a disk

@@ -33,7 +33,7 @@ from cohort_pipelines.partners.exchange import (
     insist,
 )
 from cohort_pipelines.partners.messages import MEMBER_ID_KEY, PAGE_ROWS, Action, Cohort, encode, require_accepted
-from cohort_pipelines.partners.wire import Answer, Operation, Session
+from cohort_pipelines.partners.wire import Answer, NamedCohort, Operation, Session
 
 _IN_FLIGHT = 2
 
@@ -76,6 +76,7 @@ class CohortMessages:
         self.account = account
         self._partner = partner
         self._headers = {"content-type": "application/json", **headers}
+        self.cohort: NamedCohort | None = (project_id, cohort_id) if cohort_id else None
         self._project_id = str(project_id)
         self._cohort_id = str(cohort_id)
         self._id_key = id_key

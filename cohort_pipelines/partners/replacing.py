@@ -39,6 +39,7 @@ class ReplacingMessages:
         self.wire = receiver.wire
         self.host = receiver.host
         self.account = receiver.account
+        self.cohort = receiver.cohort
         self.assumed_per_second = receiver.assumed_per_second
 
     def count_requests(self, rows: int) -> int:

@@ -35,7 +35,7 @@ from cohort_pipelines.partners.exchange import (
     insist,
     require_success,
 )
-from cohort_pipelines.partners.wire import Answer, Operation, Session
+from cohort_pipelines.partners.wire import Answer, NamedCohort, Operation, Session
 
 TAPLYTICS_URL = "https://api.taplytics.com"
 TAPLYTICS_HEADER = "x-access-token"
@@ -60,6 +60,7 @@ class Taplytics:
     """
 
     wire: str = "taplytics"
+    cohort: NamedCohort | None = None
     workers: int = 2  # the next chunk fills the places that the stragglers of the last one leave
     judges_rows: bool = True
     assumed_per_second: float = 100.0  # 32 requests in flight that take 0.3 s each

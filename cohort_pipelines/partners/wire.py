@@ -11,6 +11,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
+NamedCohort = tuple[int, int]
+"""The Mixpanel project and cohort in whose name a partner is written to."""
+
 
 class Operation(StrEnum):
     """What a row of a plan asks for."""
@@ -83,11 +86,13 @@ class ChangeWire(Protocol):
     one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way. ``judges_rows``: each id
     is a request of its own, so that a refused chunk holds nobody that might have been taken without the others.
     ``assumed_per_second``: additions and removals a second that it is trusted with until a delivery was measured.
+    ``cohort``: what the wire names beside the target, and the partner may tell targets by; None: it names none.
     """
 
     wire: str
     host: str
     account: str
+    cohort: NamedCohort | None
     chunk_rows: int
     workers: int
     judges_rows: bool
@@ -139,12 +144,14 @@ class FileWire(Protocol):
     """A partner that takes the whole audience at once: as a file, or as pages that only count together.
 
     ``atomic``: whether a publishing that failed left the old audience or the new one, and nothing between.
-    ``assumed_per_second``: ids a second that it is trusted with until a delivery was measured.
+    ``assumed_per_second``: ids a second that it is trusted with until a delivery was measured. ``cohort``: as for a
+    change wire.
     """
 
     wire: str
     host: str
     account: str
+    cohort: NamedCohort | None
     atomic: bool
     assumed_per_second: float
 

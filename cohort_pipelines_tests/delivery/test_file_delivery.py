@@ -18,7 +18,7 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.history import Stage
 from cohort_pipelines.partners.csv_file import CsvFile
-from cohort_pipelines.partners.wire import Audience, Permit, Publication
+from cohort_pipelines.partners.wire import Audience, NamedCohort, Permit, Publication
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 
@@ -29,6 +29,7 @@ class MemoryFiles:
     wire: str = "files"
     host: str = ""
     account: str = ""
+    cohort: NamedCohort | None = None
     atomic: bool = True
     assumed_per_second: float = 1_000.0
     current: set[str] = field(default_factory=set)

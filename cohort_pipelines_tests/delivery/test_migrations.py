@@ -62,6 +62,7 @@ def test_a_ledger_of_the_first_release_is_brought_up_to_date_with_its_rows(engin
         gate = connection.execute(select(schema.gate)).one()
     assert (meta.schema_version, meta.last_seq, meta.generation) == (schema.SCHEMA_VERSION, 7, 0)
     assert [(each.name, each.baseline) for each in targets] == [("Beta", "unknown"), ("Held", None)]
+    assert [(each.project, each.cohort_id) for each in targets] == [(1, 2), (None, None)]
     assert (attempt.kind, attempt.users, attempt.seq, attempt.released) == ("overwrite", 2, None, None)
     assert (gate.name, gate.finding) == ("min_users", "")
     newest = ledger.newest_delivered(SYNC)

@@ -75,7 +75,7 @@ class DiesAfterPublishing:
     assumed_per_second = 1_000.0
 
     def __init__(self, files: CsvFile) -> None:
-        self.wire, self.host, self.account = files.wire, files.host, files.account
+        self.wire, self.host, self.account, self.cohort = files.wire, files.host, files.account, files.cohort
         self.fate = Fate()
         self._files = files
 

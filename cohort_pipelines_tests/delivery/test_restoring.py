@@ -4,7 +4,7 @@ import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState, Gates, Receipt, Target, pausing, restore, targets
-from cohort_pipelines.delivery.restoring import Restorable, restorable, sent_as
+from cohort_pipelines.delivery.restoring import Restorable, restorable
 from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused, TargetBusy
 from cohort_pipelines.history import Stage
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
@@ -212,17 +212,3 @@ def test_what_was_restored_after_a_renaming_can_be_put_back_once_more(world: Wor
     world.next_window()
     assert put_back(restored_in).restored_from == first
     assert world.partner.members == users(1, 2)
-
-
-def test_in_whose_name_a_target_was_sent_is_known(world: World) -> None:
-    target = Target("memory", "localhost", "", "Beta")
-    assert sent_as(world.ledger, target) is None
-    world.overwrite(users(*range(10)))
-    assert sent_as(world.ledger, target) == (1, 2)
-    payload, _ = world.seal(users(1))
-    seq = world.ledger.record_snapshot(SYNC, world.window.key, payload, clock.now(), 1, 1, project=1, cohort_id=3)
-    with pytest.raises(DeliveryHeld):
-        world.deliver(payload, seq, gates=Gates())
-    assert sent_as(world.ledger, target) == (1, 2)  # nothing was sent as the other
-    world.deliver(payload, seq)
-    assert sent_as(world.ledger, target) == (1, 3)

@@ -21,7 +21,7 @@ from cohort_pipelines.delivery.chunks import PATIENCE
 from cohort_pipelines.errors import LeaseLost, PartnerRequestRefused, PartnerTargetMissing
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.writer import StageWriter
-from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation, Session
+from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, NamedCohort, Operation, Session
 from cohort_pipelines.windows import Cadence, Window
 
 ANY_SIZE = Gates(min_users=0, max_shrink=1.0)
@@ -105,6 +105,7 @@ class MemoryPartner:
     wire: str = "memory"
     host: str = "localhost"
     account: str = ""
+    cohort: NamedCohort | None = None
     members: set[str] = field(default_factory=set)
     requests: list[Sent] = field(default_factory=list)
     established: int = 0

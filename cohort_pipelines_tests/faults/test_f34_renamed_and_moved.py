@@ -1,8 +1,10 @@
 """F34: names, keys and declarations change; nobody loses members by it, and no target is left unseen."""
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import httpx
 import pytest
 
@@ -11,6 +13,8 @@ from cohort_pipelines.orchestration import connected
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines_tests.faults.projects import (
     BETA_USERS,
+    LAPSED_USERS,
+    MESSAGES,
     MIXPANEL,
     TAPLYTICS,
     Faulty,
@@ -154,6 +158,41 @@ def test_f34_a_sync_that_is_deleted_is_seen_until_its_target_is_empty(
 
     assert beta.judge.segment("Beta") == set()
     assert orphans(tmp_path) == {}
+
+
+@pytest.mark.parametrize("known_by", ["cohort_id", "name"])
+def test_f34_another_cohort_for_a_target_leaves_nobody_behind(
+    tmp_path: Path,
+    at_an_opening: None,  # noqa: ARG001  the clock is set first
+    known_by: str,
+) -> None:
+    """Whether the receiver knows its groups by the cohort's id or by its name."""
+    connections = {"mixpanel": MIXPANEL, "apptimize": MESSAGES}
+
+    def groups(project: Faulty) -> dict[str, set[str]]:
+        return {name: set(each.ids) for name, each in project.standins.standins.apptimize.groups.items()}
+
+    with opened(tmp_path, {**connections, BETA: sync("apptimize", "Beta", "recurring")}) as project:
+        project.behave("apptimize", known_by=known_by)
+        with clock.shifted(to_the_window_before()):
+            assert project.run(BETA).success
+        before, asked = groups(project), project.judge.asked()
+        other = {**connections, BETA: sync("apptimize", "Beta", "recurring", cohort=LAPSED_USERS)}
+        changed = redeclared(project, tmp_path, other)
+
+        told = said(changed.run(BETA))
+        assert f"now declared for the cohort {LAPSED_USERS}" in told
+        assert (groups(project), project.judge.asked()) == (before, asked)
+
+        assert operate(changed, "retarget", sync=BETA).success
+        assert not any(groups(project).values())
+        ahead = dg.partition_loading_context(effective_dt=datetime.now(UTC) + timedelta(hours=2))
+        with clock.shifted(to_the_window_before(-1)), ahead:
+            assert changed.run(BETA).success
+            wanted = project.judge.payload(BETA, changed.window(BETA))
+
+        held = {name: ids for name, ids in groups(project).items() if ids}
+        assert held == {str(LAPSED_USERS) if known_by == "cohort_id" else "Beta": wanted}
 
 
 def test_f34_two_syncs_that_swap_their_targets_end_with_the_others(tmp_path: Path, at_an_opening: None) -> None:  # noqa: ARG001

@@ -42,6 +42,11 @@ SOUND = {"main": PROJECT, "taplytics": TAPLYTICS, "apptimize": APPTIMIZE, "first
 Load = Callable[[dict[str, str]], dg.Definitions]
 
 
+def recurring(number: int) -> str:
+    """Return the declaration of one of several syncs of that kind."""
+    return RECURRING.replace("Beta", f"Beta {number}").replace("cohort_id: 1", f"cohort_id: {number}")
+
+
 @pytest.fixture
 def load(tmp_path: Path, request: pytest.FixtureRequest) -> Load:
     def load(documents: dict[str, str]) -> dg.Definitions:
@@ -116,8 +121,21 @@ def test_two_syncs_for_one_target_names_both_files(load: Load) -> None:
     assert "defs/third/defs.yaml" in message
 
 
+def test_a_cohort_that_is_sent_twice_to_a_receiver_of_messages_names_both_files(load: Load) -> None:
+    twice = {**SOUND, "third": RECURRING.replace("Beta", "Gamma")}
+    message = refusal(load, twice)
+
+    assert "second and third both send the cohort 1 to apptimize" in message
+    assert "defs/second/defs.yaml" in message
+    assert "defs/third/defs.yaml" in message
+
+    labelled = APPTIMIZE.replace("{region: na", "{account: by_name, region: na")
+    assert load({**twice, "third": twice["third"].replace("apptimize", "other"), "other": labelled})
+    assert load({**SOUND, "third": DYNAMIC.replace("Beta", "Gamma")})  # a field is told by its name
+
+
 def test_a_budget_that_cannot_carry_the_cadences(load: Load) -> None:
-    thirteen = {f"sync_{n}": RECURRING.replace("Beta", f"Beta {n}") for n in range(13)}
+    thirteen = {f"sync_{n}": recurring(n) for n in range(13)}
 
     message = refusal(load, {"main": PROJECT, "apptimize": APPTIMIZE, **thirteen})
 
@@ -127,7 +145,7 @@ def test_a_budget_that_cannot_carry_the_cadences(load: Load) -> None:
 
 
 def test_twelve_recurring_syncs_fit_the_budget(load: Load) -> None:
-    twelve = {f"sync_{n}": RECURRING.replace("Beta", f"Beta {n}") for n in range(12)}
+    twelve = {f"sync_{n}": recurring(n) for n in range(12)}
 
     assert len(load({"main": PROJECT, "apptimize": APPTIMIZE, **twelve}).resolve_all_asset_specs()) == 48
 
@@ -156,7 +174,7 @@ def test_a_folder_name_that_no_group_can_have(load: Load) -> None:
 
 
 def test_two_views_of_a_project_share_its_budget(load: Load) -> None:
-    syncs = {f"sync_{n}": RECURRING.replace("Beta", f"Beta {n}") for n in range(13)}
+    syncs = {f"sync_{n}": recurring(n) for n in range(13)}
     syncs["sync_0"] = syncs["sync_0"].replace("source: main", "source: other")
 
     message = refusal(load, {"main": PROJECT, "other": PROJECT, "apptimize": APPTIMIZE, **syncs})
