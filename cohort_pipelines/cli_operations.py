@@ -209,7 +209,10 @@ def rebuild(
     from cohort_pipelines.settings import history_root, ledger_url
 
     with launch.declared(project):
-        question = "Rebuild the ledger from the history? The next deliveries then send every id again."
+        question = (
+            "Stop whatever delivers: daemon, webserver and exports. Rebuild the ledger from the history? The next "
+            "deliveries then send every id again."
+        )
         confirm(question, yes=yes)
         done = rebuild_ledger(Ledger(ledger_url()), History(history_root()), forget=forget)
     console().print(

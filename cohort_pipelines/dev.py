@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 import typer
@@ -20,7 +21,7 @@ import typer
 from cohort_pipelines.errors import PortTaken, ProjectFolderInvalid, ServiceEnded
 from cohort_pipelines.processes import HOST, Child, answers, only_one, start_guarded, stop_all, told_to_stop, watch
 from cohort_pipelines.settings import data_root
-from cohort_pipelines.standins.kept import keep, kept_settings
+from cohort_pipelines.standins.kept import environment_file, keep, kept_settings
 from cohort_pipelines.standins.settings import Addresses
 
 _DAGSTER = "dagster"
@@ -87,6 +88,7 @@ def _start_standins(data: Path, children: dict[str, Child]) -> Addresses:
         raise ServiceEnded(_STANDINS, standins.wait())
     addresses = msgspec.json.decode(line, type=Addresses)
     keep(data, settings, addresses)
+    typer.echo(f"For commands in another shell, there: . {quote(str(environment_file(data)))}")
     return addresses
 
 

@@ -85,11 +85,16 @@ def only_one(project: Path) -> Iterator[int]:
     """Hold the project's lock, and yield its descriptor: the lock lasts while any process that inherits it lives.
 
     Raises:
-        ProjectFolderInvalid: another process holds it.
+        ProjectFolderInvalid: another process holds it, or it cannot be written.
     """
     path = project / "data" / "dagster" / "dev.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("w", encoding="utf-8")
+    except OSError as error:
+        problem = f"{path} cannot be written ({error.strerror})"
+        raise ProjectFolderInvalid(project, problem, "Check free space and permissions.") from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

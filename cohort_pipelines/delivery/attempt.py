@@ -1,7 +1,7 @@
 """An attempt on a target by who holds its lease: each arrow is a transaction that checks the lease's token."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from cohort_pipelines.delivery.schema import (
     WindowState,
 )
 from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnusable, SyncPaused
+from cohort_pipelines.errors import DeliveryError, HistoryError, LeaseLost, LedgerUnpaired, LedgerUnusable, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import NamedCohort
 
@@ -63,9 +63,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Pulse:
-    """When a lease was last known to be held, by this host's clock."""
+    """When a lease was last known to be held, by this host's clock, and what has ended the turn since, if anything."""
 
     at: datetime
+    ended: DeliveryError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +116,22 @@ class Attempt:
         return clock.now() + self.ahead
 
     @contextmanager
-    def leased(self) -> Iterator[None]:
-        """Keep the lease alive from a thread of its own, since planning may take long, and give it back at the end."""
+    def leased(self, require_own: Callable[[], None]) -> Iterator[None]:
+        """Keep the lease alive from a thread of its own, since planning may take long, and give it back at the end.
+
+        What ``require_own`` raises whenever the lease is renewed ends the turn: the ledger is not the one any more.
+        """
         over = threading.Event()
 
         def renew() -> None:
             while not over.wait(self.lease_seconds / 3):
                 try:
                     self._renew()
-                except LedgerUnusable:  # locked or full for now; what is written next will say so if it stays
+                    require_own()
+                except LedgerUnpaired as another:
+                    self.pulse.ended = another
+                    return
+                except (LedgerUnusable, HistoryError):  # for now; what is written next will say so if it stays
                     continue
                 except LeaseLost:  # the next transaction meets it where it can be dealt with
                     return
@@ -153,9 +161,22 @@ class Attempt:
         """Mark an attempt as orphaned, now that ``belief`` holds all it may have done."""
         with self.fenced() as connection:
             now = self.ledger.now(connection)
-            ended = {"state": AttemptState.ORPHANED, "ended": now, "error": "its process died"}
+            word = func.coalesce(schema.attempt.c.error, "its process died")
+            ended = {"state": AttemptState.ORPHANED, "ended": now, "error": word}
             connection.execute(update(schema.attempt).filter_by(id=dead.id).values(**ended))
             self._believe(connection, belief, dead.id)
+
+    def leave_word(self, error: str) -> None:
+        """Say why the attempt is left open: what it did is recorded, and what came of it cannot be.
+
+        Raises:
+            LeaseLost: another run has taken the target over.
+            LedgerUnusable: nor can this be recorded.
+        """
+        with self.fenced() as connection:
+            connection.execute(update(schema.attempt).filter_by(id=self.id).values(error=error))
+            if self.asked.kind is AttemptKind.OVERWRITE:
+                note_window(connection, self.asked.sync, self.asked.window, "failed", error)
 
     def on_target(self) -> "Row[tuple[object, ...]]":
         """Return what the ledger has of the target: a row of :data:`schema.target`."""
@@ -233,7 +254,10 @@ class Attempt:
 
         Raises:
             LeaseLost: another run has taken the target over.
+            LedgerUnpaired: the history is another ledger's by now.
         """
+        if self.pulse.ended is not None:
+            raise self.pulse.ended
         if clock.now() >= self.pulse.at + timedelta(seconds=self.lease_seconds):
             self._renew()
 

@@ -1,5 +1,6 @@
 """The database under the ledger: opened once, private, and durable at every commit."""
 
+import sqlite3
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import migrations, schema
 from cohort_pipelines.delivery.connecting import connect, parse, shown
 from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
+
+_PRIMARY = 0xFF  # of an extended code of SQLite's
+_OF_THE_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 class Database:
@@ -89,9 +93,16 @@ class Database:
         except exc.IntegrityError:  # ours to mend, not the database's
             raise
         except exc.DBAPIError as error:
-            raise LedgerUnusable(self.where, " ".join(str(error.orig).split()).rstrip(".")) from error
+            raise LedgerUnusable(self.where, _problem(error)) from error
         except exc.TimeoutError as error:
             raise LedgerUnusable(self.where, "no connection to it was free for half a minute") from error
+
+
+def _problem(error: exc.DBAPIError) -> str:
+    """Return what the database said, in one line, and what to do where it is the disk that refused."""
+    said = " ".join(str(error.orig).split()).rstrip(".")
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return f"{said}; check free space and permissions of its folder" if code & _PRIMARY in _OF_THE_DISK else said
 
 
 def _version(connection: Connection) -> int | None:

@@ -7,6 +7,7 @@ of these records, whatever the verdict on the whole; the next attempt starts fro
 import time
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import judging, pairing
@@ -127,7 +128,7 @@ def deliver(
         superseded = DeliverySuperseded(window.key, attempt.newer, "" if window.closes else sync)
         overwrite.end(AttemptState.SUPERSEDED, str(superseded))
         raise superseded
-    with attempt.leased():
+    with attempt.leased(partial(pairing.require_own, ledger, history)):
         _prepare(overwrite, gates, partner)
         return _carry_out(overwrite, partner, on_progress)
 
@@ -170,7 +171,10 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
         return _conclude(overwrite, sending)
     except (HistoryError, LedgerUnusable) as error:
         cause = str(error).replace(f" {NOTHING_SENT}", "")  # something may well have been
-        raise DeliveryStopped(cause, sending.acknowledged, overwrite.counts.operations) from error
+        stopped = DeliveryStopped(cause, sending.acknowledged, overwrite.counts.operations)
+        with suppress(LedgerUnusable, LeaseLost):  # where it is the ledger that refuses, nothing can be told
+            overwrite.attempt.leave_word(str(stopped))
+        raise stopped from error
 
 
 def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire, on_progress: Progress | None) -> None:
@@ -241,6 +245,7 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
         yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done), again=_asked_by_name(asked))
         overwrite.end(AttemptState.YIELDED, str(yielded))
         raise yielded
+    pairing.require_own(overwrite.attempt.ledger, overwrite.history)
     overwrite.attempt.mark_sent()
     refused_adds, refused_removals = overwrite.refused()
     left_over = overwrite.left_over()

@@ -219,7 +219,7 @@ def _of_window(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ...
 
 def _why(row: Row[tuple[object, ...]], now: datetime) -> str:
     if row.state in OPEN_STATES:
-        return UNDER_WAY if row.expires and row.expires > now else LEFT_OPEN
+        return UNDER_WAY if row.expires and row.expires > now else row.error or LEFT_OPEN
     return row.error or ""
 
 

@@ -217,6 +217,7 @@ class Overwrite:
 
     def _mirror(self, generation: int) -> None:
         attempt = self.attempt
+        pairing.require_own(attempt.ledger, self.history)
         pairing.mirror(
             attempt.ledger,
             self.history,

@@ -23,6 +23,7 @@ from cohort_pipelines.errors import HistoryError, HistoryUnpaired, LedgerUnpaire
 from cohort_pipelines.history import History, Stage
 
 IDENTITY = "id.json"
+_DOUBLED = "doubled-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,18 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
     return True
 
 
+def require_own(ledger: Ledger, history: History) -> None:
+    """Refuse to go on where ``history`` became another ledger's in the middle of it, as by a rebuilding.
+
+    Raises:
+        LedgerUnpaired: it did.
+        HistoryError: the history would not tell.
+    """
+    identity = read_mark(Identity, history.read_mark(IDENTITY) or b"")
+    if identity is not None and identity.ledger_id != ledger.ledger_id:
+        raise LedgerUnpaired(ledger.where, history.shown, "the history became another ledger's meanwhile")
+
+
 def require_unused(history: History, where: str) -> None:
     """Refuse a ``history`` that tells of deliveries where no ledger is found at ``where``: it was lost.
 
@@ -159,8 +172,8 @@ def mirror(
     The owner and ``writers`` join those that the mark names already; a baseline that it names stays. Nothing is said
     where a later ``run`` of the same ledger has done so: this one was taken over, and meets that at its next step.
 
-    Where ``sent`` says that requests were made beside those of a copy, the mark then fits neither of the two: none
-    knows what the other has sent.
+    Where ``sent`` says that requests were made beside those of a copy, a mark of its own, which the other cannot write
+    over in that very moment, fits neither of the two until one is rebuilt: none knows what the other has sent.
 
     Raises:
         LedgerUnpaired: a copy of the ledger has written the target meanwhile.
@@ -183,7 +196,7 @@ def mirror(
         if _is_doubled(ledger, before, mirrored):
             if sent:
                 of_both = replace(before, run=f"{before.run}, {run}")
-                history.write_mark(name, msgspec.json.encode(of_both))
+                history.write_mark(f"{_DOUBLED}{name}", msgspec.json.encode(of_both))
             raise LedgerUnpaired(ledger.where, history.shown, _doubled(before))
         if before.generation >= generation:
             return

@@ -54,6 +54,16 @@ class ServingError(CohortPipelinesError):
     """A project cannot be served, or no longer."""
 
 
+class RunsNotRecorded(ServingError):
+    """Dagster's own records of runs cannot be read or written."""
+
+    def __init__(self, home: str, cause: str) -> None:
+        super().__init__(
+            f"Dagster's records, which the dagster.yaml in {home} names, cannot be used: {cause}. Check free space and "
+            "permissions there. What was delivered, if anything, is in the ledger: cohort-pipelines history tells."
+        )
+
+
 class PortTaken(ServingError):
     """Another program listens at the port that was asked for."""
 

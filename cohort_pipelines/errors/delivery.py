@@ -165,6 +165,8 @@ class DeliveryStopped(DeliveryError):
 
     def __init__(self, cause: str, done: int, planned: int) -> None:
         holds = "a mix of the old and the new audience" if done else "what it held, but for what got no clear answer,"
+        if done == planned > 0:
+            holds = "the new audience, which is not recorded yet,"
         super().__init__(
             f"The delivery stopped after {done:,} of {planned:,} changes: {cause.rstrip('.')}. "
             f"The target holds {holds} until the next run, which goes on from exactly what is known."

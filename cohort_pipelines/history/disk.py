@@ -25,7 +25,7 @@ def writing(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HistoryNotWritable(str(place), error.strerror or type(error).__name__) from error
+        raise HistoryNotWritable(str(place), _cause(error)) from error
 
 
 @contextmanager
@@ -53,6 +53,12 @@ def scratch(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _cause(error: OSError) -> str:
+    """Return what the disk said; Arrow says it twice and at length."""
+    said = error.strerror or type(error).__name__
+    return os.strerror(error.errno) if error.errno and "[errno" in said else said
 
 
 def _sweep(parent: Path) -> None:

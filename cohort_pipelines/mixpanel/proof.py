@@ -6,7 +6,7 @@ which the documentation calls the number of users of the page, while every clien
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +72,24 @@ def promise_of(first: Page) -> Promise:
 
 @contextmanager
 def noting(path: Path) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """Yield a function that notes, in a new file at ``path``, who stands on which page."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _PLACES) as places:
+    """Yield a function that notes, in a new file at ``path``, who stands on which page.
+
+    Raises:
+        HistoryNotWritable: the disk refused, then or when the file is closed.
+    """
+    with ExitStack() as opened:
+        with writing(path):
+            places = opened.enter_context(pa.ipc.new_stream(opened.enter_context(pa.OSFile(str(path), "wb")), _PLACES))
 
         def note(members: pa.RecordBatch) -> None:
             with writing(path):
                 places.write_batch(members.select(_PLACES.names))
 
-        yield note
+        try:
+            yield note
+        finally:
+            with writing(path):  # what waited to be written meets a full disk here, once more
+                opened.close()
 
 
 def require_no_repeats(path: Path) -> None:

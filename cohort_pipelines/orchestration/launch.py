@@ -20,6 +20,7 @@ from cohort_pipelines.orchestration.connections import (
     sources_in,
 )
 from cohort_pipelines.orchestration.dead_runs import process_tag
+from cohort_pipelines.orchestration.instance import instance_at
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
 from cohort_pipelines.orchestration.resolved import DELIVERED, STAGES, ResolvedSync
@@ -91,13 +92,14 @@ def opened(project: Path) -> Iterator[OpenProject]:
     Raises:
         ProjectFolderInvalid: there is no project.
         ConfigurationError: its declarations do not load.
+        RunsNotRecorded: its instance's records cannot be used.
     """
     package = package_of(project)
     home = os.environ.setdefault("DAGSTER_HOME", str(project.resolve()))
     with _loaded(project) as (_, found):
         with as_one_sentence():
             definitions = project_definitions(package)
-        with dg.DagsterInstance.from_config(home) as instance:
+        with instance_at(home) as instance:
             yield OpenProject(found.syncs, found.sources, found.destinations, definitions, instance)
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,10 +23,17 @@ def kept_settings(data: Path, *, members: int = 10_000) -> Settings:
 
 
 def keep(data: Path, settings: Settings, addresses: Addresses) -> None:
-    """Remember ``settings`` in ``data``, with the ports where the stand-ins now listen."""
+    """Remember ``settings`` in ``data``, with the ports where the stand-ins now listen, and how to reach them."""
     ports = {
         "mixpanel_port": urlsplit(addresses.mixpanel_url).port,
         "taplytics_port": urlsplit(addresses.taplytics_url).port,
         "apptimize_port": urlsplit(addresses.apptimize_url).port,
     }
     (data / FOLDER / "settings.json").write_text(json.dumps(asdict(settings) | ports), encoding="utf-8")
+    lines = (f"export {name}={quote(value)}\n" for name, value in addresses.environment().items())
+    environment_file(data).write_text("".join(lines), encoding="utf-8")
+
+
+def environment_file(data: Path) -> Path:
+    """Return the file of shell commands that set the variables by which the demo's declarations find the stand-ins."""
+    return data / FOLDER / "environment.sh"

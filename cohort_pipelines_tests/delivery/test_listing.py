@@ -1,3 +1,4 @@
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pyarrow as pa
@@ -7,8 +8,9 @@ from sqlalchemy import event
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Gates
 from cohort_pipelines.delivery.listing import LEFT_OPEN, UNDER_WAY, Entry, entries
-from cohort_pipelines.errors import DeliveryError, DeliveryHeld
+from cohort_pipelines.errors import DeliveryError, DeliveryHeld, DeliveryStopped, HistoryNotWritable
 from cohort_pipelines.history import Stage
+from cohort_pipelines.history.writer import StageWriter
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
 
 
@@ -48,6 +50,31 @@ def test_an_overwrite_is_listed_with_all_its_numbers(world: World) -> None:
     assert entry.seconds is not None
     assert entry.taken_at <= entry.at
     assert entry.seconds >= 0
+
+
+@pytest.mark.parametrize("stage", [Stage.BELIEF, Stage.RECEIPT])
+def test_a_delivery_whose_end_cannot_be_filed_says_why_as_long_as_the_ledger_can_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    written = world.history.writer
+
+    def full(sync: str, of: Stage, window: str, schema: pa.Schema) -> AbstractContextManager[StageWriter]:
+        if of is stage:
+            raise HistoryNotWritable(str(world.folder), "No space left on device")
+        return written(sync, of, window, schema)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(world.history, "writer", full)
+        with pytest.raises(DeliveryStopped, match="holds the new audience, which is not recorded yet, until"):
+            world.overwrite(users(1, 2))
+
+    [entry] = entries(world.ledger, SYNC)
+    assert entry.reason.startswith("The delivery stopped after 2 of 2 changes: The history could not be written at /")
+    [noted] = world.ledger.windows(SYNC)
+    assert (noted.state, noted.reason) == ("failed", entry.reason)
+    world.next_window()
+    world.overwrite(users(1, 2))
+    assert entries(world.ledger, SYNC)[-1].reason == entry.reason
 
 
 def test_overwrites_and_windows_that_came_to_none_stand_in_one_list_the_newest_first(world: World) -> None:

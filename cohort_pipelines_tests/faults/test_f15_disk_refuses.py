@@ -42,7 +42,8 @@ def test_f15_a_disk_that_is_full_at_any_point_leaves_no_partial_file_and_the_nex
             if result.success:
                 break
             assert str(history) in said(result), pages
-            assert "No space left on device" in said(result), pages
+            assert "No space left on device." in said(result), pages
+            assert "NOT OURS" not in said(result), pages
             if "delivery stopped after" not in said(result):
                 assert SENT_NOTHING in said(result), pages
                 assert (project.judge.segment(), project.judge.asked()) == (before, asked), pages
@@ -50,6 +51,26 @@ def test_f15_a_disk_that_is_full_at_any_point_leaves_no_partial_file_and_the_nex
 
         assert project.judge.segment() == project.judge.payload(TAPLYTICS, window)
         assert {"cohort_snapshot", "partner_payload", "destination_upload"} <= stages
+
+
+@pytest.mark.parametrize("free", [64, 148, 300])
+def test_f15_a_disk_that_fills_up_amid_a_large_snapshot_fails_its_window_and_no_more(
+    tmp_path: Path,
+    at_an_opening: None,  # noqa: ARG001  the clock is set first
+    free: int,
+) -> None:
+    """What waits to be written meets the full disk once more when its file is closed."""
+    history = tmp_path / "data" / "history"
+    with opened(tmp_path, settings=Settings(members=20_000)) as project, small_disk(history, 8192) as disk:
+        disk.fill(but=free * 1024)
+        result = project.run(TAPLYTICS)
+        disk.empty()
+
+        assert said(result).startswith(f"The history could not be written at {history}")
+        assert ": No space left on device. No partial file was left. " + SENT_NOTHING in said(result)
+        assert [each.state for each in project.ledger.windows(TAPLYTICS)] == ["failed"]
+        assert project.judge.asked().total() == 0
+        assert project.run(TAPLYTICS, stages=("cohort_snapshot",)).success
 
 
 def test_f15_a_read_only_disk_is_refused_before_mixpanel_is_asked(

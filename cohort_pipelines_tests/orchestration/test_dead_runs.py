@@ -41,6 +41,16 @@ def test_a_run_of_the_command_line_is_ended_unless_its_process_lives(
         assert end_dead_runs() == ended
 
 
+def test_a_run_is_ended_whose_process_number_has_come_to_another_process() -> None:
+    [(tag, mine)] = process_tag().items()
+    host, number, started = mine.rsplit(":", 2)
+    with dg.instance_for_test() as instance:
+        create_run_for_test(
+            instance, status=DagsterRunStatus.STARTED, tags={tag: f"{host}:{number}:{int(started) - 1}"}
+        )
+        assert end_dead_runs() == 1
+
+
 @pytest.mark.parametrize("status", NOT_ALIVE)
 def test_any_other_run_stays_as_it_is(status: DagsterRunStatus) -> None:
     with dg.instance_for_test() as instance:

@@ -1,0 +1,33 @@
+"""Dagster's instance, opened so that a disk which refuses its records is one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from sqlalchemy.exc import DBAPIError
+
+from cohort_pipelines.errors import RunsNotRecorded
+
+
+@contextmanager
+def instance_at(home: str) -> Iterator[dg.DagsterInstance]:
+    """Open the instance whose dagster.yaml is in the folder ``home``.
+
+    Raises:
+        RunsNotRecorded: its records cannot be read or written, now or while it is open.
+    """
+    try:
+        opened = dg.DagsterInstance.from_config(home)
+    except OSError as error:
+        raise RunsNotRecorded(home, error.strerror or type(error).__name__) from error
+    except DBAPIError as error:
+        raise _unusable(home, error) from error
+    try:
+        with opened as instance:
+            yield instance
+    except DBAPIError as error:  # the ledger's are errors of ours
+        raise _unusable(home, error) from error
+
+
+def _unusable(home: str, error: DBAPIError) -> RunsNotRecorded:
+    return RunsNotRecorded(home, " ".join(str(error.orig).split()).rstrip("."))
