@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy import Row
 
-from cohort_pipelines.delivery.belief import BATCH, Belief, seal_belief
+from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, one_row, seal_belief
 from cohort_pipelines.delivery.spelling import one_spelling, spelling_engine
+from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.engine import exactly
 from cohort_pipelines.errors import BaselineUnusable
 from cohort_pipelines.history import History
@@ -28,8 +30,43 @@ _PARQUET = b"PAR1"
 _ID_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
 
 
-def adopt(history: History, path: str, *, sync: str, window: str, equality: Equality = "exact") -> Belief:
-    """Seal the ids in the file at ``path`` as belief: all of them IN.
+def started_from(
+    history: History,
+    target: Row[tuple[object, ...]] | None,
+    belief: Belief,
+    baseline: str,
+    *,
+    sync: str,
+    window: str,
+    equality: Equality,
+) -> tuple[Belief, str | None]:
+    """Return what a delivery starts from, and the word for the ``baseline`` that it takes over; None: the first stands.
+
+    Args:
+        history: where what is adopted is sealed, under ``sync`` and ``window``.
+        target: what the ledger has of the target: a row of :data:`schema.target`; None where that is nothing.
+        belief: what is believed of it.
+        baseline: what is declared, as :class:`Terms` has it.
+        sync: see there.
+        window: see there.
+        equality: which spellings the partner takes for one id.
+
+    Raises:
+        BaselineUnusable, HistoryError: it cannot be adopted.
+    """
+    sent = target is not None and bool(target.established or target.last_sent)
+    if target is not None and sent and target.baseline is not None:
+        return belief, None
+    known = belief if sent else Belief()  # of one that was taken over and not sent to, what was taken over then goes
+    if baseline in NO_FILE:
+        return known, baseline
+    return adopt(history, baseline, known, sync=sync, window=window, equality=equality), "adopted"
+
+
+def adopt(
+    history: History, path: str, known: Belief | None = None, *, sync: str, window: str, equality: Equality = "exact"
+) -> Belief:
+    """Seal the ids in the file at ``path`` as belief: all of them IN, but MAYBE where ``known`` says otherwise.
 
     The file is Parquet or else CSV, whatever its name. A file of one column needs no header.
 
@@ -45,9 +82,11 @@ def adopt(history: History, path: str, *, sync: str, window: str, equality: Equa
                 writer.write(pa.table([batch], schema=_SCHEMA))
         if not writer.rows:
             raise BaselineUnusable(path, "it holds no id")
-        known = one_spelling("(SELECT DISTINCT id FROM read_parquet($ids))", equality)
-        rows = duckdb.sql(_ADOPTED.format(known=known), params={"ids": exactly(ids)}).to_arrow_reader(BATCH)
-        return seal_belief(history, sync, window, rows)
+        there = one_spelling("(SELECT DISTINCT id FROM read_parquet($ids))", equality)
+        with belief_source(history, known or Belief()) as (believed, paths):
+            both = one_row(_BOTH.format(there=there, believed=believed), equality)
+            rows = duckdb.sql(f"FROM {both} ORDER BY id", params={**paths, "ids": exactly(ids)})
+            return seal_belief(history, sync, window, rows.to_arrow_reader(BATCH))
 
 
 def _read(path: str) -> Iterator[pa.Array]:
@@ -109,4 +148,8 @@ def _require_ids(ids: pa.Array, path: str, rows_before: int) -> None:
         raise BaselineUnusable(path, f"what its row {rows_before + first + 1:,} holds cannot be a user id")
 
 
-_ADOPTED = "SELECT id, 'IN' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused FROM {known} ORDER BY id"
+_BOTH = """(
+SELECT id, 'IN' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused FROM {there}
+UNION ALL
+SELECT id, state, unsettled_since, refused FROM {believed}
+)"""

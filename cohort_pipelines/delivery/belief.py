@@ -173,7 +173,12 @@ def one_state(believed: str, equality: Equality) -> str:
     Two spellings are there when the setting was changed, or after both were sent under the one before it: MAYBE, unless
     they agree. The spelling that may be in is kept.
     """
-    return believed if equality == "exact" else _ONE_STATE.format(believed=believed, key=key_of("id", equality))
+    return believed if equality == "exact" else one_row(believed, equality)
+
+
+def one_row(believed: str, equality: Equality) -> str:
+    """Return the SQL that makes one row of all that ``believed``, a relation with belief's columns, has of an id."""
+    return _ONE_STATE.format(believed=believed, key=key_of("id", equality))
 
 
 # an interval join by ASOF: of the ranges that start at or before a row, only the last can hold it

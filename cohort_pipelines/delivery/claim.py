@@ -61,6 +61,8 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         pause_within(connection, asked.sync, replace(asked.pause, at=now))
     seq = asked.snapshot_seq if asked.kind is AttemptKind.OVERWRITE else next_seq(connection)
     taken = {} if superseded else {"owner": asked.sync, "retired": None}
+    if taken and target.retired:
+        taken["baseline"] = None  # somebody may have filled it since: whoever takes it may say with whom
     head = {"generation": target.generation + 1, "head_seq": max(seq, target.head_seq)}
     connection.execute(update(schema.target).filter_by(id=target.id).values(**head, **taken))
     established = target.established and not was_anothers(target, asked.cohort)

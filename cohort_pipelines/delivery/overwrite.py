@@ -11,13 +11,12 @@ import pyarrow.compute as pc
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import pace, pairing
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
-from cohort_pipelines.delivery.baseline import adopt
+from cohort_pipelines.delivery.baseline import started_from
 from cohort_pipelines.delivery.belief import Belief, doubt_all, fold
 from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
 from cohort_pipelines.delivery.releasing import Release
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptState, ChunkState, WindowState
-from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.errors import HistoryError
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
@@ -79,9 +78,16 @@ class Overwrite:
             HistoryError: payload, belief or baseline cannot be trusted, or the history cannot be written.
         """
         attempt, asked, target = self.attempt, self.attempt.asked, self.attempt.on_target()
-        self.base, self.baseline = attempt.belief(self.history), target.baseline
-        if target.baseline is None or not (target.established or target.last_sent):  # nothing was ever sent
-            self._adopt(asked.terms.baseline)
+        self.baseline = target.baseline
+        self.base, self.adopting = started_from(
+            self.history,
+            target,
+            attempt.belief(self.history),
+            asked.terms.baseline,
+            sync=asked.sync,
+            window=asked.window,
+            equality=asked.terms.id_equality,
+        )
         whole = sends_everybody(partner)
         heal, self.heals_until = pace.slices_due(
             pace.measure(attempt.ledger, asked.sync, partner),
@@ -199,16 +205,6 @@ class Overwrite:
             with suppress(HistoryError):  # an older mirror is none that is refused, and the end is recorded
                 self._mirror(generation)
         return receipt
-
-    def _adopt(self, baseline: str) -> None:
-        """Start from what the target is said to have held before the first delivery; recorded once that begins."""
-        asked = self.attempt.asked
-        self.adopting, self.base = baseline, Belief()
-        if baseline not in NO_FILE:
-            self.adopting = "adopted"
-            self.base = adopt(
-                self.history, baseline, sync=asked.sync, window=asked.window, equality=asked.terms.id_equality
-            )
 
     def _healed(self, state: AttemptState) -> datetime | None:
         """Return up to when this has healed, where the whole plan was tried; what was refused is tried again anyway."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, judging, pace, releasing, schema
 from cohort_pipelines.delivery.attempt import believed
-from cohort_pipelines.delivery.baseline import adopt
+from cohort_pipelines.delivery.baseline import started_from
 from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.deadlines import deadline
 from cohort_pipelines.delivery.gates import Gates, Verdict
@@ -20,7 +20,7 @@ from cohort_pipelines.delivery.pausing import paused
 from cohort_pipelines.delivery.plan import PlanCounts, make_plan
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
 from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere, require_its_cohort, was_anothers
-from cohort_pipelines.delivery.terms import NO_FILE, Terms
+from cohort_pipelines.delivery.terms import Terms
 from cohort_pipelines.errors import (
     DeliveryError,
     DeliverySuperseded,
@@ -189,9 +189,10 @@ def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[
         for dead, told in left_open:
             plan = history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
             belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
-    if terms.baseline not in NO_FILE and not (row and row.baseline and (row.established or row.last_sent)):
-        return adopt(history, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality)
-    return belief
+    base, _ = started_from(
+        history, row, belief, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality
+    )
+    return base
 
 
 def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[object, ...]], pa.Table]]:

@@ -1,12 +1,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Target, pausing, retire, schema, targets
+from cohort_pipelines.delivery import Gates, Target, Terms, pausing, retire, schema, targets
 from cohort_pipelines.errors import (
     DeliveryHeld,
     SyncPaused,
@@ -199,6 +200,29 @@ def test_a_target_that_was_never_written_is_handed_over_whoever_owns_it(world: W
     hold(world)
     here = target_of(world.partner)
     assert targets.hand_over(world.ledger, here, "another", declared=[(SYNC, here), ("another", here)]) == SYNC
+
+
+@pytest.mark.parametrize("baseline", ["file", "unknown", "empty"])
+def test_whoever_takes_a_retired_target_may_say_who_was_put_there_since(
+    world: World, tmp_path: Path, baseline: str
+) -> None:
+    world.overwrite(users(1, 2, 3))
+    give_up(world)
+    world.partner.members.update(users(2, 3, 50))
+    there = tmp_path / "there.csv"
+    there.write_text("user_id\nuser-0002\nuser-0003\nuser-0050\n", encoding="utf-8")
+    terms = Terms(baseline=str(there) if baseline == "file" else baseline)
+    world.next_window()
+    payload, seq = world.seal(users(3, 4))
+
+    receipt = world.deliver(payload, seq, sync="another", terms=terms)
+
+    named = baseline == "file"
+    assert receipt.baseline == ("adopted" if named else baseline)
+    assert world.partner.members == (users(3, 4) if named else users(2, 3, 4, 50))
+    world.next_window()
+    payload, seq = world.seal(users(3, 4))
+    assert world.deliver(payload, seq, sync="another", terms=terms).planned == 0
 
 
 def test_a_target_that_is_being_claimed_blocks_another_sync(world: World) -> None:
