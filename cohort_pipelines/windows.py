@@ -28,6 +28,11 @@ class Cadence(Enum):
         """The cadence as a cron expression in UTC."""
         return "0 */2 * * *" if self is Cadence.TWO_HOURS else "*/15 * * * *"
 
+    @property
+    def per_hour(self) -> float:
+        """How many windows open in an hour, on average: so many snapshots, and queries of Mixpanel, a sync takes."""
+        return timedelta(hours=1) / self.value
+
     def window_at(self, moment: datetime) -> "Window":
         """Return the window that is open at ``moment``."""
         midnight = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -5,7 +5,6 @@ on 127.0.0.1:5432 that asks for no password. Each process of pytest makes a data
 """
 
 import atexit
-import getpass
 import os
 import uuid
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ def execute(url: str, statement: str) -> None:
 def _server() -> str | None:
     if named := os.environ.get(SERVER):
         return named
-    for user in dict.fromkeys(("postgres", getpass.getuser())):
+    for user in dict.fromkeys(("postgres", os.environ.get("USER", "postgres"))):
         url = f"postgresql://{user}@127.0.0.1:5432/postgres"
         try:
             execute(url, "SELECT 1")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 
-from cohort_pipelines.delivery.schema import ChunkState
+from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
 from cohort_pipelines.delivery.spelling import key_of, spelling_engine
 from cohort_pipelines.engine import exactly
 from cohort_pipelines.history import History, Stage, StoredFile
@@ -189,7 +189,7 @@ ASOF JOIN told ON planned.file_row_number >= told.lo
 WHERE planned.file_row_number < told.hi
 )"""
 
-_REFUSED = f"('{ChunkState.REFUSED}', '{ChunkState.REFUSED_WHOLE}')"
+_REFUSED = str(tuple(map(str, REFUSED_STATES)))
 _FOLD = f"""(
 SELECT
     CASE

@@ -13,7 +13,7 @@ from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.belief import BATCH, CHUNK_SCHEMA
 from cohort_pipelines.delivery.plan import PlanCounts
 from cohort_pipelines.delivery.receipt import MAX_LISTED
-from cohort_pipelines.delivery.schema import ChunkState
+from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation
 
@@ -189,7 +189,7 @@ def record(connection: Connection, attempt: int, ended: Sequence[Ended]) -> None
         )
 
 
-_REFUSED = schema.chunk.c.state.in_([ChunkState.REFUSED, ChunkState.REFUSED_WHOLE])
+_REFUSED = schema.chunk.c.state.in_(REFUSED_STATES)
 _ENDED = tuple(each.name for each in fields(Ended))
 
 # one statement, built once: it is the price of every chunk

@@ -16,7 +16,7 @@ from cohort_pipelines.delivery.belief import Belief, doubt_all, fold
 from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
 from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptState, ChunkState, WindowState
+from cohort_pipelines.delivery.schema import GREEN_STATES, REFUSED_STATES, AttemptState, ChunkState, WindowState
 from cohort_pipelines.errors import HistoryError
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
@@ -123,8 +123,7 @@ class Overwrite:
         """Return how many additions and removals were refused."""
         tally = self.attempt.tally()
         adds, removals = (
-            sum(tally.get((operation, state), 0) for state in (ChunkState.REFUSED, ChunkState.REFUSED_WHOLE))
-            for operation in ("add", "remove")
+            sum(tally.get((operation, state), 0) for state in REFUSED_STATES) for operation in ("add", "remove")
         )
         return adds, removals
 

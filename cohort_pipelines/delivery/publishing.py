@@ -11,6 +11,7 @@ from cohort_pipelines.delivery.sending import GRACE
 from cohort_pipelines.errors import (
     NewerFilePublished,
     PartnerError,
+    PartnerFolderNotWritable,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
     PartnerUnreachable,
@@ -64,7 +65,8 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int)
     except PartnerError as error:
         without_effect = isinstance(error, _WITHOUT_EFFECT) and permits.given <= 1  # no earlier page was taken either
         permits.end(ChunkState.UNTOUCHED if without_effect else ChunkState.UNKNOWN, type(error).__name__)
-        out_of_time = isinstance(error, PartnerOutcomeUnknown) and clock.now() >= attempt.asked.deadline
+        cut_off = isinstance(error, PartnerOutcomeUnknown) and not isinstance(error, PartnerFolderNotWritable)
+        out_of_time = cut_off and clock.now() >= attempt.asked.deadline
         return Published(stopped="" if out_of_time else str(error), yielded=out_of_time, requests=error.requests)
     return _published(attempt, permits, publication, operations)
 

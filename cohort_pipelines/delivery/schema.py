@@ -75,6 +75,9 @@ class ChunkState(StrEnum):
     UNTOUCHED = "untouched"
 
 
+REFUSED_STATES = (ChunkState.REFUSED, ChunkState.REFUSED_WHOLE)
+
+
 class Moment(TypeDecorator[datetime]):
     """A moment in UTC, also where the database keeps no time zones."""
 

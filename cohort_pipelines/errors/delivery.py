@@ -39,7 +39,6 @@ class TargetBusy(DeliveryError):
             f"Another run is writing {target!r}; its lease lasts until {until:%H:%M:%S} UTC unless renewed. "
             "Nothing was sent by this run. The next delivery goes on from what that run has delivered."
         )
-        self.until = until
 
 
 class TargetNotItsOwn(DeliveryError):

@@ -173,4 +173,3 @@ class SnapshotTorn(MixpanelError):
             f"Mixpanel's pages do not make up one cohort, twice in a row: {defect}. The snapshot was dropped. "
             f"{NOTHING_SENT} The next window reads afresh; if it stays, the cohort changes while it is read."
         )
-        self.defect = defect

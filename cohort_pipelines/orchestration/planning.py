@@ -18,7 +18,6 @@ from cohort_pipelines.orchestration.launch import Declarations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
 
-_HOUR = 3600.0
 _NEXT_EXPORT = "next export"
 
 
@@ -202,14 +201,10 @@ def _budget(project: Declarations, sync: ResolvedSync, spent: int) -> Budget:
     siblings = [each for each in project.syncs.values() if each.project_id == sync.project_id]
     return Budget(
         granted=min(project.sources[each.source].queries_per_hour for each in siblings),
-        sync=_queries_per_hour(sync),
-        project=sum(_queries_per_hour(each) for each in siblings),
+        sync=sync.cadence.per_hour if sync.cadence else 0.0,
+        project=sum(each.cadence.per_hour for each in siblings if each.cadence),
         spent=spent,
     )
-
-
-def _queries_per_hour(sync: ResolvedSync) -> float:
-    return _HOUR / sync.cadence.value.total_seconds() if sync.cadence else 0.0
 
 
 def plan_move(project: Declarations, name: str, *, forget: bool) -> list[str]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from cohort_pipelines.orchestration.sync import CohortSync
 
 RESERVE = 0.2  # of a project's queries, kept for people and other tools
-_QUERIES_PER_HOUR = {name: 3600 / cadence.value.total_seconds() for name, cadence in CADENCES.items()}
 
 
 def require_sound(
@@ -98,7 +97,7 @@ def _require_budget(sources: Iterable[MixpanelProject], syncs: Sequence["CohortS
     for project_id, views in projects.items():
         names = {source.name for source in views}
         scheduled = [sync for sync in syncs if sync.source in names and sync.type in CADENCES]
-        needed = sum(_QUERIES_PER_HOUR[sync.type] for sync in scheduled)
+        needed = sum(CADENCES[sync.type].per_hour for sync in scheduled)
         granted = min(source.queries_per_hour for source in views)
         if needed > granted * (1 - RESERVE):
             files = (*(source.file for source in views), *(sync.file for sync in scheduled))

@@ -1,5 +1,6 @@
 import csv
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from cohort_pipelines.errors import (
     DeliveryStopped,
     DeliveryYielded,
     NewerFilePublished,
+    PartnerFolderNotWritable,
     PartnerOutcomeUnknown,
     SyncPaused,
 )
@@ -137,6 +139,48 @@ def test_after_the_deadline_nothing_is_published_and_the_next_window_does_it(wor
     assert files.published == []
 
     assert world.deliver(payload, seq, partner=files).acknowledged == 2
+
+
+def test_a_folder_that_outlives_ledger_and_history_says_how_it_is_published_to_again(
+    world: World, tmp_path: Path
+) -> None:
+    files = CsvFile(partner="Apptimize", folder=tmp_path / "imports")
+    for numbers in ((1, 2), (2, 3)):
+        world.next_window()
+        payload, seq = world.seal(users(*numbers))
+        world.deliver(payload, seq, partner=files)
+    (tmp_path / "anew").mkdir()
+    anew = World(tmp_path / "anew")
+    payload, seq = anew.seal(users(3, 4))
+    with pytest.raises(
+        DeliveryStopped, match=r"generation 2, which is newer than 1.* remove the target's current\.csv"
+    ):
+        anew.deliver(payload, seq, partner=files)
+
+    [current] = (tmp_path / "imports").rglob("current.csv")
+    current.unlink()
+    anew.next_window()
+    payload, seq = anew.seal(users(3, 4))
+    anew.deliver(payload, seq, partner=files)
+    assert current.read_text(encoding="utf-8").split() == ["user_id", *sorted(users(3, 4))]
+
+
+@dataclass
+class FullAtLast(MemoryFiles):
+    """Runs into a full disk after an hour of writing."""
+
+    def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
+        assert permit() is not None
+        self.meanwhile()
+        raise PartnerFolderNotWritable(self.wire, Path(target), f"no space for {audience.rows} ids")
+
+
+def test_a_disk_that_refuses_after_the_deadline_is_no_want_of_time(world: World) -> None:
+    with ExitStack() as later:
+        files = FullAtLast(meanwhile=lambda: later.enter_context(clock.shifted(timedelta(hours=2))))
+        payload, seq = world.seal(users(1, 2))
+        with pytest.raises(DeliveryStopped, match="no space for 2 ids"):
+            world.deliver(payload, seq, partner=files)
 
 
 def test_a_pause_comes_before_the_pointer(world: World) -> None:
