@@ -10,7 +10,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import chunks, schema
+from cohort_pipelines.delivery import chunks, cohorts, schema
 from cohort_pipelines.delivery.belief import Belief
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
 from cohort_pipelines.delivery.ledger_windows import note_window
@@ -25,7 +25,7 @@ from cohort_pipelines.delivery.schema import (
     WindowState,
 )
 from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import DeliveryError, HistoryError, LeaseLost, LedgerUnpaired, LedgerUnusable, SyncPaused
+from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnpaired, LedgerUnusable, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import NamedCohort
 
@@ -93,7 +93,8 @@ class Attempt:
         lease_seconds: how long the lease holds without being renewed.
         started: when it was claimed, by the ledger's time.
         ahead: by how much the ledger's time was ahead of this host's then; hosts may differ by up to a minute.
-        established: whether anything was ever sent to the target.
+        established: whether the target was made at the partner, as far as is known.
+        anew: whether it was written to in the name of another cohort, so that it may be another one now.
         pulse: when the lease was last renewed.
         newer: the window of the newer snapshot that supersedes it; empty when none does.
     """
@@ -110,6 +111,7 @@ class Attempt:
     pulse: Pulse
     ahead: timedelta = timedelta(0)
     newer: str = ""
+    anew: bool = False
 
     def now(self) -> datetime:
         """Return the ledger's time, by this host's clock: what the ledger's own moments are compared with."""
@@ -119,7 +121,7 @@ class Attempt:
     def leased(self, require_own: Callable[[], None]) -> Iterator[None]:
         """Keep the lease alive from a thread of its own, since planning may take long, and give it back at the end.
 
-        What ``require_own`` raises whenever the lease is renewed ends the turn: the ledger is not the one any more.
+        What ``require_own`` raises, as often as the lease is renewed, ends the turn: the ledger is another one by now.
         """
         over = threading.Event()
 
@@ -127,22 +129,31 @@ class Attempt:
             while not over.wait(self.lease_seconds / 3):
                 try:
                     self._renew()
-                    require_own()
-                except LedgerUnpaired as another:
-                    self.pulse.ended = another
-                    return
-                except (LedgerUnusable, HistoryError):  # for now; what is written next will say so if it stays
+                except LedgerUnusable:  # locked or full for now; what is written next will say so if it stays
                     continue
                 except LeaseLost:  # the next transaction meets it where it can be dealt with
                     return
 
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
+        def look() -> None:
+            while not over.wait(self.lease_seconds / 3):
+                try:
+                    require_own()
+                except LedgerUnpaired as another:
+                    self.pulse.ended = another
+                    return
+
+        threads = [  # two, since an object store may take long to answer, and the lease must not wait for it
+            threading.Thread(target=each, name=name, daemon=True)
+            for each, name in ((renew, "lease"), (look, "pairing"))
+        ]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             over.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
             with suppress(DeliveryError):
                 self._release()
 
@@ -194,7 +205,8 @@ class Attempt:
     def begin_sending(self, plan: StoredFile, base: Belief, adopted: str | None) -> int:
         """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation.
 
-        With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that. The
+        With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that; of a
+        target that begins ``anew`` it is what is left of belief. The
         first round of healing begins here, since whatever this sends somebody may change.
         """
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
@@ -202,12 +214,14 @@ class Attempt:
         with self.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
             connection.execute(never_healed.values(healed_until=self.started))
+            started = update(schema.target).filter_by(id=self.target_id)
             if self.asked.cohort:
-                named = dict(zip(("project", "cohort_id"), self.asked.cohort, strict=True))
-                in_its_name = update(schema.target).filter_by(id=self.target_id)
-                connection.execute(in_its_name.values(**named, established=self.established))
+                if self.asked.kind is not AttemptKind.RETIRE:
+                    cohorts.require_sent_once(connection, self.asked.target, self.asked.sync, self.asked.cohort)
+                cohorts.name(connection, self.target_id, self.asked.cohort)
+            if self.anew:
+                connection.execute(started.values(established=False, **_columns(base)))
             if adopted is not None:
-                started = update(schema.target).filter_by(id=self.target_id)
                 connection.execute(started.values(baseline=adopted, **_columns(base)))
             return next_generation(connection, self.ledger)
 
@@ -348,6 +362,8 @@ class Attempt:
             concluded["established"] = False
         if green and self.asked.kind is AttemptKind.RETIRE:
             concluded["retired"] = now
+            if self.asked.cohort:
+                cohorts.emptied(connection, self.asked.target, self.asked.cohort)
         if concluded:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(**concluded))
         connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Row, insert, select, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery import cohorts, schema
 from cohort_pipelines.delivery.attempt import Asked, Attempt, Pulse
 from cohort_pipelines.delivery.ledger import Ledger, next_seq
 from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
 from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
-from cohort_pipelines.delivery.targets import is_anothers, require_its_cohort, was_anothers, written
-from cohort_pipelines.errors import PayloadOfAnotherCohort, TargetBusy, TargetMoved, TargetOwnedByAnother
+from cohort_pipelines.delivery.targets import is_anothers, written
+from cohort_pipelines.errors import TargetBusy, TargetMoved, TargetOwnedByAnother
 
 LEASE_SECONDS = 60.0
 _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease can last
@@ -54,6 +54,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     superseded = asked.kind is AttemptKind.OVERWRITE and asked.snapshot_seq < target.head_seq
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
         require_not_paused(connection, asked.sync)
+        cohorts.require_of_cohort(connection, asked.snapshot_seq, asked.window, asked.sync, asked.cohort)
     token = 0 if superseded else _take_lease(connection, target.id, asked, now, lease_seconds)
     if isinstance(token, datetime):
         return token
@@ -65,7 +66,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         taken["baseline"] = None  # somebody may have filled it since: whoever takes it may say with whom
     head = {"generation": target.generation + 1, "head_seq": max(seq, target.head_seq)}
     connection.execute(update(schema.target).filter_by(id=target.id).values(**head, **taken))
-    established = target.established and not was_anothers(target, asked.cohort)
+    anew = cohorts.is_anew(target, asked.cohort)
     attempt = _insert_attempt(connection, target, asked, token=token, seq=seq, now=now)
     return Attempt(
         ledger=ledger,
@@ -76,7 +77,8 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         token=token,
         lease_seconds=lease_seconds,
         started=now,
-        established=established,
+        established=target.established and not anew,
+        anew=anew,
         pulse=Pulse(asked_at),
         ahead=now - asked_at,
         newer=_newer(connection, target.id, target.head_seq) if superseded else "",
@@ -95,8 +97,8 @@ def _pinned(connection: Connection, asked: Asked, now: datetime) -> Row[tuple[ob
         raise TargetOwnedByAnother(asked.target.name, row.owner)
     if asked.kind is not AttemptKind.RETIRE:
         _require_no_other(connection, asked, row.id if row else 0)
-        require_its_cohort(connection, row, asked.target, asked.sync, asked.cohort)
-        _require_of_cohort(connection, asked)
+        cohorts.require_its_cohort(connection, row, asked.sync, asked.cohort)
+        cohorts.require_sent_once(connection, asked.target, asked.sync, asked.cohort)
     if row is None:
         fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "unsettled": 0, "held": 0}
         connection.execute(insert(schema.target).values(**asdict(asked.target), **fresh))
@@ -111,14 +113,6 @@ def _require_no_other(connection: Connection, asked: Asked, target: int) -> None
     )
     if moved_from := connection.execute(others).scalar():
         raise TargetMoved(asked.sync, moved_from, asked.target.name)
-
-
-def _require_of_cohort(connection: Connection, asked: Asked) -> None:
-    """Refuse to send the audience of one cohort in the name of another: the declaration may have changed between."""
-    table = schema.snapshot
-    row = connection.execute(select(table.c.project, table.c.cohort_id).filter_by(seq=asked.snapshot_seq)).one()
-    if asked.cohort and row.project and (row.project, row.cohort_id) != asked.cohort:
-        raise PayloadOfAnotherCohort(asked.sync, asked.restored_from or asked.window, row.cohort_id, asked.cohort[1])
 
 
 def _settle_accepted(connection: Connection, target: int, applied_before: datetime) -> None:

@@ -140,7 +140,7 @@ def _prepare(overwrite: Overwrite, gates: Gates | None, partner: ChangeWire | Fi
         if gates is not None:
             _require_gates(overwrite, gates)
         overwrite.begin_sending()
-    except HistoryError as error:
+    except (HistoryError, TargetNotItsOwn) as error:
         overwrite.end(AttemptState.STOPPED, str(error))
         raise
 
@@ -232,9 +232,10 @@ def _wait_until_applied(overwrite: Overwrite) -> bool:
 
 def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
     planned, overwrite.requests = overwrite.counts.operations, sending.requests
+    pairing.require_own(overwrite.attempt.ledger, overwrite.history)
     asked = overwrite.attempt.asked
     if sending.stopped:
-        stopped = DeliveryStopped(sending.stopped, sending.acknowledged, planned)
+        stopped = DeliveryStopped(sending.stopped, sending.acknowledged, planned, missing=sending.missing)
         overwrite.end(AttemptState.STOPPED, str(stopped), missing=sending.missing)
         raise stopped
     if sending.paused and (pause := paused(overwrite.attempt.ledger, asked.sync)):
@@ -245,7 +246,6 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
         yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done), again=_asked_by_name(asked))
         overwrite.end(AttemptState.YIELDED, str(yielded))
         raise yielded
-    pairing.require_own(overwrite.attempt.ledger, overwrite.history)
     overwrite.attempt.mark_sent()
     refused_adds, refused_removals = overwrite.refused()
     left_over = overwrite.left_over()

@@ -78,11 +78,13 @@ class Overwrite:
             HistoryError: payload, belief or baseline cannot be trusted, or the history cannot be written.
         """
         attempt, asked, target = self.attempt, self.attempt.asked, self.attempt.on_target()
-        self.baseline = target.baseline
+        self.baseline, belief = target.baseline, attempt.belief(self.history)
+        if attempt.anew:
+            belief = doubt_all(self.history, belief, sync=asked.sync, window=asked.window)
         self.base, self.adopting = started_from(
             self.history,
             target,
-            attempt.belief(self.history),
+            belief,
             asked.terms.baseline,
             sync=asked.sync,
             window=asked.window,

@@ -114,7 +114,6 @@ def require_own(ledger: Ledger, history: History) -> None:
 
     Raises:
         LedgerUnpaired: it did.
-        HistoryError: the history would not tell.
     """
     identity = read_mark(Identity, history.read_mark(IDENTITY) or b"")
     if identity is not None and identity.ledger_id != ledger.ledger_id:

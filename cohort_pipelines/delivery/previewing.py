@@ -11,7 +11,8 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, judging, pace, releasing, schema
 from cohort_pipelines.delivery.attempt import believed
 from cohort_pipelines.delivery.baseline import started_from
-from cohort_pipelines.delivery.belief import Belief, fold
+from cohort_pipelines.delivery.belief import Belief, doubt_all, fold
+from cohort_pipelines.delivery.cohorts import is_anew, require_its_cohort, require_of_cohort, require_sent_once
 from cohort_pipelines.delivery.deadlines import deadline
 from cohort_pipelines.delivery.gates import Gates, Verdict
 from cohort_pipelines.delivery.ledger import Ledger, Target
@@ -19,7 +20,7 @@ from cohort_pipelines.delivery.pace import Forecast, Pace
 from cohort_pipelines.delivery.pausing import paused
 from cohort_pipelines.delivery.plan import PlanCounts, make_plan
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
-from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere, require_its_cohort, was_anothers
+from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere
 from cohort_pipelines.delivery.terms import Terms
 from cohort_pipelines.errors import (
     DeliveryError,
@@ -156,15 +157,15 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         members=wanted.members,
         identified=wanted.identified,
     )
-    first = row is None or not row.established or was_anothers(row, wanted.partner.cohort)
+    to_make = row is None or not row.established or is_anew(row, wanted.partner.cohort)
     return Preview(
         target=wanted.target.name,
-        first=first,
+        first=row is None or not (row.established or row.last_sent),
         users=wanted.payload.rows,
         unchanged=wanted.payload.rows - counts.joiners,
         counts=counts,
         unsettled=belief.unsettled,
-        requests=_requests(wanted, counts, first=first),
+        requests=_requests(wanted, counts, first=to_make),
         pace=measured,
         forecast=pace.forecast(measured, counts.operations, wanted.cadence),
         verdicts=tuple(verdicts),
@@ -189,6 +190,8 @@ def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[
         for dead, told in left_open:
             plan = history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
             belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
+    if row is not None and is_anew(row, wanted.partner.cohort):
+        belief = doubt_all(history, belief, sync=wanted.sync, window=wanted.window)
     base, _ = started_from(
         history, row, belief, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality
     )
@@ -236,7 +239,10 @@ def _obstacles(ledger: Ledger | None, wanted: Wanted, row: Row[tuple[object, ...
     with ledger.read() as connection:
         anothers = is_anothers(connection, wanted.target, wanted.sync, ledger.now(connection))
         try:
-            require_its_cohort(connection, row, wanted.target, wanted.sync, wanted.partner.cohort)
+            require_its_cohort(connection, row, wanted.sync, wanted.partner.cohort)
+            require_sent_once(connection, wanted.target, wanted.sync, wanted.partner.cohort)
+            if by_itself and wanted.seq is not None:
+                require_of_cohort(connection, wanted.seq, wanted.window, wanted.sync, wanted.partner.cohort)
         except TargetNotItsOwn as error:
             yield error
     if row is not None and anothers:

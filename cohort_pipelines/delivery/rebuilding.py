@@ -7,7 +7,8 @@ id: every other copy of it is refused from then on.
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -22,7 +23,7 @@ from cohort_pipelines.delivery.pairing import Identity, Mirror
 from cohort_pipelines.delivery.rebuilt_rows import Rows
 from cohort_pipelines.delivery.recovering import FoundReceipt, Gathered, gathered, read_receipts
 from cohort_pipelines.delivery.schema import GREEN_STATES, OPEN_STATES, AttemptKind, AttemptState
-from cohort_pipelines.errors import IdsForgotten, LedgerUnusable, TargetBusy
+from cohort_pipelines.errors import CohortPipelinesError, IdsForgotten, LedgerUnusable, TargetBusy
 from cohort_pipelines.history import History
 
 
@@ -85,10 +86,12 @@ class _Known:
         of_old = any("baseline" not in each.row for each in self.receipts)  # the first release did not tell
         return "unknown" if written or of_old else None
 
-    def cohort(self) -> dict[str, int]:
-        """Return the cohort in whose name it was last written to, as columns of its row; nothing where none tells."""
-        told = (each.row for each in reversed(self.receipts) if each.kind is not AttemptKind.RETIRE)
-        newest = next((row for row in told if row.get("project") and row.get("plan_checksum")), None)
+    def cohort(self, *, forgetful: bool) -> dict[str, int]:
+        """Return the cohort in whose name it was last written to, as columns of its row; none where that stands."""
+        if self.row is not None and not (forgetful and self.receipts):
+            return {}
+        windows = (each.row for each in reversed(self.receipts) if each.kind is AttemptKind.OVERWRITE)
+        newest = next((row for row in windows if row.get("project") and row.get("requests")), None)
         return {"project": newest["project"], "cohort_id": newest["cohort_id"]} if newest else {}
 
     def generation(self) -> int:
@@ -144,6 +147,13 @@ def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuil
     history.require_writable()
     with ledger.read() as connection:
         now, before = ledger.now(connection), _require_quiet(ledger, connection)
+    with _nobodys(history) as identity:
+        return _rebuild(ledger, history, identity, now, before, forget=forget)
+
+
+def _rebuild(
+    ledger: Ledger, history: History, identity: Sequence[Identity], now: datetime, before: int, *, forget: bool
+) -> Rebuilt:
     marks = {name: content for name, content in history.read_marks().items() if name != pairing.IDENTITY}
     mirrors = {name: read for name, content in marks.items() if (read := pairing.read_mark(Mirror, content))}
     receipts, unread = read_receipts(history)
@@ -163,7 +173,7 @@ def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuil
             rows.write_attempts(number, [each for each in known.receipts if each.checksum not in orphans])
             rows.write_unknown(number, known.owner(forgetful=forgetful), known.generation(), now)
             generations[known.target] = _settle_target(connection, number, known)
-        ledger.ledger_id, generation = _take_over(connection, [*mirrors.values(), *_identity(history)])
+        ledger.ledger_id, generation = _take_over(connection, [*mirrors.values(), *identity])
     for target, known in targets.items():
         pairing.mirror(
             ledger,
@@ -251,7 +261,8 @@ def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable
             targets[target] = _Known(target, row, delivered=connection.execute(sent).scalar(), syncs=syncs)
     for mirror in mirrors:
         known = targets.setdefault(mirror.target, _Known(mirror.target))
-        known.mirror = mirror
+        if known.mirror is None or known.generation() < mirror.target_generation:  # of a copy there may be one, too
+            known.mirror = mirror
         known.syncs |= {mirror.owner, *mirror.writers}
     unnamed = []
     for receipt in receipts:
@@ -297,7 +308,7 @@ def _write_target(connection: Connection, known: _Known, belief: Belief, *, forg
         "held": belief.held,
         "last_sent": file and now,
         "healed_until": None,
-        **known.cohort(),
+        **known.cohort(forgetful=forgetful),
     }
     if known.row is not None:
         connection.execute(update(schema.target).filter_by(id=known.row.id).values(**values))
@@ -337,10 +348,23 @@ def _settle_target(connection: Connection, target: int, known: _Known) -> int:
     return generation
 
 
-def _identity(history: History) -> list[Identity]:
-    """Return what the history says of the ledger that wrote it, as far as that can be read."""
-    read = pairing.read_mark(Identity, history.read_mark(pairing.IDENTITY) or b"")
-    return [read] if read else []
+@contextmanager
+def _nobodys(history: History) -> Iterator[list[Identity]]:
+    """Let ``history`` be no ledger's meanwhile, so that whoever still writes a lost one begins nothing that is missed.
+
+    Yields what the history says of the ledger that wrote it, as far as that can be read. A refusal puts it back.
+    """
+    before = history.read_mark(pairing.IDENTITY)
+    read = pairing.read_mark(Identity, before or b"")
+    pairing.mark(history, f"rebuilding {uuid.uuid4().hex}", read.generation if read else 0)
+    try:
+        yield [read] if read else []
+    except CohortPipelinesError:
+        if before is None:
+            history.remove_mark(pairing.IDENTITY)
+        else:
+            history.write_mark(pairing.IDENTITY, before)
+        raise
 
 
 def _take_over(connection: Connection, marks: Iterable[Mirror | Identity]) -> tuple[str, int]:

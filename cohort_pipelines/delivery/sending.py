@@ -163,17 +163,20 @@ class Sending:
     async def _look_for_the_target(self, session: Session) -> None:
         """Where all that was heard is that something is not there, ask once whether the target is: a user may be it."""
         refusal = self._last_refusal
-        if self._looked or self.acknowledged or refusal is None or not refusal.may_miss_the_target:
+        if refusal is None or not refusal.may_miss_the_target or self.acknowledged or self._looked or self._must_end():
             return
         self._looked = True
         try:
+            await asyncio.to_thread(self._attempt.require_turn)
             self.requests += await session.find(self._time_limit())
         except PartnerTargetMissing as missing:
             self.requests += missing.requests
             self.missing = True
-            self.stopped = f"{missing} The next delivery makes it anew and sends everybody"
+            self.stopped = str(missing)
         except PartnerError as unclear:
             self.requests += unclear.requests
+        except SyncPaused:
+            self.paused = self.yielded = True
 
     async def _send_chunks(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
         try:

@@ -10,7 +10,7 @@ from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.pausing import pause_within, paused_within
 from cohort_pipelines.delivery.schema import OPEN_STATES
-from cohort_pipelines.errors import CohortDeliveredTwice, CohortMoved, TargetBusy, TargetNotKnown
+from cohort_pipelines.errors import TargetBusy, TargetNotKnown
 from cohort_pipelines.partners.wire import NamedCohort
 
 
@@ -25,6 +25,7 @@ class TargetRecord:
         unsettled: ids whose outcome is uncertain.
         baseline: what it held before the first delivery: ``empty``, ``unknown``, ``adopted``; None before that.
         written: whether anything may have been sent to it.
+        filled: whether somebody may be in it.
         retired: when its sync was ended or moved away, else None.
         cohort: the Mixpanel project and cohort in whose name it was last written to; None: not known.
     """
@@ -35,6 +36,7 @@ class TargetRecord:
     unsettled: int
     baseline: str | None
     written: bool
+    filled: bool
     retired: datetime | None
     cohort: NamedCohort | None
 
@@ -44,9 +46,19 @@ def written() -> ColumnElement[bool]:
 
     That is: something was sent or adopted, or an attempt that never ended had its plan and may have begun with it.
     """
-    table, attempt = schema.target, schema.attempt
+    table = schema.target
+    return or_(table.c.belief_checksum.is_not(None), table.c.established, _begun())
+
+
+def is_filled() -> ColumnElement[bool]:
+    """Say of a row of :data:`schema.target` whether somebody may be in it, also by an attempt that never ended."""
+    return or_(schema.target.c.held > 0, _begun())
+
+
+def _begun() -> ColumnElement[bool]:
+    attempt = schema.attempt
     begun = select(attempt.c.target).where(attempt.c.state.in_(OPEN_STATES), attempt.c.plan_checksum.is_not(None))
-    return or_(table.c.belief_checksum.is_not(None), table.c.established, table.c.id.in_(begun))
+    return schema.target.c.id.in_(begun)
 
 
 def is_anothers(connection: Connection, target: Target, sync: str, now: datetime) -> bool:
@@ -60,47 +72,11 @@ def is_anothers(connection: Connection, target: Target, sync: str, now: datetime
     return connection.execute(others.where(or_(written(), table.c.id.in_(leased)))).first() is not None
 
 
-def was_anothers(target: Row[tuple[object, ...]], cohort: NamedCohort | None) -> bool:
-    """Say whether ``target``, a row of :data:`schema.target`, was last written to in the name of another cohort.
-
-    A receiver that knows its groups by that has to be told of this one.
-    """
-    return bool(cohort and target.cohort_id is not None and (target.project, target.cohort_id) != cohort)
-
-
-def require_its_cohort(
-    connection: Connection,
-    row: Row[tuple[object, ...]] | None,
-    target: Target,
-    sync: str,
-    cohort: NamedCohort | None,
-) -> None:
-    """Refuse to write ``target`` in the name of ``cohort`` where a group of another name or cohort would be meant too.
-
-    ``row`` is what the ledger has of it. Receivers know their groups by the cohort's name or by its id.
-
-    Raises:
-        CohortMoved: those who were sent in the name of another cohort are still there.
-        CohortDeliveredTwice: the receiver has another target in the name of this cohort.
-    """
-    if cohort is None:
-        return
-    if row is not None and row.held and was_anothers(row, cohort):
-        raise CohortMoved(sync, target.name, row.cohort_id, cohort[1])
-    table, (project, cohort_id) = schema.target, cohort
-    at_the_receiver = select(table.c.name, table.c.owner).filter_by(wire=target.wire, host=target.host)
-    others = at_the_receiver.filter_by(account=target.account, project=project, cohort_id=cohort_id, retired=None)
-    elsewhere = others.where(table.c.name != target.name, table.c.owner != sync, written())
-    other = connection.execute(elsewhere).first()
-    if other is not None:
-        raise CohortDeliveredTwice(cohort_id, other.name, other.owner)
-
-
 def all_targets(ledger: Ledger) -> list[TargetRecord]:
     """Return every target that was ever claimed, in the order of the first claim."""
-    query = select(schema.target, written().label("written")).order_by(schema.target.c.id)
+    query = select(schema.target, written().label("written"), is_filled().label("filled"))
     with ledger.read() as connection:
-        return [_record(row) for row in connection.execute(query)]
+        return [_record(row) for row in connection.execute(query.order_by(schema.target.c.id))]
 
 
 def orphans(ledger: Ledger, declared: Iterable[tuple[str, Target]]) -> list[TargetRecord]:
@@ -122,7 +98,7 @@ def owned_elsewhere(
     """
 
     def is_another(each: TargetRecord) -> bool:
-        moved = bool(cohort and each.cohort and each.held and each.cohort != cohort)
+        moved = bool(cohort and each.cohort and each.filled and each.cohort != cohort)
         return moved or each.target != declared
 
     owned = (each for each in all_targets(ledger) if each.owner == sync and each.written and each.retired is None)
@@ -192,6 +168,7 @@ def _record(row: Row[tuple[object, ...]]) -> TargetRecord:
         unsettled=row.unsettled,
         baseline=row.baseline,
         written=row.written,
+        filled=row.filled,
         retired=row.retired,
-        cohort=None if row.cohort_id is None else (row.project, row.cohort_id),
+        cohort=(row.project, row.cohort_id) if row.cohort_id else None,
     )

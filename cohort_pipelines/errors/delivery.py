@@ -80,11 +80,11 @@ class CohortMoved(TargetNotItsOwn):
 class CohortDeliveredTwice(TargetNotItsOwn):
     """The receiver has another target in the name of the same cohort."""
 
-    def __init__(self, cohort_id: int, target: str, owner: str) -> None:
+    def __init__(self, host: str, cohort_id: int, target: str, owner: str) -> None:
         super().__init__(
-            f"The receiver already has {target!r}, of the sync {owner!r}, in the name of the cohort {cohort_id}, and "
-            f"may know its groups by that. {NOTHING_SENT} Give that target up with `cohort-pipelines retire {owner}`, "
-            "or give the destination another `account` label if the receiver tells its groups by their names alone."
+            f"The receiver at {host} already has {target!r}, of the sync {owner!r}, in the name of the cohort "
+            f"{cohort_id}, and may know its groups by that. {NOTHING_SENT} Give it up: cohort-pipelines retire {owner}. "
+            "Or give the destination another `account` label, if the receiver tells its groups by their names alone."
         )
 
 
@@ -162,14 +162,14 @@ class NotSealedYet(DeliveryError):
 class DeliveryStopped(DeliveryError):
     """The delivery ended before its plan was done; what is unknown is remembered and sent again."""
 
-    def __init__(self, cause: str, done: int, planned: int) -> None:
+    def __init__(self, cause: str, done: int, planned: int, *, missing: bool = False) -> None:
         holds = "a mix of the old and the new audience" if done else "what it held, but for what got no clear answer,"
-        if done == planned > 0:
-            holds = "the new audience, which is not recorded yet,"
-        super().__init__(
-            f"The delivery stopped after {done:,} of {planned:,} changes: {cause.rstrip('.')}. "
-            f"The target holds {holds} until the next run, which goes on from exactly what is known."
-        )
+        until = f"The target holds {holds} until the next run, which goes on from exactly what is known."
+        if missing:
+            until = "Nobody is in the target until the next run, which makes it anew and sends whom it shall hold."
+        elif done == planned > 0:
+            until = "All of it was acknowledged; the next run goes on from exactly what is known."
+        super().__init__(f"The delivery stopped after {done:,} of {planned:,} changes: {cause.rstrip('.')}. {until}")
 
 
 class DeliveryYielded(DeliveryError):

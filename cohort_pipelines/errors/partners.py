@@ -83,6 +83,6 @@ class NewerFilePublished(PartnerError):
     def __init__(self, partner: str, published: int, generation: int) -> None:
         super().__init__(
             f"{partner} already has the file of generation {published}, which is newer than {generation}. The pointer "
-            "was left as it is. Where ledger and history were lost and begin anew, remove the target's current.csv: the "
-            "next window publishes its own."
+            "was left as it is. Where ledger and history were lost and begin anew, remove the target's current.csv: "
+            "the next window publishes its own."
         )

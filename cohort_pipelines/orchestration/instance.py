@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cohort_pipelines.errors import RunsNotRecorded
 
@@ -14,7 +14,7 @@ def instance_at(home: str) -> Iterator[dg.DagsterInstance]:
     """Open the instance whose dagster.yaml is in the folder ``home``.
 
     Raises:
-        RunsNotRecorded: its records cannot be read or written, now or while it is open.
+        RunsNotRecorded: its records cannot be opened, or while it is open its database refuses.
     """
     try:
         opened = dg.DagsterInstance.from_config(home)
@@ -25,7 +25,9 @@ def instance_at(home: str) -> Iterator[dg.DagsterInstance]:
     try:
         with opened as instance:
             yield instance
-    except DBAPIError as error:  # the ledger's are errors of ours
+    except IntegrityError:  # ours to mend, no disk's
+        raise
+    except DBAPIError as error:  # the ledger's others are errors of ours
         raise _unusable(home, error) from error
 
 

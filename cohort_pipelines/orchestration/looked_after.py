@@ -31,6 +31,12 @@ def _orphans(ledger: Ledger, syncs: Sequence[ResolvedSync], destinations: Mappin
             continue  # a setting cannot be used, which is told of its destination
         heir = next((name for name, target in known if target == each.target), None)
         yield f"target {each.target.name!r}", True, _what_to_do(each, heir, declared=each.owner in declared)
+    for sync in syncs:
+        if target := declared[sync.name]:
+            cohort = sync.reached(destinations[sync.destination])[0].cohort
+            for moved in targets.owned_elsewhere(ledger, sync.name, target, cohort):
+                if moved.target == target:
+                    yield f"target {target.name!r}", True, _of_another_cohort(moved)
 
 
 def _what_to_do(orphan: TargetRecord, heir: str | None, *, declared: bool) -> str:
@@ -42,6 +48,12 @@ def _what_to_do(orphan: TargetRecord, heir: str | None, *, declared: bool) -> st
     if heir:
         return f"{gone}; {heir}, which is declared for it, takes it over with: cohort-pipelines retarget {heir}"
     return f"{gone}; they stay there until: cohort-pipelines retire {orphan.owner}"
+
+
+def _of_another_cohort(target: TargetRecord) -> str:
+    where = f"up to {target.held:,} users in {target.target.wire} at {target.target.host}"
+    owner = f"its owner {target.owner} is declared for another cohort"
+    return f"{where}, and {owner}: cohort-pipelines retarget {target.owner}"
 
 
 def _pauses(ledger: Ledger, syncs: Sequence[ResolvedSync]) -> Iterator[Told]:

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Terms
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
+from cohort_pipelines.delivery import Receipt, Target, Terms, pausing, retire
+from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused, SyncPaused
 from cohort_pipelines.partners.wire import Answer, Operation
-from cohort_pipelines_tests.delivery.world import Fate, Killed, MemoryPartner, World, users
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
 
 @pytest.mark.parametrize("changed", [users(*range(12)), users(*range(8)), users(*range(2, 12))])
@@ -19,7 +19,7 @@ def test_a_deleted_target_is_named_and_made_anew_with_everybody(world: World, ch
     world.partner.delete()
     world.next_window()
     before = len(world.partner.requests)
-    with pytest.raises(DeliveryStopped, match=r"it was deleted there.* makes it anew and sends everybody"):
+    with pytest.raises(DeliveryStopped, match=r"it was deleted there.* makes it anew and sends whom it shall hold"):
         world.overwrite(changed)
     assert len(world.partner.requests) - before == 1
 
@@ -76,6 +76,42 @@ def test_it_is_found_where_only_a_row_is_tried_again_that_was_refused_before(wor
     assert world.partner.members == users(*range(10))
 
 
+def test_whoever_gives_it_up_is_told_that_nobody_is_there(world: World) -> None:
+    world.overwrite(users(1, 2, 3))
+    world.partner.delete()
+    partner = world.partner
+
+    def retired() -> Receipt:
+        return retire(
+            ledger=world.ledger,
+            history=world.history,
+            partner=partner,
+            target=Target(partner.wire, partner.host, partner.account, "Beta"),
+            sync=SYNC,
+            window=world.window,
+            run_id="retire",
+            deadline=clock.now() + timedelta(hours=1),
+        )
+
+    with pytest.raises(DeliveryStopped, match=r"Nobody is in the target until the next run, .* whom it shall hold"):
+        retired()
+    assert retired().users == 0
+    assert partner.members == set()
+
+
+def test_a_pause_comes_before_the_question(world: World) -> None:
+    world.overwrite(users(1, 2, 3))
+    world.partner.delete()
+    world.next_window()
+    asked: list[int] = []
+    world.partner.on_find = lambda: asked.append(1)
+    world.partner.on_request = lambda _: pausing.pause(world.ledger, SYNC, who="ann", why="to see")
+    world.partner.workers = 1
+    with pytest.raises(SyncPaused):
+        world.overwrite(users(1, 2, 3, *range(10, 40)))
+    assert asked == []
+
+
 def test_a_user_that_the_partner_does_not_know_is_not_taken_for_the_target(world: World) -> None:
     world.overwrite(users(*range(10)))
     world.partner.always = _unknown_user
@@ -103,12 +139,12 @@ def test_whoever_dies_of_finding_it_missing_leaves_that_to_the_next(world: World
         except Killed:
             found = 2
         with clock.shifted(timedelta(minutes=2)):  # past the lease of the dead one
-            while world.partner.members != audience:
-                found -= 1
-                with suppress(DeliveryStopped):
-                    world.next_window()
-                    world.overwrite(audience)
-        assert found >= 0
+            for _ in range(found):
+                if world.partner.members != audience:
+                    with suppress(DeliveryStopped):
+                        world.next_window()
+                        world.overwrite(audience)
+        assert world.partner.members == audience
     assert 10 < point < 99
 
 

@@ -65,7 +65,7 @@ def test_a_delivery_whose_end_cannot_be_filed_says_why_as_long_as_the_ledger_can
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(world.history, "writer", full)
-        with pytest.raises(DeliveryStopped, match="holds the new audience, which is not recorded yet, until"):
+        with pytest.raises(DeliveryStopped, match="All of it was acknowledged; the next run goes on"):
             world.overwrite(users(1, 2))
 
     [entry] = entries(world.ledger, SYNC)

@@ -116,6 +116,7 @@ class MemoryPartner:
     fate: Fate = field(default_factory=Fate)
     on_request: Callable[[int], None] | None = None
     on_establish: Callable[[], None] | None = None
+    on_find: Callable[[], None] = lambda: None
 
     def count_requests(self, adds: int, removals: int, *, first: bool) -> int:
         return first + ceil(adds / self.chunk_rows) + ceil(removals / self.chunk_rows)
@@ -175,6 +176,7 @@ class _MemorySession:
     async def find(self, deadline: datetime) -> int:
         assert deadline > clock.now()
         self._partner.fate.point()
+        self._partner.on_find()
         if self._partner.missing:
             raise PartnerTargetMissing(self._partner.wire, 404)
         return 1

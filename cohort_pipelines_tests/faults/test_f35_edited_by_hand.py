@@ -82,7 +82,7 @@ def test_f35_a_group_that_somebody_deletes_is_made_anew_with_everybody(beta: Fau
     assert beta.run(GROUP).success
 
     assert "does not know the target (404): it was deleted there" in told
-    assert "The next delivery makes it anew and sends everybody" in told
+    assert "Nobody is in the target until the next run, which makes it anew" in told
     assert beta.held(GROUP) == beta.judge.payload(GROUP, beta.window(GROUP))
 
 

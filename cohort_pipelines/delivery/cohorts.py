@@ -1,0 +1,83 @@
+"""In the name of which cohort a target is written to, where the wire names one: receivers may know their groups by it.
+
+Others know them by the cohort's name. Nobody says which, so that neither the same name for another cohort nor the same
+cohort under another name may ever mean a second group that nobody looks after.
+"""
+
+from sqlalchemy import Connection, Row, Select, select, update
+
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.ledger import Target
+from cohort_pipelines.delivery.targets import is_filled, written
+from cohort_pipelines.errors import CohortDeliveredTwice, CohortMoved, PayloadOfAnotherCohort
+from cohort_pipelines.partners.wire import NamedCohort
+
+_NO_LONGER = {"project": 0, "cohort_id": 0}
+"""In the place of the name of a group that may have been emptied for another target: all is to be sent anew."""
+
+
+def is_anew(target: Row[tuple[object, ...]], cohort: NamedCohort | None) -> bool:
+    """Say whether ``target``, a row of :data:`schema.target`, may be another group in the name of ``cohort``.
+
+    It was last written to in another name, so that it has to be made, and what is believed of it may not hold.
+    """
+    return bool(cohort and target.cohort_id is not None and (target.project, target.cohort_id) != cohort)
+
+
+def require_its_cohort(
+    connection: Connection, row: Row[tuple[object, ...]] | None, sync: str, cohort: NamedCohort | None
+) -> None:
+    """Refuse to leave somebody behind in ``row``'s target who was sent in another name than that of ``cohort``.
+
+    Raises:
+        CohortMoved: somebody may be there.
+    """
+    if row is None or cohort is None or not is_anew(row, cohort):
+        return
+    left = select(schema.target.c.id).filter_by(id=row.id, retired=None).where(schema.target.c.cohort_id != 0)
+    if connection.execute(left.where(is_filled())).first() is not None:
+        raise CohortMoved(sync, row.name, row.cohort_id, cohort[1])
+
+
+def require_sent_once(connection: Connection, target: Target, sync: str, cohort: NamedCohort | None) -> None:
+    """Refuse to send ``cohort`` to a receiver that has another sync's target in its name.
+
+    Raises:
+        CohortDeliveredTwice: it has.
+    """
+    if cohort is None:
+        return
+    table = schema.target
+    others = _in_the_name_of(cohort, target).where(table.c.owner != sync, table.c.retired.is_(None), written())
+    if other := connection.execute(others).first():
+        raise CohortDeliveredTwice(target.host, cohort[1], other.name, other.owner)
+
+
+def require_of_cohort(connection: Connection, seq: int, window: str, sync: str, cohort: NamedCohort | None) -> None:
+    """Refuse to send snapshot ``seq``, of ``window``, in the name of another cohort: the declaration may have changed.
+
+    Raises:
+        PayloadOfAnotherCohort: it is another's.
+    """
+    row = connection.execute(select(schema.snapshot).filter_by(seq=seq)).one()
+    if cohort and row.project and (row.project, row.cohort_id) != cohort:
+        raise PayloadOfAnotherCohort(sync, window, row.cohort_id, cohort[1])
+
+
+def name(connection: Connection, number: int, cohort: NamedCohort) -> None:
+    """Remember in whose name the target ``number`` is written to from now on."""
+    project, cohort_id = cohort
+    connection.execute(update(schema.target).filter_by(id=number).values(project=project, cohort_id=cohort_id))
+
+
+def emptied(connection: Connection, target: Target, cohort: NamedCohort) -> None:
+    """Let other targets in the name of ``cohort`` be sent anew: who was in theirs may have left it with ``target``."""
+    others = [row.id for row in connection.execute(_in_the_name_of(cohort, target))]
+    connection.execute(update(schema.target).where(schema.target.c.id.in_(others)).values(**_NO_LONGER))
+
+
+def _in_the_name_of(cohort: NamedCohort, target: Target) -> Select[tuple[object, ...]]:
+    """Return the targets but ``target`` itself at its receiver that were last written to in the name of ``cohort``."""
+    table, (project, cohort_id) = schema.target, cohort
+    there = select(table).filter_by(wire=target.wire, host=target.host, account=target.account)
+    return there.filter_by(project=project, cohort_id=cohort_id).where(table.c.name != target.name)
