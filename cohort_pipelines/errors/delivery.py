@@ -83,8 +83,8 @@ class CohortDeliveredTwice(TargetNotItsOwn):
     def __init__(self, host: str, cohort_id: int, target: str, owner: str) -> None:
         super().__init__(
             f"The receiver at {host} already has {target!r}, of the sync {owner!r}, in the name of the cohort "
-            f"{cohort_id}, and may know its groups by that. {NOTHING_SENT} Give it up: cohort-pipelines retire {owner}. "
-            "Or give the destination another `account` label, if the receiver tells its groups by their names alone."
+            f"{cohort_id}, and may know its groups by that. {NOTHING_SENT} Give it up: cohort-pipelines retire {owner}."
+            " Or give the destination another `account` label, if the receiver tells its groups by their names alone."
         )
 
 

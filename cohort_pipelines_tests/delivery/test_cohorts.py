@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Receipt, Target, deliver, pairing, retire, schema, targets
+from cohort_pipelines.delivery import Gates, Receipt, Target, deliver, pairing, schema, targets
 from cohort_pipelines.delivery.listing import entries
 from cohort_pipelines.delivery.overwrite import Overwrite
 from cohort_pipelines.delivery.rebuilding import rebuild
@@ -68,20 +68,6 @@ def sent(
     )
 
 
-def emptied(world: World, partner: MemoryPartner) -> None:
-    partner.fate = Fate()
-    retire(
-        ledger=world.ledger,
-        history=world.history,
-        partner=partner,
-        target=Target(partner.wire, partner.host, partner.account, "Beta"),
-        sync=SYNC,
-        window=world.window,
-        run_id="retire",
-        deadline=clock.now() + timedelta(hours=1),
-    )
-
-
 def only_target(world: World) -> TargetRecord:
     [target] = targets.all_targets(world.ledger)
     return target
@@ -97,7 +83,7 @@ def test_another_cohort_is_sent_to_a_target_only_after_the_first_has_left_it(wor
     [left] = targets.owned_elsewhere(world.ledger, SYNC, only_target(world).target, OTHER)
     assert left.cohort == ONE
 
-    emptied(world, one)
+    world.retire(one)
     assert one.members == set()
     assert targets.owned_elsewhere(world.ledger, SYNC, only_target(world).target, OTHER) == []
     world.next_window()
@@ -111,7 +97,7 @@ def test_another_cohort_is_sent_to_a_target_only_after_the_first_has_left_it(wor
 def test_a_target_of_another_cohort_is_made_where_the_first_delivery_dies(world: World) -> None:
     one, other = MemoryPartner(cohort=ONE), MemoryPartner(cohort=OTHER)
     sent(world, one, users(1))
-    emptied(world, one)
+    world.retire(one)
     world.next_window()
 
     def broken() -> None:
@@ -161,7 +147,7 @@ def test_a_first_fill_that_died_counts_as_one_wherever_it_did(tmp_path: Path) ->
             except CohortMoved:
                 [left] = targets.owned_elsewhere(world.ledger, SYNC, only_target(world).target, OTHER)
                 assert left.filled, point
-                emptied(world, one)
+                world.retire(one)
                 world.next_window()
                 sent(world, other, wanted)
         assert (one.members, other.members) == (set(), wanted), point
@@ -196,7 +182,7 @@ def test_whoever_shared_a_group_that_was_emptied_is_sent_anew(world: World) -> N
     with world.ledger.write() as connection:
         connection.execute(update(schema.target).values(project=ONE[0], cohort_id=ONE[1]))
 
-    emptied(world, group)
+    world.retire(group)
     assert group.members == set()
     world.next_window()
     second = MemoryPartner(cohort=ONE, members=group.members)
@@ -227,7 +213,7 @@ def test_an_older_audience_of_another_cohort_can_be_put_back_by_name(world: Worl
     one, other = MemoryPartner(cohort=ONE), MemoryPartner(cohort=OTHER)
     first = world.window.key
     sent(world, one, users(1, 2))
-    emptied(world, one)
+    world.retire(one)
     world.next_window()
     sent(world, other, users(3))
     world.next_window()
@@ -240,7 +226,7 @@ def test_an_old_window_is_superseded_after_a_change_of_cohort_too(world: World) 
     one, other = MemoryPartner(cohort=ONE), MemoryPartner(cohort=OTHER)
     payload, seq = world.seal(users(1))
     sent(world, one, users(1, 2))
-    emptied(world, one)
+    world.retire(one)
     with pytest.raises(DeliverySuperseded):
         world.deliver(payload, seq, partner=other)
 
@@ -272,7 +258,7 @@ def test_a_rebuilt_ledger_knows_in_whose_name_a_target_was_filled(world: World) 
 def test_a_rebuilding_goes_by_what_was_sent_and_leaves_what_the_ledger_knows(world: World) -> None:
     one, other = MemoryPartner(cohort=ONE), MemoryPartner(cohort=OTHER)
     sent(world, one, users(1, 2))
-    emptied(world, one)
+    world.retire(one)
     world.next_window()
     with pytest.raises(DeliveryHeld):
         sent(world, other, set(), gates=Gates())

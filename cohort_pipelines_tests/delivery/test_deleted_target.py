@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Receipt, Target, Terms, pausing, retire
+from cohort_pipelines.delivery import Terms, pausing
 from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused, SyncPaused
 from cohort_pipelines.partners.wire import Answer, Operation
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
@@ -79,24 +79,10 @@ def test_it_is_found_where_only_a_row_is_tried_again_that_was_refused_before(wor
 def test_whoever_gives_it_up_is_told_that_nobody_is_there(world: World) -> None:
     world.overwrite(users(1, 2, 3))
     world.partner.delete()
-    partner = world.partner
-
-    def retired() -> Receipt:
-        return retire(
-            ledger=world.ledger,
-            history=world.history,
-            partner=partner,
-            target=Target(partner.wire, partner.host, partner.account, "Beta"),
-            sync=SYNC,
-            window=world.window,
-            run_id="retire",
-            deadline=clock.now() + timedelta(hours=1),
-        )
-
     with pytest.raises(DeliveryStopped, match=r"Nobody is in the target until the next run, .* whom it shall hold"):
-        retired()
-    assert retired().users == 0
-    assert partner.members == set()
+        world.retire()
+    assert world.retire().users == 0
+    assert world.partner.members == set()
 
 
 def test_a_pause_comes_before_the_question(world: World) -> None:

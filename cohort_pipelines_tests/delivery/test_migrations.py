@@ -6,7 +6,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy import Connection, Engine, insert, inspect, select
 
 from cohort_pipelines.delivery import Ledger, migrations, schema
 from cohort_pipelines.delivery.connecting import connect, parse
@@ -69,6 +69,48 @@ def test_a_ledger_of_the_first_release_is_brought_up_to_date_with_its_rows(engin
     assert newest is not None
     assert newest.users == 2
     assert ledger.begin_snapshot() == 8
+
+
+OF_VERSION_2 = """
+INSERT INTO snapshot VALUES (8, 'beta_users', 'w', 'abc', 9, '2026-11-22 12:00:00', 3, 3, 1.5, 1, 3, '[]');
+INSERT INTO snapshot VALUES (9, 'beta_users', 'w', 'abc', 9, '2026-11-22 12:00:00', 3, 3, 1.5, 1, 4, '[]');
+INSERT INTO snapshot VALUES (10, 'beta_users', 'w', 'abc', 9, '2026-11-22 12:00:00', 3, 3, 1.5, 0, 0, '[]');
+"""
+ATTEMPTS = (  # kind, snapshot, plan: the second is the newest that says in whose name something was sent
+    ("overwrite", 7, "plan"),
+    ("overwrite", 8, "plan"),
+    ("overwrite", 9, None),
+    ("retire", 9, "plan"),
+    ("overwrite", 10, "plan"),
+)
+
+
+def test_a_ledger_of_version_2_learns_in_whose_name_each_target_was_last_written_to(
+    engine: Engine, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "SCHEMA_VERSION", 2)
+        earlier.setattr(migrations, "_STEPS", {2: migrations._STEPS[2]})
+        Ledger(ledger_url)
+    with engine.begin() as connection:
+        for statement in OF_VERSION_2.split(";\n")[:-1]:
+            connection.exec_driver_sql(statement)
+        [first] = connection.execute(select(schema.attempt)).all()
+        for number, (kind, snapshot, plan) in enumerate(ATTEMPTS, start=2):
+            another = {
+                "id": number,
+                "generation": 3 + number,
+                "kind": kind,
+                "snapshot": snapshot,
+                "plan_checksum": plan,
+            }
+            connection.execute(insert(schema.attempt).values(first._asdict() | another))
+
+    with Ledger(ledger_url).read() as connection:
+        assert differences(connection) == []
+        [beta, held] = connection.execute(select(schema.target).order_by(schema.target.c.id)).all()
+    assert (beta.project, beta.cohort_id) == (1, 3)
+    assert (held.project, held.cohort_id) == (None, None)
 
 
 def test_a_new_ledger_has_the_same_tables(ledger_url: str) -> None:

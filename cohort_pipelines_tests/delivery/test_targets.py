@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Target, Terms, pausing, retire, schema, targets
+from cohort_pipelines.delivery import Gates, Target, Terms, pausing, schema, targets
 from cohort_pipelines.errors import (
     DeliveryHeld,
     SyncPaused,
@@ -23,20 +23,6 @@ def target_of(partner: MemoryPartner, name: str = "Beta") -> Target:
     return Target(partner.wire, partner.host, partner.account, name)
 
 
-def give_up(world: World, partner: MemoryPartner | None = None, sync: str = SYNC) -> None:
-    partner = partner or world.partner
-    retire(
-        ledger=world.ledger,
-        history=world.history,
-        partner=partner,
-        target=target_of(partner),
-        sync=sync,
-        window=world.window,
-        run_id="retire",
-        deadline=clock.now() + timedelta(hours=1),
-    )
-
-
 def test_a_sync_that_is_declared_for_another_target_is_told_to_retarget(world: World) -> None:
     world.overwrite(users(1, 2))
     world.next_window()
@@ -49,7 +35,7 @@ def test_a_sync_that_is_declared_for_another_target_is_told_to_retarget(world: W
         target_of(world.partner)
     ]
 
-    give_up(world)
+    world.retire()
     assert world.partner.members == set()
     world.next_window()
     payload, seq = world.seal(users(1, 2))
@@ -59,7 +45,7 @@ def test_a_sync_that_is_declared_for_another_target_is_told_to_retarget(world: W
 
 def test_a_retired_target_is_nobodys_and_what_is_believed_of_it_stays(world: World) -> None:
     world.overwrite(users(1, 2))
-    give_up(world)
+    world.retire()
     [known] = targets.all_targets(world.ledger)
     assert (known.held, known.owner) == (0, SYNC)
     assert known.retired is not None
@@ -73,7 +59,7 @@ def test_a_retired_target_is_nobodys_and_what_is_believed_of_it_stays(world: Wor
 
 def test_whom_a_target_held_before_it_was_given_up_is_nothing_that_its_next_owner_can_lose(world: World) -> None:
     world.overwrite(users(*range(100)))
-    give_up(world)
+    world.retire()
     for held in (10, 12):  # by the default gates
         world.next_window()
         payload, seq = world.seal(users(*range(held)))
@@ -91,17 +77,17 @@ def test_a_retirement_that_dies_leaves_the_target_with_its_owner(world: World) -
     world.partner.on_request = lambda _: setattr(fate, "dead", True)
     world.partner.fate = fate
     with pytest.raises(Killed):
-        give_up(world)
+        world.retire()
     assert targets.all_targets(world.ledger)[0].retired is None
     world.partner.on_request, world.partner.fate = None, Fate()
     with clock.shifted(timedelta(minutes=2)):
-        give_up(world)
+        world.retire()
     assert world.partner.members == set()
 
 
 def test_what_was_never_delivered_to_cannot_be_retired(world: World) -> None:
     with pytest.raises(TargetNotKnown):
-        give_up(world)
+        world.retire()
 
 
 def test_a_renamed_sync_takes_its_target_over_and_nobody_is_lost(world: World) -> None:
@@ -207,7 +193,7 @@ def test_whoever_takes_a_retired_target_may_say_who_was_put_there_since(
     world: World, tmp_path: Path, baseline: str
 ) -> None:
     world.overwrite(users(1, 2, 3))
-    give_up(world)
+    world.retire()
     world.partner.members.update(users(2, 3, 50))
     there = tmp_path / "there.csv"
     there.write_text("user_id\nuser-0002\nuser-0003\nuser-0050\n", encoding="utf-8")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from sqlalchemy import Connection
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore, spelling
+from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore, retire, spelling
 from cohort_pipelines.delivery.chunks import PATIENCE
 from cohort_pipelines.errors import LeaseLost, PartnerRequestRefused, PartnerTargetMissing
 from cohort_pipelines.history import History, Stage, StoredFile
@@ -271,6 +271,21 @@ class World:
             run_id="restore",
             deadline=clock.now() + patience,
             pause=Pause("somebody", "to look at it") if pause else None,
+        )
+
+    def retire(self, partner: MemoryPartner | None = None, sync: str = SYNC) -> Receipt:
+        """Empty the target, and give it up."""
+        partner = partner or self.partner
+        partner.fate = Fate() if partner.fate.dead else partner.fate
+        return retire(
+            ledger=self.ledger,
+            history=self.history,
+            partner=partner,
+            target=Target(partner.wire, partner.host, partner.account, "Beta"),
+            sync=sync,
+            window=self.window,
+            run_id="retire",
+            deadline=clock.now() + timedelta(hours=1),
         )
 
     def deliver(
