@@ -232,7 +232,7 @@ def rebuild(
             f"Of {many(done.unmeasured, 'target', 'targets')} no receipt tells what was delivered last. Gates count "
             "every id there as held: if one holds an ordinary audience, let it go with `cohort-pipelines release`."
         )
-    console().print("Pauses and releases stand in no history: pause or release again what a lost ledger had.")
+    console().print("Pauses and open releases stand in no history: pause or release again what a lost ledger had.")
 
 
 def _operate(project: "OpenProject", job: str, config: Mapping[str, object]) -> None:

@@ -88,7 +88,7 @@ def _start_standins(data: Path, children: dict[str, Child]) -> Addresses:
         raise ServiceEnded(_STANDINS, standins.wait())
     addresses = msgspec.json.decode(line, type=Addresses)
     keep(data, settings, addresses)
-    typer.echo(f"For commands in another shell, there: . {quote(str(environment_file(data)))}")
+    typer.echo(f"For commands in another shell: . {quote(str(environment_file(data)))}")
     return addresses
 
 

@@ -94,6 +94,18 @@ def test_init_writes_a_project_whose_check_names_the_variables_that_it_lacks(
     assert run("init", "new-syncs").code == 1
 
 
+def test_check_says_what_does_not_load_besides_connections_and_syncs(run: Run, tmp_path: Path) -> None:
+    assert run("init", str(tmp_path / "alerted-syncs")).code == 0
+    alerts = tmp_path / "alerted-syncs" / "alerted_syncs" / "defs" / "on_call"
+    alerts.mkdir()
+    (alerts / "defs.yaml").write_text("type: cohort_pipelines.orchestration.Alerts\nattributes: {}\n", encoding="utf-8")
+
+    checked = run("check", "--project", str(tmp_path / "alerted-syncs"))
+
+    assert checked.code == 1
+    assert "The alerts on_call tell nobody" in checked.err
+
+
 NOT_THERE = "; it answers 404, so either the group is not there yet or the path of the URL is wrong"
 
 # -- check ------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_a_taken_port_is_named_before_anything_starts(project: Path) -> None:
 def test_an_interrupt_stops_everything(project: Path, start: Start, *, standins: bool) -> None:
     dev = start(standins=standins)
     if standins:
-        dev.wait_until_it_answers("For commands in another shell, there: . ")
+        dev.wait_until_it_answers("For commands in another shell: . ")
         found = f'. {project}/data/standins/environment.sh; exec "$0" -c "$1"'
         asked = "import os, urllib.request as http; print(http.urlopen(os.environ['APPTIMIZE_GROUPS_URL']).status)"
         assert subprocess.run(["sh", "-c", found, sys.executable, asked], check=True, capture_output=True).stdout

@@ -115,7 +115,7 @@ class CohortSentTwice(DeclarationInvalid):
 
     def __init__(self, syncs: Iterable[str], cohort_id: int, destination: str, files: tuple[str, ...]) -> None:
         super().__init__(
-            f"{' and '.join(syncs)} both send the cohort {cohort_id} to {destination}, which may know its groups by "
+            f"{' and '.join(syncs)} send the cohort {cohort_id} to {destination}, which may know its groups by "
             "the cohort's id, whatever their names",
             files,
             "Send it once; where the receiver goes by names alone, declare a second destination for it, with an "

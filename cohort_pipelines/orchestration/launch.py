@@ -122,13 +122,16 @@ def sync_names(package: Path) -> list[str]:
 
 
 def check(project: Path) -> Iterator[Finding]:
-    """Check every connection and sync of the project in ``project``.
+    """Check every connection and sync of the project in ``project``, once all of it loads.
 
     Raises:
         ProjectFolderInvalid: there is no project.
         ConfigurationError: its declarations do not load.
     """
+    package = package_of(project)
     with _loaded(project) as (tree, declarations):
+        with as_one_sentence():
+            project_definitions(package)
         yield from check_all(tree, list(declarations.syncs.values()))
 
 

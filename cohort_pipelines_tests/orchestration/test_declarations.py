@@ -125,7 +125,7 @@ def test_a_cohort_that_is_sent_twice_to_a_receiver_of_messages_names_both_files(
     twice = {**SOUND, "third": RECURRING.replace("Beta", "Gamma")}
     message = refusal(load, twice)
 
-    assert "second and third both send the cohort 1 to apptimize" in message
+    assert "second and third send the cohort 1 to apptimize" in message
     assert "defs/second/defs.yaml" in message
     assert "defs/third/defs.yaml" in message
 
