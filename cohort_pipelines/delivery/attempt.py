@@ -206,8 +206,8 @@ class Attempt:
         """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation.
 
         With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that; of a
-        target that begins ``anew`` it is what is left of belief. The
-        first round of healing begins here, since whatever this sends somebody may change.
+        target that begins anew it is what is left of belief. The first round of healing begins here, since whatever
+        this sends somebody may change.
         """
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
         never_healed = update(schema.target).filter_by(id=self.target_id, healed_until=None)

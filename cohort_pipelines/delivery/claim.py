@@ -61,12 +61,13 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     if asked.pause is not None:
         pause_within(connection, asked.sync, replace(asked.pause, at=now))
     seq = asked.snapshot_seq if asked.kind is AttemptKind.OVERWRITE else next_seq(connection)
-    taken = {} if superseded else {"owner": asked.sync, "retired": None}
+    anew = cohorts.is_anew(target, asked.cohort)
+    taken: dict[str, str | int | None] = {} if superseded else {"owner": asked.sync, "retired": None}
     if taken and target.retired:
         taken["baseline"] = None  # somebody may have filled it since: whoever takes it may say with whom
+        taken |= cohorts.NAMELESS if anew else {}  # also where this comes to nothing, and is claimed again
     head = {"generation": target.generation + 1, "head_seq": max(seq, target.head_seq)}
     connection.execute(update(schema.target).filter_by(id=target.id).values(**head, **taken))
-    anew = cohorts.is_anew(target, asked.cohort)
     attempt = _insert_attempt(connection, target, asked, token=token, seq=seq, now=now)
     return Attempt(
         ledger=ledger,

@@ -12,8 +12,8 @@ from cohort_pipelines.delivery.targets import is_filled, written
 from cohort_pipelines.errors import CohortDeliveredTwice, CohortMoved, PayloadOfAnotherCohort
 from cohort_pipelines.partners.wire import NamedCohort
 
-_NO_LONGER = {"project": 0, "cohort_id": 0}
-"""In the place of the name of a group that may have been emptied for another target: all is to be sent anew."""
+NAMELESS = {"project": 0, "cohort_id": 0}
+"""In the place of a name, where what is believed may not hold for the next group: all is to be sent anew."""
 
 
 def is_anew(target: Row[tuple[object, ...]], cohort: NamedCohort | None) -> bool:
@@ -73,7 +73,7 @@ def name(connection: Connection, number: int, cohort: NamedCohort) -> None:
 def emptied(connection: Connection, target: Target, cohort: NamedCohort) -> None:
     """Let other targets in the name of ``cohort`` be sent anew: who was in theirs may have left it with ``target``."""
     others = [row.id for row in connection.execute(_in_the_name_of(cohort, target))]
-    connection.execute(update(schema.target).where(schema.target.c.id.in_(others)).values(**_NO_LONGER))
+    connection.execute(update(schema.target).where(schema.target.c.id.in_(others)).values(**NAMELESS))
 
 
 def _in_the_name_of(cohort: NamedCohort, target: Target) -> Select[tuple[object, ...]]:
