@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pace, pausing, releasing
+from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pace, pausing, releasing, targets
 from cohort_pipelines.delivery.gates import Verdict
 from cohort_pipelines.delivery.pace import Pace
 from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
@@ -44,8 +44,9 @@ def looked_at(
     gates: Gates = ANY_SIZE,
     terms: Terms | None = None,
     ledger: bool = True,
+    seq: int | None = None,
 ) -> Preview:
-    """Return what delivering ``ids`` would do, by a snapshot that is not recorded."""
+    """Return what delivering ``ids`` would do, by a snapshot that is not recorded, or by that of the number ``seq``."""
     with laid_over(world.history) as history:
         table = pa.table({"partner_user_id": pa.array(sorted(ids), pa.string())})
         payload = history.write(SYNC, Stage.PARTNER_PAYLOAD, world.window.key, table)
@@ -61,6 +62,7 @@ def looked_at(
             gates=gates,
             terms=terms or Terms(),
             cadence=Cadence.QUARTER_HOUR,
+            seq=seq,
         )
         return preview(Ledger(world.url, create=False) if ledger else None, history, wanted)
 
@@ -268,3 +270,21 @@ def test_the_newest_sealed_payload_is_found_with_its_rejects(world: World) -> No
 
     assert newest_payload(world.ledger, SYNC, world.window.key) == (seq, payload)
     assert rejects_of(world.ledger, seq) == {"anonymous": 2}
+
+
+def test_another_cohort_is_told_and_what_begins_anew_is_sent_whole(world: World) -> None:
+    one, other = MemoryPartner(cohort=(1, 2)), MemoryPartner(cohort=(1, 3))  # the snapshots here are of the first
+    payload, seq = world.seal(users(1, 2))
+    world.deliver(payload, seq, partner=one)
+    _, seq = world.seal(users(1, 2))
+
+    [moved] = looked_at(world, users(1, 2), partner=other).obstacles
+    assert "was filled in the name of the cohort 2" in moved
+    elsewhere = replace(other, account="elsewhere")
+    anothers, *_ = looked_at(world, users(1, 2), partner=elsewhere, seq=seq).obstacles
+    assert "is that of the cohort 2, and beta_users is declared for the cohort 3" in anothers
+
+    targets.forget(world.ledger, Target(one.wire, one.host, one.account, "Beta"))
+    shown = looked_at(world, users(1, 2), partner=other)
+    assert (shown.obstacles, shown.first, shown.counts.joiners) == ((), False, 2)
+    assert shown.requests == 2  # one makes the group

@@ -183,6 +183,8 @@ def test_f34_another_cohort_for_a_target_leaves_nobody_behind(
         told = said(changed.run(BETA))
         assert f"now declared for the cohort {LAPSED_USERS}" in told
         assert (groups(project), project.judge.asked()) == (before, asked)
+        warned = f"its owner {BETA} is declared for another cohort: cohort-pipelines retarget {BETA}"
+        assert orphans(tmp_path)["target 'Beta'"].endswith(warned)
 
         assert operate(changed, "retarget", sync=BETA).success
         assert not any(groups(project).values())
@@ -193,6 +195,7 @@ def test_f34_another_cohort_for_a_target_leaves_nobody_behind(
 
         held = {name: ids for name, ids in groups(project).items() if ids}
         assert held == {str(LAPSED_USERS) if known_by == "cohort_id" else "Beta": wanted}
+        assert orphans(tmp_path) == {}
 
 
 def test_f34_two_syncs_that_swap_their_targets_end_with_the_others(tmp_path: Path, at_an_opening: None) -> None:  # noqa: ARG001
