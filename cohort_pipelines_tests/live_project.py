@@ -69,9 +69,14 @@ type: cohort_pipelines.orchestration.CohortSync
 attributes:
   source: demo_project
   cohort_id: 1478097
-  destination: apptimize
+  destination: apptimize_by_name
   target: "Mixpanel: Launch List"
   type: one_time
+"""
+_BY_NAME = """
+type: cohort_pipelines.orchestration.ApptimizeDestination
+attributes:
+  {region: eu, account: by_name, delivery: http, url: "{{ env.APPTIMIZE_URL }}", token: "{{ env.APPTIMIZE_TOKEN }}"}
 """
 
 
@@ -142,8 +147,9 @@ def new_project(folder: Path, *, members: int = 400) -> Iterator[LiveProject]:
     """Write the project into ``folder`` and run its stand-ins."""
     package = folder / MODULE
     shutil.copytree(Path(cohort_pipelines.__file__).parent / "defs", package / "defs")
-    (package / "defs" / LAUNCH_LIST).mkdir()
-    (package / "defs" / LAUNCH_LIST / "defs.yaml").write_text(_LAUNCH_LIST, encoding="utf-8")
+    for name, declared in ((LAUNCH_LIST, _LAUNCH_LIST), ("apptimize_by_name", _BY_NAME)):
+        (package / "defs" / name).mkdir()
+        (package / "defs" / name / "defs.yaml").write_text(declared, encoding="utf-8")
     (package / "__init__.py").touch()
     (package / "definitions.py").write_text(_DEFINITIONS, encoding="utf-8")
     write_instance_files(folder, MODULE)

@@ -5,7 +5,6 @@ that the workers end between two chunks and what they know is recorded.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
@@ -31,9 +30,6 @@ from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Sessio
 
 GRACE = timedelta(seconds=30)
 """How long chunks under way may go on after the deadline or a cancel."""
-
-QUICK_SECONDS = 0.1
-"""A chunk that is answered within this time after its intent is no reason to record them one by one."""
 
 _PROGRESS_SECONDS = 0.5
 _NAP_SECONDS = 0.5
@@ -70,7 +66,6 @@ class Sending:
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
         self._unheard = 0  # requests refused while nothing was acknowledged
         self._last_refusal: PartnerRequestRefused | None = None
-        self._quick = True  # so far
         self._looked = False  # whether the partner was asked for the target
         self._again: deque[Chunk] = deque()  # what was left untouched
         self._bisection = Bisection(0, judges_rows=True)
@@ -104,7 +99,7 @@ class Sending:
             trusted = await self._open(session, phases)
             for phase in (*phases, *phases):  # additions end before removals begin; then what refused chunks held up
                 if not self._in_doubt:
-                    await self._send_chunks(session, phase.chunks, wire.workers, wire.ahead)
+                    await self._send_chunks(session, phase.chunks, wire.workers)
                 if not self._in_doubt:
                     await self._send_chunks(session, self._while_heard(phase.alone), wire.workers)
             await self._look_for_the_target(session)
@@ -183,24 +178,20 @@ class Sending:
         except SyncPaused:
             self.paused = self.yielded = True
 
-    async def _send_chunks(self, session: Session, chunks: Iterator[Chunk], workers: int, ahead: int = 0) -> None:
-        """Send ``chunks`` by so many ``workers``, and by those ``ahead`` of them for as long as answers are quick.
-
-        A pause or a deadline then comes as soon as ever, and what is recorded goes into fewer transactions.
-        """
+    async def _send_chunks(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                for number in range(workers + ahead):
-                    tasks.create_task(self._work(session, chunks, ahead=number >= workers))
+                for _ in range(workers):
+                    tasks.create_task(self._work(session, chunks))
         except BaseExceptionGroup as group:  # the first failure is the cause of the others
             cause: BaseException = group
             while isinstance(cause, BaseExceptionGroup):  # an adapter may have had several tasks under way too
                 cause = cause.exceptions[0]
             raise cause from None
 
-    async def _work(self, session: Session, chunks: Iterator[Chunk], *, ahead: bool) -> None:
+    async def _work(self, session: Session, chunks: Iterator[Chunk]) -> None:
         ended: Sequence[Ended] = ()
-        while (self._quick or self._again or not ahead) and (chunk := self._next(chunks)) is not None:
+        while (chunk := self._next(chunks)) is not None:
             if clock.now() < self._not_before:
                 await self._flush(ended)
                 ended = ()
@@ -212,9 +203,7 @@ class Sending:
             except SyncPaused:
                 self.paused = self.yielded = True
                 return
-            began = time.monotonic()
             ended = await self._send(session, chunk, recorded)
-            self._quick &= time.monotonic() - began < QUICK_SECONDS
             if any(each.state in _TO_TAKE_BACK for each in ended):
                 await self._flush(ended)  # before anybody begins them anew
                 self._take_back(chunk, ended)

@@ -57,7 +57,6 @@ class CohortMessages:
     wire: str = "cohort_messages"
     chunk_rows: int = PAGE_ROWS
     workers: int = _IN_FLIGHT + 1  # while one records what became of its message, the others send
-    ahead: int = 13
     judges_rows: bool = False
     assumed_per_second: float = 1_000.0  # a full message
 

@@ -62,7 +62,6 @@ class Taplytics:
     wire: str = "taplytics"
     cohort: NamedCohort | None = None
     workers: int = 2  # the next chunk fills the places that the stragglers of the last one leave
-    ahead: int = 0
     judges_rows: bool = True
     assumed_per_second: float = 100.0  # 32 requests in flight that take 0.3 s each
 

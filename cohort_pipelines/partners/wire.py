@@ -83,9 +83,8 @@ class ChangeWire(Protocol):
     """A partner whose audience is changed by additions and removals.
 
     ``wire``, ``host`` and ``account`` identify the connection's end, without secrets; ``chunk_rows`` is how many ids
-    one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way, ``ahead`` how many more
-    may wait for their turn while the partner is quick. ``judges_rows``: each id is a request of its own, so that a
-    refused chunk holds nobody that might have been taken without the others.
+    one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way. ``judges_rows``: each id
+    is a request of its own, so that a refused chunk holds nobody that might have been taken without the others.
     ``assumed_per_second``: additions and removals a second that it is trusted with until a delivery was measured.
     ``cohort``: what the wire names beside the target, and the partner may tell targets by; None: it names none.
     """
@@ -96,7 +95,6 @@ class ChangeWire(Protocol):
     cohort: NamedCohort | None
     chunk_rows: int
     workers: int
-    ahead: int
     judges_rows: bool
     assumed_per_second: float
 

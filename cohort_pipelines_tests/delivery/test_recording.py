@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import func, select
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import pausing, schema, sending
-from cohort_pipelines.delivery.attempt import Attempt
+from cohort_pipelines.delivery import pausing
 from cohort_pipelines.delivery.chunks import Ended, Rows, intent
 from cohort_pipelines.delivery.recording import Recorder
-from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.errors import LedgerUnusable, SyncPaused
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
@@ -78,28 +75,6 @@ def test_the_ledgers_time_goes_on_by_the_hosts_clock() -> None:
             return recorded.now()
 
     assert timedelta(hours=1) <= asyncio.run(scenario()) - AT < timedelta(hours=1, minutes=1)
-
-
-@pytest.mark.parametrize(("quick", "begun"), [(3_600.0, 10), (0.0, 3)])
-def test_chunks_are_begun_ahead_as_long_as_answers_are_quick(
-    world: World, monkeypatch: pytest.MonkeyPatch, quick: float, begun: int
-) -> None:
-    monkeypatch.setattr(sending, "QUICK_SECONDS", quick)
-    at_once: list[int] = []
-    record = Attempt.record
-
-    def counted(attempt: Attempt, ended: Sequence[Ended], rows: Sequence[Rows]) -> datetime:
-        at = record(attempt, ended, rows)
-        with attempt.ledger.read() as connection:
-            intents = select(func.count()).select_from(schema.chunk).filter_by(state=ChunkState.INTENT)
-            at_once.append(connection.execute(intents).scalar_one())
-        return at
-
-    monkeypatch.setattr(Attempt, "record", counted)
-    world.partner.workers, world.partner.ahead = 3, 7
-    world.overwrite(users(*range(200)))
-    assert max(at_once[len(at_once) // 2 :]) == begun
-    assert world.partner.members == users(*range(200))
 
 
 @pytest.mark.parametrize("workers", [1, 3])

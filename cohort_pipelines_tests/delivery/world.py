@@ -100,7 +100,6 @@ class MemoryPartner:
 
     chunk_rows: int = 3
     workers: int = 2
-    ahead: int = 0
     judges_rows: bool = False
     assumed_per_second: float = 1_000.0
     wire: str = "memory"

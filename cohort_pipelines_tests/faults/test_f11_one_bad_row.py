@@ -12,6 +12,7 @@ from cohort_pipelines_tests.faults.projects import (
     MIXPANEL,
     TAPLYTICS,
     Faulty,
+    adding,
     opened,
     said,
     sync,
@@ -23,9 +24,10 @@ DECLARED = {
     "mixpanel": MIXPANEL,
     "taplytics": TAPLYTICS,
     "apptimize": MESSAGES,
+    "by_name": adding(MESSAGES, "account: by_name"),
     FLAGS: sync("taplytics", "Beta"),
     GROUP: sync("apptimize", "Beta", "recurring"),
-    TOLERANT: sync("apptimize", "Gamma", "recurring", more=", max_refused: 1"),
+    TOLERANT: sync("by_name", "Gamma", "recurring", more=", max_refused: 1"),
 }
 PARTNER = {FLAGS: "taplytics", GROUP: "apptimize", TOLERANT: "apptimize"}
 REASON = {FLAGS: "HTTP 400", GROUP: "refused (400)", TOLERANT: "refused (400)"}

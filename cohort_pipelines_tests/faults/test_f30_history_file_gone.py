@@ -45,7 +45,7 @@ def die_half_way(project: Faulty, name: str, patch: pytest.MonkeyPatch) -> None:
     }[name]
     project.fault(service, match=path, kind="status", status=401, after=after, times=None)
 
-    def die(_overwrite: Overwrite, _state: AttemptState, _error: str = "") -> None:
+    def die(_overwrite: Overwrite, _state: AttemptState, _error: str = "", *, missing: bool = False) -> None:  # noqa: ARG001
         raise Died
 
     with patch.context() as dying:

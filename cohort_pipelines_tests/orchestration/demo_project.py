@@ -9,6 +9,7 @@ import cohort_pipelines
 from cohort_pipelines import clock, settings
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.history import History
+from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.standins.server import InThread
 
@@ -77,6 +78,12 @@ class Project:
     def group(self) -> set[str]:
         groups = self.standins.standins.apptimize.groups
         return set(groups["Mixpanel: Beta Users"].ids) if "Mixpanel: Beta Users" in groups else set()
+
+
+def labelled(destination: Destination) -> Destination:
+    """Return a destination at the same receiver that another sync of the same cohort may deliver to."""
+    declared = {field: getattr(destination, field) for field in type(destination).model_fields}
+    return type(destination)(**declared | {"account": "by_name", "name": "by_name"})
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:

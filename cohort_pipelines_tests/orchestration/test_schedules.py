@@ -11,7 +11,7 @@ from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
-from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
+from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure, labelled
 
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 JOBS = {TAPLYTICS: "dynamic_syncs", APPTIMIZE: "recurring_syncs"}
@@ -38,9 +38,10 @@ def evaluate(definitions: dg.Definitions, job: str, at: datetime) -> tuple[list[
 def twins(project: Project) -> tuple[dg.Definitions, ResolvedSync, ResolvedSync]:
     """Return definitions of two syncs in one cadence, of which the second begins eleven days later."""
     first = replace(project.syncs[APPTIMIZE], name="first")
-    second = replace(first, name="second", target="Mixpanel: Second", since=date(2026, 11, 11))
+    second = replace(first, name="second", target="Mixpanel: Second", destination="by_name", since=date(2026, 11, 11))
     assets = [asset for sync in (first, second) for asset in build_assets(sync)]
-    resources = dg.Definitions(assets=assets, resources=project.definitions.resources)
+    known = project.definitions.resources or {}
+    resources = dg.Definitions(assets=assets, resources={**known, "by_name": labelled(known[first.destination])})
     return dg.Definitions.merge(resources, build_jobs_and_schedules([first, second])), first, second
 
 
