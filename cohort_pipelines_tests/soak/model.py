@@ -238,7 +238,7 @@ class Play:
         """Let another process deliver the opposite audience while a request of this one is to land; say if it could."""
         partner, opposite = self.partner, users(*EVERYBODY) - self.sealed[-1].ids
         under_way = (clock.now(), partner.requests[-1])
-        mine = (partner.fate, partner.faults, partner.always)
+        mine, turned_down = (partner.fate, partner.faults, partner.always), dict(partner.turned_down)
         partner.faults, partner.always = {}, None
         partner.late.append(under_way)
         try:
@@ -246,6 +246,7 @@ class Play:
             self.tally.overtaken += 1
         except SyncPaused:  # nobody has taken over
             partner.late.remove(under_way)
+            partner.turned_down = turned_down
             return False
         except Violation as violation:  # here it would be taken for the partner's
             self.found = violation

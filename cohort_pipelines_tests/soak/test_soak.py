@@ -49,6 +49,13 @@ def test_what_is_edited_during_a_first_fill_that_is_cut_short_is_healed_in_time(
         assert not broken_by(Story((first, Step("pause", first.audience)), heals=True), Tally(), place)
 
 
+def test_a_takeover_that_a_pause_prevents_leaves_what_was_refused_before_it() -> None:
+    first = Step(audience=Numbers({5}), amid="overtaken")
+    restored = Step("restore and pause", back=2, refused=Numbers({3}), amid="overtaken", amid_request=3)
+    with bench() as place:
+        assert not broken_by(Story((first, Step(), restored), max_refused=2), Tally(), place)
+
+
 @pytest.mark.slow
 def test_whatever_happens_green_is_exact() -> None:
     tally = run_batch(1, STORIES)
