@@ -4,7 +4,9 @@ Others know them by the cohort's name. Nobody says which, so that neither the sa
 cohort under another name may ever mean a second group that nobody looks after.
 """
 
-from sqlalchemy import Connection, Row, Select, select, update
+from collections.abc import Iterator
+
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import Target
@@ -48,8 +50,9 @@ def require_sent_once(connection: Connection, target: Target, sync: str, cohort:
     if cohort is None:
         return
     table = schema.target
-    others = _in_the_name_of(cohort, target).where(table.c.owner != sync, table.c.retired.is_(None), written())
-    if other := connection.execute(others).first():
+    others = select(table).where(*_in_the_name_of(cohort, target))
+    elsewhere = others.where(table.c.owner != sync, table.c.retired.is_(None), written())
+    if other := connection.execute(elsewhere).first():
         raise CohortDeliveredTwice(target.host, cohort[1], other.name, other.owner)
 
 
@@ -72,12 +75,13 @@ def name(connection: Connection, number: int, cohort: NamedCohort) -> None:
 
 def emptied(connection: Connection, target: Target, cohort: NamedCohort) -> None:
     """Let other targets in the name of ``cohort`` be sent anew: who was in theirs may have left it with ``target``."""
-    others = [row.id for row in connection.execute(_in_the_name_of(cohort, target))]
-    connection.execute(update(schema.target).where(schema.target.c.id.in_(others)).values(**NAMELESS))
+    connection.execute(update(schema.target).where(*_in_the_name_of(cohort, target)).values(**NAMELESS))
 
 
-def _in_the_name_of(cohort: NamedCohort, target: Target) -> Select[tuple[object, ...]]:
-    """Return the targets but ``target`` itself at its receiver that were last written to in the name of ``cohort``."""
-    table, (project, cohort_id) = schema.target, cohort
-    there = select(table).filter_by(wire=target.wire, host=target.host, account=target.account)
-    return there.filter_by(project=project, cohort_id=cohort_id).where(table.c.name != target.name)
+def _in_the_name_of(cohort: NamedCohort, target: Target) -> Iterator[ColumnElement[bool]]:
+    """Yield what is true of targets at ``target``'s receiver but itself, last written to in the name of ``cohort``."""
+    columns, (project, cohort_id) = schema.target.c, cohort
+    there = {"wire": target.wire, "host": target.host, "account": target.account}
+    for name, value in (there | {"project": project, "cohort_id": cohort_id}).items():
+        yield columns[name] == value
+    yield columns.name != target.name

@@ -98,11 +98,16 @@ class Database:
             raise LedgerUnusable(self.where, "no connection to it was free for half a minute") from error
 
 
+def said_by(error: exc.DBAPIError) -> str:
+    """Return what a database said, in one line."""
+    return " ".join(str(error.orig).split()).rstrip(".")
+
+
 def _problem(error: exc.DBAPIError) -> str:
-    """Return what the database said, in one line, and what to do where it is the disk that refused."""
-    said = " ".join(str(error.orig).split()).rstrip(".")
+    """Return what the database said, and what to do where it is the disk that refused."""
     code = getattr(error.orig, "sqlite_errorcode", 0)
-    return f"{said}; check free space and permissions of its folder" if code & _PRIMARY in _OF_THE_DISK else said
+    remedy = "; check free space and permissions of its folder" if code & _PRIMARY in _OF_THE_DISK else ""
+    return f"{said_by(error)}{remedy}"
 
 
 def _version(connection: Connection) -> int | None:

@@ -40,6 +40,10 @@ class TargetRecord:
     retired: datetime | None
     cohort: NamedCohort | None
 
+    def is_left_by(self, cohort: NamedCohort | None) -> bool:
+        """Say whether somebody may be in it in another name than that of ``cohort``."""
+        return bool(cohort and self.cohort and self.filled and self.cohort != cohort)
+
 
 def written() -> ColumnElement[bool]:
     """Say of a row of :data:`schema.target` whether anything is there, or may be: the one meaning of a written target.
@@ -96,13 +100,8 @@ def owned_elsewhere(
 
     The one of that name is another where somebody is in it in the name of another cohort.
     """
-
-    def is_another(each: TargetRecord) -> bool:
-        moved = bool(cohort and each.cohort and each.filled and each.cohort != cohort)
-        return moved or each.target != declared
-
     owned = (each for each in all_targets(ledger) if each.owner == sync and each.written and each.retired is None)
-    return list(filter(is_another, owned))
+    return [each for each in owned if each.target != declared or each.is_left_by(cohort)]
 
 
 def require_given_up(target: Target, owner: str, sync: str, declared: Iterable[tuple[str, Target]]) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import dagster as dg
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from cohort_pipelines.delivery.database import said_by
 from cohort_pipelines.errors import RunsNotRecorded
 
 
@@ -21,15 +22,11 @@ def instance_at(home: str) -> Iterator[dg.DagsterInstance]:
     except OSError as error:
         raise RunsNotRecorded(home, error.strerror or type(error).__name__) from error
     except DBAPIError as error:
-        raise _unusable(home, error) from error
+        raise RunsNotRecorded(home, said_by(error)) from error
     try:
         with opened as instance:
             yield instance
     except IntegrityError:  # ours to mend, no disk's
         raise
     except DBAPIError as error:  # the ledger's others are errors of ours
-        raise _unusable(home, error) from error
-
-
-def _unusable(home: str, error: DBAPIError) -> RunsNotRecorded:
-    return RunsNotRecorded(home, " ".join(str(error.orig).split()).rstrip("."))
+        raise RunsNotRecorded(home, said_by(error)) from error

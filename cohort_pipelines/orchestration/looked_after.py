@@ -8,6 +8,7 @@ from cohort_pipelines.errors import DestinationInvalid, LedgerUnusable, MissingV
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
+from cohort_pipelines.partners.wire import NamedCohort
 
 Told = tuple[str, bool, str]
 """What it is about, whether deliveries can go on all the same, and a sentence."""
@@ -24,36 +25,32 @@ def ledger_findings(syncs: Sequence[ResolvedSync], destinations: Mapping[str, De
 
 
 def _orphans(ledger: Ledger, syncs: Sequence[ResolvedSync], destinations: Mapping[str, Destination]) -> Iterator[Told]:
-    declared = {sync.name: _target(sync, destinations[sync.destination]) for sync in syncs}
-    known = [(name, target) for name, target in declared.items() if target]
+    declared = {sync.name: _reached(sync, destinations[sync.destination]) for sync in syncs}
+    known = [(name, reached[0]) for name, reached in declared.items() if reached]
     for each in targets.orphans(ledger, known):
         if each.owner in declared and declared[each.owner] is None:
             continue  # a setting cannot be used, which is told of its destination
         heir = next((name for name, target in known if target == each.target), None)
         yield f"target {each.target.name!r}", True, _what_to_do(each, heir, declared=each.owner in declared)
-    for sync in syncs:
-        if target := declared[sync.name]:
-            cohort = sync.reached(destinations[sync.destination])[0].cohort
-            for moved in targets.owned_elsewhere(ledger, sync.name, target, cohort):
-                if moved.target == target:
-                    yield f"target {target.name!r}", True, _of_another_cohort(moved)
+    for each in targets.all_targets(ledger):
+        target, cohort = declared.get(each.owner) or (None, None)
+        if each.target == target and each.retired is None and each.is_left_by(cohort):
+            told = f"{_where(each)} is declared for another cohort: cohort-pipelines retarget {each.owner}"
+            yield f"target {each.target.name!r}", True, told
 
 
 def _what_to_do(orphan: TargetRecord, heir: str | None, *, declared: bool) -> str:
-    where = f"up to {orphan.held:,} users in {orphan.target.wire} at {orphan.target.host}"
-    owner = f"its owner {orphan.owner}"
     if declared:
-        return f"{where}, and {owner} is declared for another: cohort-pipelines retarget {orphan.owner}"
-    gone = f"{where}, and {owner} is not declared any more"
+        return f"{_where(orphan)} is declared for another: cohort-pipelines retarget {orphan.owner}"
+    gone = f"{_where(orphan)} is not declared any more"
     if heir:
         return f"{gone}; {heir}, which is declared for it, takes it over with: cohort-pipelines retarget {heir}"
     return f"{gone}; they stay there until: cohort-pipelines retire {orphan.owner}"
 
 
-def _of_another_cohort(target: TargetRecord) -> str:
-    where = f"up to {target.held:,} users in {target.target.wire} at {target.target.host}"
-    owner = f"its owner {target.owner} is declared for another cohort"
-    return f"{where}, and {owner}: cohort-pipelines retarget {target.owner}"
+def _where(record: TargetRecord) -> str:
+    where = f"up to {record.held:,} users in {record.target.wire} at {record.target.host}"
+    return f"{where}, and its owner {record.owner}"
 
 
 def _pauses(ledger: Ledger, syncs: Sequence[ResolvedSync]) -> Iterator[Told]:
@@ -64,8 +61,9 @@ def _pauses(ledger: Ledger, syncs: Sequence[ResolvedSync]) -> Iterator[Told]:
             yield f"pause of {sync.name}", True, told
 
 
-def _target(sync: ResolvedSync, destination: Destination) -> Target | None:
+def _reached(sync: ResolvedSync, destination: Destination) -> tuple[Target, NamedCohort | None] | None:
     try:
-        return sync.reached(destination)[1]
+        partner, target = sync.reached(destination)
     except (MissingVariable, DestinationInvalid):
         return None
+    return target, partner.cohort
