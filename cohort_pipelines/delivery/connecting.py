@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 
 _PATIENCE_SECONDS = 30
+_IDLE_SECONDS = 20  # in a transaction: less, so that who waits for a stopped process outlives it
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {_PATIENCE_SECONDS * 1_000}",
     "PRAGMA synchronous = FULL",  # a commit that a power cut takes back would be a request that never was
@@ -19,14 +20,18 @@ _PRAGMAS = (
 _POLL_SECONDS = 0.02
 _SQLITE_BEGINS = {"read": "BEGIN", "write": "BEGIN IMMEDIATE"}
 
-_WRITER = 6_291_456_001  # the advisory lock of the one writer; any number that nobody else uses in this database
+WRITER = 6_291_456_001  # the advisory lock of the one writer; any number that nobody else uses in this database
 _LIMITS = " ".join(
-    f"SET LOCAL {name} = '{_PATIENCE_SECONDS}s';"
-    for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    f"SET LOCAL {name} = '{seconds}s';"
+    for name, seconds in (
+        ("lock_timeout", _PATIENCE_SECONDS),
+        ("statement_timeout", _PATIENCE_SECONDS),
+        ("idle_in_transaction_session_timeout", _IDLE_SECONDS),
+    )
 )
 _POSTGRES_BEGINS = {  # each one message to the server; a writer looks only once it is alone, so it sees all commits
     "read": f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}",
-    "write": f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS} SELECT pg_advisory_xact_lock({_WRITER})",
+    "write": f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS} SELECT pg_advisory_xact_lock({WRITER})",
 }
 _POSTGRES_DEFAULTS = {  # libpq waits for a host that fell silent for as long as the kernel does: a quarter of an hour
     "connect_timeout": "10",

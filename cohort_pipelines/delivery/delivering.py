@@ -172,8 +172,8 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
     except (HistoryError, LedgerUnusable) as error:
         cause = str(error).replace(f" {NOTHING_SENT}", "")  # something may well have been
         stopped = DeliveryStopped(cause, sending.acknowledged, overwrite.counts.operations)
-        with suppress(LedgerUnusable, LeaseLost):  # where it is the ledger that refuses, nothing can be told
-            overwrite.attempt.leave_word(str(stopped))
+        with suppress(LedgerUnusable):  # where it is the ledger that refuses, nothing can be told
+            overwrite.attempt.leave_word(str(stopped))  # unless it was taken over meanwhile, which says more
         raise stopped from error
 
 

@@ -195,12 +195,15 @@ def test_a_writer_that_waits_too_long_for_another_says_so(postgres: str, monkeyp
     assert impatient.begin_snapshot() == 1
 
 
-@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"])
-def test_nothing_waits_for_ever(postgres: str, setting: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "limit"),
+    [("lock_timeout", "30s"), ("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "20s")],
+)
+def test_nothing_waits_for_ever(postgres: str, setting: str, limit: str) -> None:
     ledger = Ledger(postgres)
     for transaction in (ledger.read, ledger.write):
         with transaction() as connection:
-            assert connection.execute(select(func.current_setting(setting))).scalar() == "30s"
+            assert connection.execute(select(func.current_setting(setting))).scalar() == limit
 
 
 def test_a_reader_of_postgresql_cannot_write(postgres: str) -> None:

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, insert, select, text
+from sqlalchemy import Engine, create_engine, exc, insert, select, text
 
 from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.connecting import parse
+from cohort_pipelines.delivery.connecting import WRITER, parse
 from cohort_pipelines_tests.databases import postgres_url
 
 Copy = dict[str, list[dict[str, Any]]]
@@ -47,6 +47,19 @@ def put_back(url: str, copy: Copy) -> None:
                 connection.execute(insert(table), copy[table.name])
             if engine.name == "postgresql" and table.autoincrement_column is not None:
                 connection.execute(text(_COUNT_ON.format(table=table.name)))
+
+
+def is_locked(url: str) -> bool:
+    """Say whether somebody is within a transaction that writes the ledger."""
+    with _opened(url) as engine, engine.connect() as connection:
+        if engine.name == "postgresql":
+            return not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:writer)"), {"writer": WRITER})
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except exc.OperationalError:
+            return True
+        return False
 
 
 @contextmanager

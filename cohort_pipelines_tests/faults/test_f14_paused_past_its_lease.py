@@ -2,12 +2,16 @@
 
 import signal
 from datetime import timedelta
+from pathlib import Path
+
+import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
+from cohort_pipelines_tests.databases import postgres_url
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import Wired
-from cohort_pipelines_tests.faults.writer import outcome, writing
+from cohort_pipelines_tests.faults.writer import await_stopped, outcome, stop_between_transactions, writing
 from cohort_pipelines_tests.live import until
 
 MANY, OTHERS = users(*range(40)), users(*range(100, 104))
@@ -18,7 +22,7 @@ def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world:
     wired.fault(kind="delay", seconds=0.5, times=None)
     with writing(world, wired, MANY, "sleeper", lease_seconds=2.0) as sleeper:
         until(lambda: wired.sent().total() >= 4, "the first requests")
-        sleeper.send_signal(signal.SIGSTOP)
+        stop_between_transactions(sleeper, world.url)
         wired.mend()
 
         world.next_window()
@@ -38,4 +42,25 @@ def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world:
     with clock.shifted(LATER):
         settled = world.overwrite(OTHERS, partner=wired.partner())
     assert settled.unsettled == 0
+    assert wired.members == OTHERS
+
+
+@pytest.mark.parametrize("wired", ["messages"], indirect=True)
+def test_f14_a_writer_that_is_stopped_within_a_transaction_keeps_nobody_from_taking_over(
+    tmp_path: Path, wired: Wired
+) -> None:
+    """PostgreSQL ends the transaction; with a file, who has it locked has to be woken or killed."""
+    with postgres_url() as url:
+        world = World(tmp_path, url=url)
+        with writing(world, wired, MANY, "sleeper", lease_seconds=2.0, stops_at=3) as sleeper:
+            await_stopped(sleeper)
+            world.next_window()
+            taken_over = world.overwrite(OTHERS, partner=wired.partner(), lease_seconds=2.0)
+            asked = wired.sent().total()
+            sleeper.send_signal(signal.SIGCONT)
+            ended = outcome(sleeper)
+
+    assert ended["error"] == "LeaseLost"
+    assert wired.sent().total() == asked
+    assert taken_over.state is AttemptState.DELIVERED
     assert wired.members == OTHERS

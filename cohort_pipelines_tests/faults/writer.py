@@ -4,22 +4,30 @@ Run as `python -m cohort_pipelines_tests.faults.writer JSON`; it prints what cam
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
+from sqlalchemy import Connection
 
 from cohort_pipelines import clock
+from cohort_pipelines.delivery import chunks
 from cohort_pipelines.errors import DeliveryError
 from cohort_pipelines.standins.settings import Addresses
 from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.delivery.world import World
+from cohort_pipelines_tests.faults.ledgers import is_locked
 from cohort_pipelines_tests.faults.wires import Wired
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +35,11 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to deliver, where; ``seconds``: how long until the deadline."""
+    """What to deliver, where.
+
+    ``seconds``: how long until the deadline; ``stops_at``: the record of progress, from 1, within whose transaction it
+    stops itself as by SIGSTOP; 0: none.
+    """
 
     folder: str
     url: str
@@ -38,11 +50,12 @@ class Task:
     run_id: str
     lease_seconds: float = 60.0
     seconds: float = 120.0
+    stops_at: int = 0
 
 
 @contextmanager
 def writing(
-    world: World, wired: Wired, ids: Iterable[str], run_id: str, **how: float
+    world: World, wired: Wired, ids: Iterable[str], run_id: str, *, stops_at: int = 0, **how: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process that delivers ``ids`` in the world's window; kill what is left of it at the end."""
     task = Task(
@@ -57,6 +70,7 @@ def writing(
         window=world.window.key,
         ids=sorted(ids),
         run_id=run_id,
+        stops_at=stops_at,
         **how,
     )
     command = [sys.executable, "-m", "cohort_pipelines_tests.faults.writer", json.dumps(asdict(task))]
@@ -67,6 +81,21 @@ def writing(
             process.kill()
 
 
+def await_stopped(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a writer is stopped, which it is a moment after it was told to."""
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
+def stop_between_transactions(process: subprocess.Popen[bytes], url: str) -> None:
+    """Stop a writer, wherever it is but within a transaction on the ledger at ``url``."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        await_stopped(process)
+        if not is_locked(url):
+            return
+        process.send_signal(signal.SIGCONT)
+
+
 def outcome(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Wait for the end of a writer, and return its receipt, or the name of the error that it ended with."""
     out, _ = process.communicate(timeout=120)
@@ -74,7 +103,26 @@ def outcome(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     return told
 
 
+@contextmanager
+def _stopping(at: int) -> Iterator[None]:
+    record, calls = chunks.record, count(1)
+
+    def record_and_stop(connection: Connection, attempt: int, ended: Sequence[chunks.Ended]) -> None:
+        record(connection, attempt, ended)
+        if next(calls) == at:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # it stops all threads, this one at once
+
+    with patch.object(chunks, "record", record_and_stop):
+        yield
+
+
 def main(task: Task) -> None:
+    """Deliver, and print what came of it."""
+    with _stopping(task.stops_at):
+        _deliver(task)
+
+
+def _deliver(task: Task) -> None:
     world = World(Path(task.folder), url=task.url)
     world.window = Cadence.QUARTER_HOUR.window_named(task.window)
     try:
