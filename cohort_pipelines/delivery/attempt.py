@@ -1,17 +1,16 @@
 """An attempt on a target by who holds its lease: each arrow is a transaction that checks the lease's token."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pyarrow as pa
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, cohorts, schema
 from cohort_pipelines.delivery.belief import Belief
+from cohort_pipelines.delivery.lease import Lease
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
 from cohort_pipelines.delivery.ledger_windows import note_window
 from cohort_pipelines.delivery.pausing import Pause, require_not_paused
@@ -25,18 +24,9 @@ from cohort_pipelines.delivery.schema import (
     WindowState,
 )
 from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnpaired, LedgerUnusable, SyncPaused
+from cohort_pipelines.errors import LeaseLost, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import NamedCohort
-
-GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
-"""When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
-
-_RENEW = (  # built once, since every chunk pays for it
-    update(schema.lease)
-    .where(schema.lease.c.target == bindparam("of_target"), schema.lease.c.token == bindparam("held_token"))
-    .values(expires=bindparam("until"))
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +51,6 @@ class Asked:
     cohort: NamedCohort | None = None
 
 
-@dataclass(slots=True)
-class Pulse:
-    """When a lease was last known to be held, by this host's clock, and what has ended the turn since, if anything."""
-
-    at: datetime
-    ended: DeliveryError | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class DeadAttempt:
     """An attempt whose writer died: what it was sending, if it came to that."""
@@ -89,13 +71,11 @@ class Attempt:
         id: its number in the ledger.
         target_id: the target's number in the ledger.
         generation: its place in the order of all attempts on the target.
-        token: the lease's token, which only grows; 0 for an attempt that was superseded and so has no lease.
-        lease_seconds: how long the lease holds without being renewed.
+        lease: what makes it the target's one writer.
         started: when it was claimed, by the ledger's time.
         ahead: by how much the ledger's time was ahead of this host's then; hosts may differ by up to a minute.
         established: whether the target was made at the partner, as far as is known.
         anew: whether it was written to in the name of another cohort, so that it may be another one now.
-        pulse: when the lease was last renewed.
         newer: the window of the newer snapshot that supersedes it; empty when none does.
     """
 
@@ -104,11 +84,9 @@ class Attempt:
     id: int
     target_id: int
     generation: int
-    token: int
-    lease_seconds: float
+    lease: Lease
     started: datetime
     established: bool
-    pulse: Pulse
     ahead: timedelta = timedelta(0)
     newer: str = ""
     anew: bool = False
@@ -116,46 +94,6 @@ class Attempt:
     def now(self) -> datetime:
         """Return the ledger's time, by this host's clock: what the ledger's own moments are compared with."""
         return clock.now() + self.ahead
-
-    @contextmanager
-    def leased(self, require_own: Callable[[], None]) -> Iterator[None]:
-        """Keep the lease alive from a thread of its own, since planning may take long, and give it back at the end.
-
-        What ``require_own`` raises, as often as the lease is renewed, ends the turn: the ledger is another one by now.
-        """
-        over = threading.Event()
-
-        def renew() -> None:
-            while not over.wait(self.lease_seconds / 3):
-                try:
-                    self._renew()
-                except LedgerUnusable:  # locked or full for now; what is written next will say so if it stays
-                    continue
-                except LeaseLost:  # the next transaction meets it where it can be dealt with
-                    return
-
-        def look() -> None:
-            while not over.wait(self.lease_seconds / 3):
-                try:
-                    require_own()
-                except LedgerUnpaired as another:
-                    self.pulse.ended = another
-                    return
-
-        threads = [  # two, since an object store may take long to answer, and the lease must not wait for it
-            threading.Thread(target=each, name=name, daemon=True)
-            for each, name in ((renew, "lease"), (look, "pairing"))
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
-            with suppress(DeliveryError):
-                self._release()
 
     def dead_attempts(self) -> list[DeadAttempt]:
         """Return the attempts that earlier writers left open, oldest first."""
@@ -170,7 +108,7 @@ class Attempt:
 
     def bury(self, dead: DeadAttempt, belief: Belief) -> None:
         """Mark an attempt as orphaned, now that ``belief`` holds all it may have done."""
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             now = self.ledger.now(connection)
             word = func.coalesce(schema.attempt.c.error, "its process died")
             ended = {"state": AttemptState.ORPHANED, "ended": now, "error": word}
@@ -184,7 +122,7 @@ class Attempt:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: nor can this be recorded.
         """
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             connection.execute(update(schema.attempt).filter_by(id=self.id).values(error=error))
             if self.asked.kind is AttemptKind.OVERWRITE:
                 note_window(connection, self.asked.sync, self.asked.window, "failed", error)
@@ -211,7 +149,7 @@ class Attempt:
         """
         bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
         never_healed = update(schema.target).filter_by(id=self.target_id, healed_until=None)
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
             connection.execute(never_healed.values(healed_until=self.started))
             started = update(schema.target).filter_by(id=self.target_id)
@@ -236,7 +174,7 @@ class Attempt:
         """
         paused: SyncPaused | None = None
         intents: list[chunks.Ended] = []
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             now = self.ledger.now(connection)
             try:
                 if begun:
@@ -244,7 +182,7 @@ class Attempt:
             except SyncPaused as error:
                 paused = error
             else:
-                last_try = now + timedelta(seconds=self.lease_seconds) + chunks.PATIENCE
+                last_try = now + timedelta(seconds=self.lease.seconds) + chunks.PATIENCE
                 intents = [chunks.intent(rows, now, last_try) for rows in begun]
             chunks.record(connection, self.id, [*ended, *intents])
         if paused:
@@ -258,22 +196,8 @@ class Attempt:
             LeaseLost: another run has taken the target over.
             SyncPaused: the sync was paused.
         """
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             self._require_not_paused(connection)
-
-    def require_live(self) -> None:
-        """Refuse to start a request where this process was stopped for so long that another may have taken over.
-
-        It costs nothing as long as the lease is being renewed.
-
-        Raises:
-            LeaseLost: another run has taken the target over.
-            LedgerUnpaired: the history is another ledger's by now.
-        """
-        if self.pulse.ended is not None:
-            raise self.pulse.ended
-        if clock.now() >= self.pulse.at + timedelta(seconds=self.lease_seconds):
-            self._renew()
 
     def ever_acknowledged(self) -> bool:
         """Say whether the partner ever acknowledged anything for this target."""
@@ -284,12 +208,12 @@ class Attempt:
 
     def mark_established(self) -> None:
         """Remember that something was sent to the target."""
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(established=True))
 
     def mark_sent(self) -> None:
         """Record that nothing of the plan is left to be sent: sending -> sent."""
-        with self.fenced() as connection:
+        with self.lease.fenced() as connection:
             self._move(connection, AttemptState.SENDING, AttemptState.SENT, {})
 
     def chunk_table(self, attempt: int | None = None) -> pa.Table:
@@ -327,7 +251,7 @@ class Attempt:
         ``healed_until``: up to when the slices of belief have been sent again; None: as before. ``missing``: the
         partner does not know the target any more, so that it has to be established anew.
         """
-        with self.fenced() if self.token else self.ledger.write() as connection:
+        with self.lease.fenced() if self.lease.token else self.ledger.write() as connection:
             now = self.ledger.now(connection)
             ended = {"state": receipt.state, "ended": now, "error": receipt.error or None}
             connection.execute(update(schema.attempt).filter_by(id=self.id).values(**ended))
@@ -343,7 +267,7 @@ class Attempt:
             )
             if self.asked.kind is AttemptKind.OVERWRITE:
                 note_window(connection, self.asked.sync, self.asked.window, window, receipt.error)
-            if self.token:
+            if self.lease.token:
                 self._believe(connection, belief, self.id)
                 self._conclude(connection, receipt, healed_until, now, missing=missing)
             return next_generation(connection, self.ledger)
@@ -366,7 +290,7 @@ class Attempt:
                 cohorts.emptied(connection, self.asked.target, self.asked.cohort)
         if concluded:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(**concluded))
-        connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
+        self.lease.give_back(connection)
 
     def _believe(self, connection: Connection, belief: Belief | None, attempt: int) -> None:
         """Let the target have ``belief``, which the chunks of ``attempt`` have led to."""
@@ -388,31 +312,6 @@ class Attempt:
         )
         if moved.rowcount != 1:
             raise LeaseLost(self.asked.target.name)
-
-    def _renew(self) -> None:
-        with self.fenced():
-            pass
-
-    def _release(self) -> None:
-        with self.fenced() as connection:
-            connection.execute(update(schema.lease).filter_by(target=self.target_id).values(expires=GIVEN_BACK))
-
-    @contextmanager
-    def fenced(self) -> Iterator[Connection]:
-        """Open a transaction that only the lease's holder can make; it renews the lease.
-
-        The token decides, not the time: a lease that ran out but was not taken is still ours.
-
-        Raises:
-            LeaseLost: another run has taken the target over.
-        """
-        held, asked = {"of_target": self.target_id, "held_token": self.token}, clock.now()
-        with self.ledger.write() as connection:
-            expires = self.ledger.now(connection) + timedelta(seconds=self.lease_seconds)
-            if connection.execute(_RENEW, held | {"until": expires}).rowcount != 1:
-                raise LeaseLost(self.asked.target.name)
-            yield connection
-        self.pulse.at = asked
 
 
 def _columns(belief: Belief) -> dict[str, str | int | None]:

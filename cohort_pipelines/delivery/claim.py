@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Row, insert, select, update
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import cohorts, schema
-from cohort_pipelines.delivery.attempt import Asked, Attempt, Pulse
+from cohort_pipelines.delivery import cohorts, lease, schema
+from cohort_pipelines.delivery.attempt import Asked, Attempt
 from cohort_pipelines.delivery.ledger import Ledger, next_seq
 from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
 from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
@@ -55,7 +55,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
         require_not_paused(connection, asked.sync)
         cohorts.require_of_cohort(connection, asked.snapshot_seq, asked.window, asked.sync, asked.cohort)
-    token = 0 if superseded else _take_lease(connection, target.id, asked, now, lease_seconds)
+    token = 0 if superseded else lease.take(connection, target.id, asked.run_id, now, lease_seconds)
     if isinstance(token, datetime):
         return token
     if asked.pause is not None:
@@ -75,12 +75,10 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         id=attempt,
         target_id=target.id,
         generation=target.generation + 1,
-        token=token,
-        lease_seconds=lease_seconds,
+        lease=lease.Lease(ledger, target.id, asked.target.name, token, lease_seconds, renewed=asked_at),
         started=now,
         established=target.established and not anew,
         anew=anew,
-        pulse=Pulse(asked_at),
         ahead=now - asked_at,
         newer=_newer(connection, target.id, target.head_seq) if superseded else "",
     )
@@ -123,23 +121,6 @@ def _settle_accepted(connection: Connection, target: int, applied_before: dateti
         table.c.target == target, table.c.state == AttemptState.ACCEPTED, table.c.ended <= applied_before
     )
     connection.execute(accepted.values(state=AttemptState.DELIVERED))
-
-
-def _take_lease(
-    connection: Connection, target: int, asked: Asked, now: datetime, lease_seconds: float
-) -> int | datetime:
-    """Return the new token, or until when somebody else's lease holds."""
-    taken = {"holder": asked.run_id, "expires": now + timedelta(seconds=lease_seconds)}
-    row = connection.execute(select(schema.lease).filter_by(target=target)).first()
-    if row is None:
-        connection.execute(insert(schema.lease).values(target=target, token=1, **taken))
-        return 1
-    if row.expires > now:
-        expires: datetime = row.expires
-        return expires
-    token: int = row.token + 1
-    connection.execute(update(schema.lease).filter_by(target=target).values(token=token, **taken))
-    return token
 
 
 def _insert_attempt(

@@ -128,7 +128,7 @@ def deliver(
         superseded = DeliverySuperseded(window.key, attempt.newer, "" if window.closes else sync)
         overwrite.end(AttemptState.SUPERSEDED, str(superseded))
         raise superseded
-    with attempt.leased(partial(pairing.require_own, ledger, history)):
+    with attempt.lease.kept(partial(pairing.require_own, ledger, history)):
         _prepare(overwrite, gates, partner)
         return _carry_out(overwrite, partner, on_progress)
 
@@ -185,14 +185,14 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         if counts.operations and not _wait_until_applied(overwrite):
             sending.yielded = True
         elif isinstance(partner, FileWire):
-            with only_while(attempt.require_live):
+            with only_while(attempt.lease.require_live):
                 published = publish(attempt, partner, overwrite.history, counts.operations)
             sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
             sending.done = sending.acknowledged = published.acknowledged
             sending.requests = published.requests
         elif counts.operations or not attempt.established:
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
-            with only_while(attempt.require_live):
+            with only_while(attempt.lease.require_live):
                 sending.run(partner, phases, counts.operations, on_progress)
     except (LeaseLost, LedgerUnusable):
         raise

@@ -40,7 +40,7 @@ def judge(
         LeaseLost: another run has taken the target over.
     """
     asked = attempt.asked
-    with attempt.fenced() as connection:
+    with attempt.lease.fenced() as connection:
         now = attempt.ledger.now(connection)
         members, identified = _snapshot(connection, asked.snapshot_seq)
         planned = _planned(asked.payload.rows, counts, held, members, identified)

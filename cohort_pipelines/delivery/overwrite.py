@@ -202,7 +202,7 @@ class Overwrite:
         generation = attempt.end(
             receipt, file, belief, WINDOW_STATES[state], healed_until=self._healed(state), missing=missing
         )
-        if attempt.token:
+        if attempt.lease.token:
             with suppress(HistoryError):  # an older mirror is none that is refused, and the end is recorded
                 self._mirror(generation)
         return receipt

@@ -103,7 +103,7 @@ class _Permits:
         intent_at = self.attempt.record((), [self.rows])
         self.given += 1
         self.first_at = self.first_at or intent_at
-        self.attempt.require_live()
+        self.attempt.lease.require_live()
         return max(now + GRACE, min(deadline, now + PATIENCE))
 
     def end(self, state: ChunkState, reason: str) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cohort_pipelines.delivery import pairing, schema
-from cohort_pipelines.delivery.attempt import GIVEN_BACK
 from cohort_pipelines.delivery.belief import Belief
+from cohort_pipelines.delivery.lease import GIVEN_BACK
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_seq
 from cohort_pipelines.delivery.pairing import Identity, Mirror
 from cohort_pipelines.delivery.rebuilt_rows import Rows

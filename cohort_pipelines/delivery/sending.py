@@ -254,7 +254,7 @@ class Sending:
 
     async def _send(self, session: Session, chunk: Chunk, recorded: Recorded) -> list[Ended]:
         try:
-            self._attempt.require_live()
+            self._attempt.lease.require_live()
             answer = await session.send(chunk.operation, chunk.ids, chunk.page, chunk.pages, self._time_limit())
         except PartnerRequestRefused as error:
             return self._refused(chunk, error, recorded)

@@ -21,7 +21,7 @@ from cohort_pipelines.delivery import (
     schema,
     targets,
 )
-from cohort_pipelines.delivery.attempt import GIVEN_BACK
+from cohort_pipelines.delivery.lease import GIVEN_BACK
 from cohort_pipelines.delivery.rebuilding import Rebuilt, rebuild
 from cohort_pipelines.errors import (
     BaselineUnusable,

@@ -1,0 +1,139 @@
+"""The lease that makes a run a target's one writer: every transaction of the run checks its token, and renews it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.ledger import Ledger
+from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnpaired, LedgerUnusable
+
+GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
+
+_RENEW = (  # built once, since every chunk pays for it
+    update(schema.lease)
+    .where(schema.lease.c.target == bindparam("of_target"), schema.lease.c.token == bindparam("held_token"))
+    .values(expires=bindparam("until"))
+)
+
+
+def take(connection: Connection, target: int, holder: str, now: datetime, seconds: float) -> int | datetime:
+    """Take the lease of a target by the ledger's time: the new token, or until when somebody else's lease holds."""
+    taken = {"holder": holder, "expires": now + timedelta(seconds=seconds)}
+    row = connection.execute(select(schema.lease).filter_by(target=target)).first()
+    if row is None:
+        connection.execute(insert(schema.lease).values(target=target, token=1, **taken))
+        return 1
+    if row.expires > now:
+        expires: datetime = row.expires
+        return expires
+    token: int = row.token + 1
+    connection.execute(update(schema.lease).filter_by(target=target).values(token=token, **taken))
+    return token
+
+
+@dataclass(slots=True)
+class Lease:
+    """A lease that was taken.
+
+    Attributes:
+        ledger: where it is recorded.
+        target: the target's number in the ledger, ``name`` what it is called.
+        token: grows with every taking; 0 for an attempt that was superseded and so has no lease.
+        seconds: how long it holds without being renewed.
+        renewed: when it was last known to be held, by this host's clock.
+        lost: what has ended the turn since, if anything but a takeover.
+    """
+
+    ledger: Ledger
+    target: int
+    name: str
+    token: int
+    seconds: float
+    renewed: datetime
+    lost: DeliveryError | None = None
+
+    @contextmanager
+    def kept(self, require_own: Callable[[], None]) -> Iterator[None]:
+        """Keep the lease alive from a thread of its own, since planning may take long, and give it back at the end.
+
+        What ``require_own`` raises, as often as the lease is renewed, ends the turn: the ledger is another one by now.
+        """
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(self.seconds / 3):
+                try:
+                    self._renew()
+                except LedgerUnusable:  # locked or full for now; what is written next will say so if it stays
+                    continue
+                except LeaseLost:  # the next transaction meets it where it can be dealt with
+                    return
+
+        def look() -> None:
+            while not over.wait(self.seconds / 3):
+                try:
+                    require_own()
+                except LedgerUnpaired as another:
+                    self.lost = another
+                    return
+
+        threads = [  # two, since an object store may take long to answer, and the lease must not wait for it
+            threading.Thread(target=each, name=name, daemon=True)
+            for each, name in ((renew, "lease"), (look, "pairing"))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+            with suppress(DeliveryError), self.fenced() as connection:
+                self.give_back(connection)
+
+    @contextmanager
+    def fenced(self) -> Iterator[Connection]:
+        """Open a transaction that only the lease's holder can make; it renews the lease.
+
+        The token decides, not the time: a lease that ran out but was not taken is still ours.
+
+        Raises:
+            LeaseLost: another run has taken the target over.
+        """
+        held, asked = {"of_target": self.target, "held_token": self.token}, clock.now()
+        with self.ledger.write() as connection:
+            expires = self.ledger.now(connection) + timedelta(seconds=self.seconds)
+            if connection.execute(_RENEW, held | {"until": expires}).rowcount != 1:
+                raise LeaseLost(self.name)
+            yield connection
+        self.renewed = asked
+
+    def require_live(self) -> None:
+        """Refuse to start a request where this process was stopped for so long that another may have taken over.
+
+        It costs nothing as long as the lease is being renewed.
+
+        Raises:
+            LeaseLost: another run has taken the target over.
+            LedgerUnpaired: the history is another ledger's by now.
+        """
+        if self.lost is not None:
+            raise self.lost
+        if clock.now() >= self.renewed + timedelta(seconds=self.seconds):
+            self._renew()
+
+    def give_back(self, connection: Connection) -> None:
+        """Let the next writer take it at once; to be called in a transaction of :meth:`fenced`."""
+        connection.execute(update(schema.lease).filter_by(target=self.target).values(expires=GIVEN_BACK))
+
+    def _renew(self) -> None:
+        with self.fenced():
+            pass
