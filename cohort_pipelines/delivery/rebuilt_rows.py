@@ -10,6 +10,7 @@ from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.ledger import next_seq
 from cohort_pipelines.delivery.overwrite import WINDOW_STATES
 from cohort_pipelines.delivery.recovering import REBUILT, FoundReceipt, newest
+from cohort_pipelines.delivery.releasing import note_spent
 from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind, AttemptState
 from cohort_pipelines.history import History, Stage, StoredFile
 
@@ -64,7 +65,8 @@ class Rows:
             if row is not None and row.state in OPEN_STATES and row.window == receipt.row["window"]:
                 number = row.id  # it was under way when the copy was made
                 ended = {"state": receipt.state, "ended": receipt.ended, "error": receipt.row["error"] or None}
-                self._connection.execute(update(table).filter_by(id=number).values(**ended))
+                released = row.released or self._write_release(receipt)
+                self._connection.execute(update(table).filter_by(id=number).values(**ended, released=released))
             else:
                 if row is not None:  # another ledger's
                     highest = select(func.max(table.c.generation)).filter_by(target=target)
@@ -168,10 +170,16 @@ class Rows:
             "deadline": receipt.ended,
             "ended": receipt.ended,
             "error": row["error"] or None,
+            "released": self._write_release(receipt),
         }
         inserted = insert(schema.attempt).values(**values).returning(schema.attempt.c.id)
         number: int = self._connection.execute(inserted).scalar_one()
         return number
+
+    def _write_release(self, receipt: FoundReceipt) -> int | None:
+        """Write what let an attempt pass its gates, since the audience that they compare with begins anew with it."""
+        told = receipt.row.get("released")
+        return note_spent(self._connection, receipt.sync, receipt.row["payload_checksum"], told) if told else None
 
     def _write_receipt(self, attempt: int, receipt: FoundReceipt) -> None:
         row = receipt.row

@@ -4,8 +4,9 @@ A release is bound to one payload by its checksum, or to a range of sizes, and a
 the checksum of every other empty one, so that a release without an end would switch its gates off for good.
 """
 
+import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, Row, and_, insert, or_, select
 
@@ -17,6 +18,9 @@ from cohort_pipelines.errors import NothingHeld, ReleaseIncomplete
 
 LASTS = timedelta(days=1)
 """How long a release of one payload holds unless it says so itself."""
+
+_MINUTE = "%Y-%m-%d %H:%M"
+_TOLD = re.compile(r"(?P<who>.*?) at (?P<at>\d{4}-\d\d-\d\d \d\d:\d\d) UTC: (?P<why>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Release:
 
     def __str__(self) -> str:
         """Say who, when and why, as the receipt does."""
-        return f"{self.who} at {self.at:%Y-%m-%d %H:%M} UTC: {self.why}"
+        return f"{self.who} at {self.at:{_MINUTE}} UTC: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,21 @@ def fitting(connection: Connection, sync: str, payload_checksum: str, users: int
     query = select(table).where(table.c.sync == sync, table.c.until > now, fits).order_by(table.c.id.desc())
     row = connection.execute(query.limit(1)).first()
     return None if row is None else _read(row)
+
+
+def note_spent(connection: Connection, sync: str, payload_checksum: str, told: str) -> int | None:
+    """Note a release again that nothing but a receipt tells of, and that releases nothing more; return its number.
+
+    ``told`` is a receipt's word, as :class:`Release` says it; None: it is no such word.
+    """
+    found = _TOLD.fullmatch(told)
+    if found is None:
+        return None
+    at = datetime.strptime(found["at"], _MINUTE).replace(tzinfo=UTC)
+    spent = {"sync": sync, "payload_checksum": payload_checksum, "until": at, "at": at}
+    noted = insert(schema.release).values(who=found["who"], why=found["why"], **spent).returning(schema.release.c.id)
+    number: int = connection.execute(noted).scalar_one()
+    return number
 
 
 def that_released(connection: Connection, attempt: int) -> Release | None:

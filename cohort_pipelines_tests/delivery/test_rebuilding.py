@@ -13,6 +13,7 @@ from cohort_pipelines.delivery import (
     Ledger,
     Target,
     Terms,
+    listing,
     overwrite,
     pairing,
     pausing,
@@ -23,6 +24,7 @@ from cohort_pipelines.delivery import (
 )
 from cohort_pipelines.delivery.lease import GIVEN_BACK
 from cohort_pipelines.delivery.rebuilding import Rebuilt, rebuild
+from cohort_pipelines.delivery.releasing import release
 from cohort_pipelines.errors import (
     BaselineUnusable,
     DeliveryHeld,
@@ -40,7 +42,7 @@ from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPart
 
 pytestmark = pytest.mark.slow
 
-LEASE_IS_OVER = timedelta(minutes=2)
+LEASE_IS_OVER, DAY = timedelta(minutes=2), timedelta(days=1)
 
 
 def lose(world: World) -> None:
@@ -446,6 +448,29 @@ def test_after_a_rebuild_gates_compare_with_the_newest_delivery(world: World) ->
     assert (delivered.joiners, delivered.leavers, delivered.planned) == (1, 1, 32)
     assert world.partner.members == users(*range(22, 32))
     assert_exact(world)
+
+
+def test_after_a_rebuild_a_release_is_known_and_spent(world: World) -> None:
+    strict, few = Gates(max_shrink=0.2), users(0, 1)
+    world.overwrite(users(*range(10)))
+    world.next_window()
+    release(world.ledger, SYNC, who="kim at home", why="all left\nat 9:00", min_users=2, until=clock.now() + DAY)
+    world.overwrite(few, gates=strict)
+    before = listing.entries(world.ledger, SYNC)
+    lose(world)
+    rebuild(world.ledger, world.history)
+
+    after = listing.entries(world.ledger, SYNC)
+    assert after[0].released is not None
+    assert before[0].released is not None
+    assert (after[0].released["who"], after[0].released["why"]) == ("kim at home", "all left\nat 9:00")
+    assert after[0].released["at"][:16] == before[0].released["at"][:16]
+    assert [each.released for each in after[1:]] == [None]
+    world.next_window()
+    assert world.overwrite(few | users(2), gates=strict).released is None  # measured since it was released
+    world.next_window()
+    with pytest.raises(DeliveryHeld, match="max_shrink"):
+        world.overwrite(users(0, 1), gates=strict)
 
 
 def test_what_was_tried_after_the_newest_delivery_counts_as_held(world: World) -> None:
