@@ -24,7 +24,7 @@ from cohort_pipelines.delivery.schema import (
     WindowState,
 )
 from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import LeaseLost, SyncPaused
+from cohort_pipelines.errors import DeliverySuperseded, LeaseLost, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import NamedCohort
 
@@ -34,7 +34,8 @@ class Asked:
     """What a delivery was asked for: this payload, of this snapshot, to this target, on these terms.
 
     A restore names the window that it puts back, and may pause the sync in the same transaction that claims the target.
-    ``cohort`` is the one in whose name the partner is written to, where its wire names any.
+    ``cohort`` is the one in whose name the partner is written to, where its wire names any. ``requested``: when the run
+    was asked for, which may have waited since; None: just now.
     """
 
     target: Target
@@ -49,6 +50,7 @@ class Asked:
     restored_from: str | None = None
     pause: Pause | None = None
     cohort: NamedCohort | None = None
+    requested: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Attempt:
         ahead: by how much the ledger's time was ahead of this host's then; hosts may differ by up to a minute.
         established: whether the target was made at the partner, as far as is known.
         anew: whether it was written to in the name of another cohort, so that it may be another one now.
-        newer: the window of the newer snapshot that supersedes it; empty when none does.
+        superseded: that something newer supersedes it; None: nothing does.
     """
 
     ledger: Ledger
@@ -88,7 +90,7 @@ class Attempt:
     started: datetime
     established: bool
     ahead: timedelta = timedelta(0)
-    newer: str = ""
+    superseded: DeliverySuperseded | None = None
     anew: bool = False
 
     def now(self) -> datetime:

@@ -10,10 +10,11 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import cohorts, lease, schema
 from cohort_pipelines.delivery.attempt import Asked, Attempt
 from cohort_pipelines.delivery.ledger import Ledger, next_seq
+from cohort_pipelines.delivery.ledger_windows import opening_of
 from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
 from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
 from cohort_pipelines.delivery.targets import is_anothers, written
-from cohort_pipelines.errors import TargetBusy, TargetMoved, TargetOwnedByAnother
+from cohort_pipelines.errors import DeliverySuperseded, TargetBusy, TargetMoved, TargetOwnedByAnother
 
 LEASE_SECONDS = 60.0
 _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease can last
@@ -51,7 +52,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     clock.require_agreement(now - clock.offset(), "the ledger's database")
     target = _pinned(connection, asked, now)
     _settle_accepted(connection, target.id, now - asked.terms.applies_within)
-    superseded = asked.kind is AttemptKind.OVERWRITE and asked.snapshot_seq < target.head_seq
+    superseded = _superseded(connection, asked, target)
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
         require_not_paused(connection, asked.sync)
         cohorts.require_of_cohort(connection, asked.snapshot_seq, asked.window, asked.sync, asked.cohort)
@@ -66,7 +67,10 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     if taken and target.retired:
         taken["baseline"] = None  # somebody may have filled it since: whoever takes it may say with whom
         taken |= cohorts.NAMELESS if anew else {}  # also where this comes to nothing, and is claimed again
-    head = {"generation": target.generation + 1, "head_seq": max(seq, target.head_seq)}
+    head = {
+        "generation": target.generation + 1,
+        "head_seq": target.head_seq if superseded else max(seq, target.head_seq),
+    }
     connection.execute(update(schema.target).filter_by(id=target.id).values(**head, **taken))
     attempt = _insert_attempt(connection, target, asked, token=token, seq=seq, now=now)
     return Attempt(
@@ -80,7 +84,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         established=target.established and not anew,
         anew=anew,
         ahead=now - asked_at,
-        newer=_newer(connection, target.id, target.head_seq) if superseded else "",
+        superseded=superseded,
     )
 
 
@@ -148,10 +152,37 @@ def _insert_attempt(
     return number
 
 
-def _newer(connection: Connection, target: int, head_seq: int) -> str:
-    """Return the window of what is at the head of the target's order."""
+def _superseded(connection: Connection, asked: Asked, target: Row[tuple[object, ...]]) -> DeliverySuperseded | None:
+    """Say what comes before a window's own overwrite: a newer snapshot, or what was asked for by name since.
+
+    A run that waited reads its snapshot when it begins, so that after a restore its number alone would let it win.
+    """
+    if asked.kind is not AttemptKind.OVERWRITE:
+        return None
+    if asked.snapshot_seq < target.head_seq:
+        export_of = "" if opening_of(asked.window) else asked.sync
+        return DeliverySuperseded(asked.window, _newer(connection, target.id, target.head_seq), export_of=export_of)
+    if asked.requested is None:
+        return None
     table = schema.attempt
-    query = select(table.c.window).filter_by(target=target, seq=head_seq).order_by(table.c.id.desc())
-    snapshot = select(schema.snapshot.c.window).filter_by(seq=head_seq)
-    window: str | None = connection.execute(query).scalar() or connection.execute(snapshot).scalar()
-    return window or "a later one"
+    by_name = select(table).where(table.c.target == target.id, table.c.kind != AttemptKind.OVERWRITE)
+    row = connection.execute(by_name.order_by(table.c.started.desc())).first()
+    if row is None or row.started <= asked.requested:
+        return None
+    return DeliverySuperseded(asked.window, _called(row), overtaken=True)
+
+
+def _newer(connection: Connection, target: int, head_seq: int) -> str:
+    """Return what is at the head of the target's order, in words."""
+    table = schema.attempt
+    query = select(table).filter_by(target=target, seq=head_seq).order_by(table.c.id.desc())
+    if row := connection.execute(query).first():
+        return _called(row)
+    window = connection.execute(select(schema.snapshot.c.window).filter_by(seq=head_seq)).scalar()
+    return f"that of {window or 'a later one'}"
+
+
+def _called(attempt: Row[tuple[object, ...]]) -> str:
+    if attempt.kind == AttemptKind.RESTORE:
+        return f"the restore of {attempt.restored_from} in {attempt.window}"
+    return f"that of {attempt.window}" if attempt.kind == AttemptKind.OVERWRITE else "the retirement of the target"

@@ -30,7 +30,6 @@ from cohort_pipelines.errors import (
     DeliveryHeld,
     DeliveryRefused,
     DeliveryStopped,
-    DeliverySuperseded,
     DeliveryYielded,
     HistoryError,
     LeaseLost,
@@ -65,6 +64,7 @@ def deliver(
     kind: AttemptKind = AttemptKind.OVERWRITE,
     restored_from: str | None = None,
     pause: Pause | None = None,
+    requested: datetime | None = None,
     on_progress: Progress | None = None,
     lease_seconds: float = LEASE_SECONDS,
 ) -> Receipt:
@@ -86,12 +86,15 @@ def deliver(
         kind: a window's own overwrite, or what :mod:`cohort_pipelines.delivery.restoring` asks for.
         restored_from: the window whose payload is put back.
         pause: pause the sync in the transaction that claims the target.
+        requested: when the run was asked for, by this host's clock; None: just now. What was asked for by name since
+            goes over it, whichever snapshot is newer.
         on_progress: told every half second, in the caller's thread, how many of how many operations are done.
         lease_seconds: how long a dead writer keeps others waiting.
 
     Raises:
         DeliveryHeld: a gate holds the payload; nothing was sent.
-        DeliverySuperseded: a newer snapshot was delivered or claimed; nothing was sent.
+        DeliverySuperseded: a newer snapshot was delivered or claimed, or a restore was asked for after this; nothing
+            was sent.
         DeliveryYielded: the deadline came before the plan was done.
         SyncPaused: the sync is paused, or was while this was under way.
         DeliveryStopped: the partner, the ledger or the history did not let the plan be done.
@@ -115,6 +118,7 @@ def deliver(
         restored_from=restored_from,
         pause=pause,
         cohort=partner.cohort,
+        requested=requested,
     )
     try:
         attempt = claim(ledger, asked, lease_seconds)
@@ -124,10 +128,9 @@ def deliver(
             ledger.note_window(sync, window.key, "skipped" if passes else "failed", str(error))
         raise
     overwrite = Overwrite(attempt, history)
-    if attempt.newer:
-        superseded = DeliverySuperseded(window.key, attempt.newer, "" if window.closes else sync)
-        overwrite.end(AttemptState.SUPERSEDED, str(superseded))
-        raise superseded
+    if attempt.superseded:
+        overwrite.end(AttemptState.SUPERSEDED, str(attempt.superseded))
+        raise attempt.superseded
     with attempt.lease.kept(partial(pairing.require_own, ledger, history)):
         _prepare(overwrite, gates, partner)
         return _carry_out(overwrite, partner, on_progress)

@@ -250,7 +250,7 @@ def _obstacles(ledger: Ledger | None, wanted: Wanted, row: Row[tuple[object, ...
     for other in owned_elsewhere(ledger, wanted.sync, wanted.target):
         yield TargetMoved(wanted.sync, other.target.name, wanted.target.name)
     if by_itself and row is not None and wanted.seq is not None and wanted.seq < row.head_seq:
-        yield DeliverySuperseded(wanted.window, "a later window")
+        yield DeliverySuperseded(wanted.window, "that of a later window")
 
 
 def newest_payload(ledger: Ledger, sync: str, window: str) -> tuple[int, StoredFile]:

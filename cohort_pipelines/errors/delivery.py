@@ -20,12 +20,17 @@ class DeliveryHeld(DeliveryError):
 
 
 class DeliverySuperseded(DeliveryError):
-    """A newer snapshot has been delivered or claimed; this older one must not go over it."""
+    """Something newer has been delivered or claimed; what is older must not go over it.
 
-    def __init__(self, window: str, newer: str, export_of: str = "") -> None:
+    ``newer`` is what, in words. ``overtaken``: the snapshot may well be newer than that, but the run was asked for
+    before.
+    """
+
+    def __init__(self, window: str, newer: str, *, export_of: str = "", overtaken: bool = False) -> None:
+        older = f"The run for {window} was asked for before" if overtaken else f"The snapshot of {window} is older than"
         remedy = f" To put a delivered export back: cohort-pipelines restore {export_of} {quote(window)}"
         super().__init__(
-            f"The snapshot of {window} is older than that of {newer}, which the target already has or is getting. "
+            f"{older} {newer}, which the target already has or is getting. "
             f"Nothing was sent; the newer audience stays.{remedy if export_of else ''}"
         )
         self.newer = newer

@@ -4,12 +4,13 @@ The gates are judged within the delivery, so that no way of starting it slips pa
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import delivery, progress
+from cohort_pipelines import clock, delivery, progress
 from cohort_pipelines.delivery import Ledger, judging
 from cohort_pipelines.errors import (
     CohortPipelinesError,
@@ -141,5 +142,12 @@ def _deliver(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) ->
         terms=sync.terms,
         run_id=context.run.run_id,
         deadline=deadline(context, sync.cadence, at.window),
+        requested=_requested(context),
         on_progress=partial(progress.report, sync.name, "destination_upload"),
     )
+
+
+def _requested(context: dg.AssetExecutionContext) -> datetime | None:
+    """Return when the run was asked for, before it waited in the queue."""
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    return record.create_timestamp + clock.offset() if record else None

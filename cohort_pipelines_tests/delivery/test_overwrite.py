@@ -155,7 +155,7 @@ def test_an_older_snapshot_is_superseded_and_says_by_which(world: World) -> None
     with pytest.raises(DeliverySuperseded, match=newer_window.key) as superseded:
         world.deliver(older, older_seq)
 
-    assert superseded.value.newer == newer_window.key
+    assert superseded.value.newer == f"that of {newer_window.key}"
     assert world.partner.members == users(2)
     (receipt,) = world.history.versions(SYNC, Stage.RECEIPT, older_window.key)
     assert next(world.history.batches(receipt, ["state"])).column(0).to_pylist() == ["superseded"]

@@ -72,6 +72,37 @@ def test_a_later_window_wins_over_a_restore_and_an_earlier_one_does_not(world: W
     assert world.partner.members == users(7, 8)
 
 
+@pytest.mark.parametrize("by_name", ["restore", "retirement"])
+def test_a_run_that_waited_and_reads_only_afterwards_is_superseded_too(world: World, by_name: str) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(2, 3))
+    requested = clock.now()
+    if by_name == "restore":
+        world.restore(first)
+    else:
+        world.retire()
+    left, sent = set(world.partner.members), len(world.partner.requests)
+    waited, waited_seq = world.seal(users(3, 4))
+    with pytest.raises(DeliverySuperseded, match=f"for {world.window.key} was asked for before the {by_name} of"):
+        world.deliver(waited, waited_seq, requested=requested)
+    assert (world.partner.members, len(world.partner.requests)) == (left, sent)
+
+    world.deliver(waited, waited_seq, requested=clock.now())  # asked for again, by whoever wants it after all
+    assert world.partner.members == users(3, 4)
+
+
+def test_an_older_snapshot_names_what_was_asked_for_by_name(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    older, older_seq = world.seal(users(3))
+    world.restore(first)
+    with pytest.raises(DeliverySuperseded, match=f"older than the restore of {first} in {world.window.key}, which"):
+        world.deliver(older, older_seq)
+
+
 def test_a_restore_passes_the_same_gates(world: World) -> None:
     world.overwrite(users(1))
     small = world.window.key

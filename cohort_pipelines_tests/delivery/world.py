@@ -301,6 +301,7 @@ class World:
         deadline: datetime | None = None,
         lease_seconds: float = LEASE_SECONDS,
         run_id: str = "run",
+        requested: datetime | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Receipt:
         partner = partner or self.partner
@@ -319,6 +320,7 @@ class World:
             terms=terms,
             run_id=run_id,
             deadline=deadline or clock.now() + timedelta(hours=1),
+            requested=requested,
             on_progress=on_progress,
             lease_seconds=lease_seconds,
         )

@@ -11,6 +11,8 @@ import dagster as dg
 import httpx
 import pytest
 import tenacity
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
 
 from cohort_pipelines import clock
 from cohort_pipelines.orchestration import project_definitions
@@ -59,6 +61,18 @@ class Faulty(Project):
     def all_held(self) -> dict[str, set[str]]:
         """Return the same for each sync by its name."""
         return {name: self.held(name) for name in self.syncs}
+
+    def queue(self, name: str) -> dg.DagsterRun:
+        """Ask for a run of the window that is open, which waits."""
+        sync = self.syncs[name]
+        return self.instance.create_run_for_job(
+            self.definitions.resolve_job_def(sync.job), tags={"dagster/partition": self.window(name)}
+        )
+
+    def begin(self, run: dg.DagsterRun) -> bool:
+        """Let a run that waited go on to its end, and say whether it succeeded."""
+        job = InMemoryJob(self.definitions.resolve_job_def(run.job_name))
+        return execute_run(job, run, self.instance, raise_on_error=False).success
 
     def fault(self, service: str, **what: object) -> None:
         """Switch a fault of ``mixpanel``, ``taplytics`` or ``apptimize`` on."""
