@@ -30,10 +30,16 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
+_UNSETTLED = (
+    " {unsettled:,} of them are unsettled: an earlier request without a clear answer may still change them. The next "
+    "delivery sends them again; where none is to come, run this again in a quarter of an hour."
+)
+
+
 def delivered(upload: Mapping[str, object]) -> str:
     """Return the sentence for the numbers of an overwrite."""
     numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(**upload)
-    return f"Delivered to {upload['target']!r}: {numbers}."
+    return f"Delivered to {upload['target']!r}: {numbers}.{_UNSETTLED.format(**upload) if upload['unsettled'] else ''}"
 
 
 def asking(who: str) -> str:

@@ -287,7 +287,7 @@ class Attempt:
         if missing:
             concluded["established"] = False
         if green and self.asked.kind is AttemptKind.RETIRE:
-            concluded["retired"] = now
+            concluded |= {} if receipt.unsettled else {"retired": now}  # somebody may be put back, and stay for good
             if self.asked.cohort:
                 cohorts.emptied(connection, self.asked.target, self.asked.cohort)
         if concluded:
@@ -298,7 +298,8 @@ class Attempt:
         """Let the target have ``belief``, which the chunks of ``attempt`` have led to."""
         if belief is None or belief.file is None:
             return
-        sent = select(func.max(schema.chunk.c.ended_at)).filter_by(attempt=attempt)
+        ended_at, state = schema.chunk.c.ended_at, schema.chunk.c.state
+        sent = select(func.max(ended_at)).where(state != ChunkState.UNTOUCHED).filter_by(attempt=attempt)
         last_sent = connection.execute(sent).scalar()
         connection.execute(
             update(schema.target)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Row
 
-from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, one_row, seal_belief
+from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, doubt_all, one_row, seal_belief
 from cohort_pipelines.delivery.spelling import one_spelling, spelling_engine
 from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.engine import exactly
@@ -55,9 +55,11 @@ def started_from(
         BaselineUnusable, HistoryError: it cannot be adopted.
     """
     sent = target is not None and bool(target.established or target.last_sent)
-    if target is not None and sent and target.baseline is not None:
+    if target is not None and sent and target.baseline is not None and target.retired is None:
         return belief, None
     known = belief if sent else Belief()  # of one that was taken over and not sent to, what was taken over then goes
+    if known.held:  # it was given up as it was, and looked after at the partner
+        known = doubt_all(history, known, sync=sync, window=window)
     if baseline in NO_FILE:
         return known, baseline
     return adopt(history, baseline, known, sync=sync, window=window, equality=equality), "adopted"

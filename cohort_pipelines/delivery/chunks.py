@@ -98,6 +98,16 @@ def extra_requests(rows: int) -> int:
     return max(_LEAST_EXTRA, rows // _EXTRA_SHARE)
 
 
+def requests_alone(refused: int, wire: ChangeWire) -> int:
+    """Return how many requests are made of so many rows that were refused last time."""
+    return refused if wire.judges_rows else -(-refused // _rows_alone(refused, wire))
+
+
+def _rows_alone(refused: int, wire: ChangeWire) -> int:
+    """Return how many rows that were refused last time share a request: one, or as few as may be spent on them."""
+    return min(wire.chunk_rows, max(-(-refused // extra_requests(refused)), 1))
+
+
 def read_phases(
     history: History, plan: StoredFile, counts: PlanCounts, wire: ChangeWire, turn: int
 ) -> tuple[Phase, Phase, Phase, Phase]:
@@ -118,9 +128,8 @@ def read_phases(
             yield Chunk(lo, hi, operation, page, len(bounds), list(islice(wanted, hi - lo)), alone)
 
     def phase(operation: Operation, first: int, end: int, refused: int) -> Phase:
-        few = opening if wire.judges_rows else -(-refused // extra_requests(refused))
         together = _bounds(first, end - refused, wire.chunk_rows, opening)
-        alone = _bounds(end - refused, end, min(wire.chunk_rows, max(few, 1)))
+        alone = _bounds(end - refused, end, opening if wire.judges_rows else _rows_alone(refused, wire))
         start = turn % len(alone) if alone else 0
         return Phase(
             read(operation, together, alone=False),

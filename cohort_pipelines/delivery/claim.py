@@ -16,7 +16,6 @@ from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
 from cohort_pipelines.delivery.targets import is_anothers, written
 from cohort_pipelines.errors import DeliverySuperseded, TargetBusy, TargetMoved, TargetOwnedByAnother
 
-LEASE_SECONDS = 60.0
 _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease can last
 _POLL_SECONDS = 0.25
 

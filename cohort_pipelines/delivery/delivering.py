@@ -13,8 +13,9 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import judging, pairing
 from cohort_pipelines.delivery.attempt import Asked
 from cohort_pipelines.delivery.chunks import read_phases
-from cohort_pipelines.delivery.claim import LEASE_SECONDS, claim
+from cohort_pipelines.delivery.claim import claim
 from cohort_pipelines.delivery.gates import Gates
+from cohort_pipelines.delivery.lease import LEASE_SECONDS
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.ledger_windows import opening_of
 from cohort_pipelines.delivery.overwrite import Overwrite
@@ -168,13 +169,14 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
 
     Whatever cannot be recorded now is made up for by the next claim, from the chunks in the ledger.
     """
-    sending = Sending(overwrite.attempt)
+    counts = overwrite.counts
+    sending = Sending(overwrite.attempt, counts.excused_from)
     try:
         _send(overwrite, sending, partner, on_progress)
         return _conclude(overwrite, sending)
     except (HistoryError, LedgerUnusable) as error:
         cause = str(error).replace(f" {NOTHING_SENT}", "")  # something may well have been
-        stopped = DeliveryStopped(cause, sending.acknowledged, overwrite.counts.operations)
+        stopped = DeliveryStopped(cause, sending.acknowledged, counts.operations)
         with suppress(LedgerUnusable):  # where it is the ledger that refuses, nothing can be told
             overwrite.attempt.leave_word(str(stopped))  # unless it was taken over meanwhile, which says more
         raise stopped from error

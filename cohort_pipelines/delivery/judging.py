@@ -66,6 +66,7 @@ def preview(
     users: int,
     counts: PlanCounts,
     held: int,
+    adopted: bool,
     members: int | None,
     identified: int | None,
 ) -> list[Verdict]:
@@ -79,17 +80,16 @@ def preview(
         users: ids in the payload.
         counts: of the plan.
         held: ids that the target has in, or maybe in, by the belief that the plan was drawn from.
+        adopted: whether it began with a file, or would.
         members: members of the cohort; None: not known.
         identified: those with a profile property; None: not known.
     """
     planned = _planned(users, counts, held, members, identified)
     if ledger is None or target_id is None:
-        return gates.judge(replace(planned, filling=held == 0))
+        return gates.judge(replace(planned, filling=not adopted))
     with ledger.read() as connection:
         now = ledger.now(connection)
-        baseline = connection.execute(select(schema.target.c.baseline).filter_by(id=target_id)).scalar()
         before = _delivered(connection, target_id, window, now)
-    adopted = baseline == "adopted" or (baseline is None and held > 0)
     return gates.judge(_with_baseline(planned, before, now, adopted=adopted))
 
 

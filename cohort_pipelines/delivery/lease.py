@@ -6,21 +6,33 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.ledger import Ledger
+from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnpaired, LedgerUnusable
 
+LEASE_SECONDS = 60.0
 GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
 """When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
 
+_LONGEST = timedelta(seconds=LEASE_SECONDS) + clock.TOLERANCE
 _RENEW = (  # built once, since every chunk pays for it
     update(schema.lease)
     .where(schema.lease.c.target == bindparam("of_target"), schema.lease.c.token == bindparam("held_token"))
     .values(expires=bindparam("until"))
 )
+
+
+def is_live(expires: datetime, now: datetime) -> bool:
+    """Say whether a lease holds, by the ledger's time; one that seems to hold for long was taken by a clock ahead."""
+    return now < expires <= now + _LONGEST
+
+
+def live(now: datetime) -> ColumnElement[bool]:
+    """Say the same of a row of :data:`schema.lease`."""
+    return and_(schema.lease.c.expires > now, schema.lease.c.expires <= now + _LONGEST)
 
 
 def take(connection: Connection, target: int, holder: str, now: datetime, seconds: float) -> int | datetime:
@@ -30,8 +42,8 @@ def take(connection: Connection, target: int, holder: str, now: datetime, second
     if row is None:
         connection.execute(insert(schema.lease).values(target=target, token=1, **taken))
         return 1
-    if row.expires > now:
-        expires: datetime = row.expires
+    expires: datetime = row.expires
+    if is_live(expires, now):
         return expires
     token: int = row.token + 1
     connection.execute(update(schema.lease).filter_by(target=target).values(token=token, **taken))
@@ -51,7 +63,7 @@ class Lease:
         lost: what has ended the turn since, if anything but a takeover.
     """
 
-    ledger: Ledger
+    ledger: Database
     target: int
     name: str
     token: int

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
+from cohort_pipelines.delivery.lease import live
 from cohort_pipelines.delivery.ledger_windows import Windows
 from cohort_pipelines.delivery.schema import GREEN_STATES, OPEN_STATES, AttemptKind, AttemptState
 from cohort_pipelines.errors import LedgerUnusable, NotSealedYet
@@ -187,8 +188,7 @@ class Ledger(Windows):
         """Say whether a live lease is held on a target of ``sync``, whatever Dagster thinks of the run."""
         query = select(schema.lease.c.target).join(schema.target).where(schema.target.c.owner == sync)
         with self.read() as connection:
-            live = schema.lease.c.expires > self.now(connection)
-            return connection.execute(query.where(live)).first() is not None
+            return connection.execute(query.where(live(self.now(connection)))).first() is not None
 
     def newest_delivered(self, sync: str) -> DeliveredSnapshot | None:
         """Return the newest snapshot that reached the target of ``sync``: what freshness is judged by."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, Select, and_, select
 
 from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.lease import is_live
 from cohort_pipelines.delivery.ledger import Ledger
 from cohort_pipelines.delivery.ledger_windows import opening_of
 from cohort_pipelines.delivery.schema import GREEN_STATES, OPEN_STATES, AttemptKind
@@ -219,7 +220,7 @@ def _of_window(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ...
 
 def _why(row: Row[tuple[object, ...]], now: datetime) -> str:
     if row.state in OPEN_STATES:
-        return UNDER_WAY if row.expires and row.expires > now else row.error or LEFT_OPEN
+        return UNDER_WAY if row.expires and is_live(row.expires, now) else row.error or LEFT_OPEN
     return row.error or ""
 
 

@@ -131,7 +131,7 @@ class Overwrite:
 
     def excused(self) -> int:
         """Return how many refused removals are of ids that were out anyway, and were asked for only to heal."""
-        return self.attempt.refused_from(self.counts.operations - self.counts.healing_removals)
+        return self.attempt.refused_from(self.counts.excused_from)
 
     def left_over(self) -> int:
         """Return how many operations of the plan have not been tried."""

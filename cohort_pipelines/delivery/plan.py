@@ -79,6 +79,11 @@ class PlanCounts:
         """Additions among the healed."""
         return self.healed - self.healing_removals
 
+    @property
+    def excused_from(self) -> int:
+        """The first row of the plan from which on nobody is to blame for a refusal: only healing of who is out."""
+        return self.operations - self.healing_removals
+
     @classmethod
     def of(cls, batches: Iterable[pa.RecordBatch]) -> "PlanCounts":
         """Count the batches of :func:`make_plan`."""
@@ -118,8 +123,7 @@ def make_plan(
     """Yield the plan's batches: `operation`, `id`, `alone` and `cause`, one of :class:`Cause`.
 
     Additions come before removals, of each those that go alone last, sorted by id; then likewise what only heals, of
-    which nothing goes alone. Nothing is written but spill files that go away. A partner that refused an id which is out
-    is not asked to remove it again only to heal.
+    which nothing goes alone. Nothing is written but spill files that go away.
 
     Args:
         history: where payload and belief lie.
@@ -186,7 +190,7 @@ SELECT
     CASE
         WHEN belief.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END THEN '{Cause.CHANGE}'
         WHEN belief.unsettled_since IS NOT NULL THEN '{Cause.REPEAT}'
-        WHEN {{heal}} AND NOT (belief.refused AND belief.state = 'OUT') THEN '{Cause.HEAL}'
+        WHEN {{heal}} THEN '{Cause.HEAL}'
         WHEN $whole AND payload.id IS NOT NULL THEN '{Cause.WHOLE}'
     END AS cause,
     coalesce(belief.refused, false) AND cause <> '{Cause.HEAL}' AS alone

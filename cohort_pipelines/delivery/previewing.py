@@ -131,7 +131,7 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         LedgerUnusable: the ledger cannot be read.
     """
     row = None if ledger is None else _target(ledger, wanted.target)
-    belief = _believed(ledger, history, wanted, row)
+    belief, adopting = _believed(ledger, history, wanted, row)
     whole = sends_everybody(wanted.partner)
     measured = pace.measure(ledger, wanted.sync, wanted.partner)
     heal, _ = pace.slices_due(
@@ -154,6 +154,7 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         users=wanted.payload.rows,
         counts=counts,
         held=belief.held,
+        adopted=(adopting or (row and row.baseline)) == "adopted",
         members=wanted.members,
         identified=wanted.identified,
     )
@@ -180,8 +181,10 @@ def _target(ledger: Ledger, target: Target) -> Row[tuple[object, ...]] | None:
         return connection.execute(select(schema.target).filter_by(**asdict(target))).first()
 
 
-def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[tuple[object, ...]] | None) -> Belief:
-    """Return what the next delivery would start from, what dead ones may have done included."""
+def _believed(
+    ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[tuple[object, ...]] | None
+) -> tuple[Belief, str | None]:
+    """Return what the next delivery would start from, what dead ones may have done included, as `started_from` does."""
     terms = wanted.terms
     belief = believed(history, row) if row else Belief()
     if ledger is not None and row is not None:
@@ -192,10 +195,9 @@ def _believed(ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[
             belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
     if row is not None and is_anew(row, wanted.partner.cohort):
         belief = doubt_all(history, belief, sync=wanted.sync, window=wanted.window)
-    base, _ = started_from(
+    return started_from(
         history, row, belief, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality
     )
-    return base
 
 
 def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[object, ...]], pa.Table]]:
@@ -212,10 +214,10 @@ def _requests(wanted: Wanted, counts: PlanCounts, *, first: bool) -> int:
     """Count the requests of a plan; what was refused last time goes alone."""
     partner = wanted.partner
     if isinstance(partner, FileWire):
-        return partner.count_requests(wanted.payload.rows) if counts.operations else 0
+        return partner.count_requests(wanted.payload.rows) if counts.operations or first else 0
     adds = counts.adds - counts.alone_adds - counts.healing_adds
     removals = counts.removals - counts.alone_removals - counts.healing_removals
-    alone = counts.alone_adds + counts.alone_removals
+    alone = sum(chunks.requests_alone(refused, partner) for refused in (counts.alone_adds, counts.alone_removals))
     healing = partner.count_requests(counts.healing_adds, counts.healing_removals, first=False)
     return partner.count_requests(adds, removals, first=first) + alone + healing
 

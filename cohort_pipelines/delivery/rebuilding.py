@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cohort_pipelines.delivery import pairing, schema
 from cohort_pipelines.delivery.belief import Belief
-from cohort_pipelines.delivery.lease import GIVEN_BACK
+from cohort_pipelines.delivery.lease import GIVEN_BACK, live
 from cohort_pipelines.delivery.ledger import Ledger, Target, next_seq
 from cohort_pipelines.delivery.pairing import Identity, Mirror
 from cohort_pipelines.delivery.rebuilt_rows import Rows
@@ -73,8 +73,14 @@ class _Known:
         if self.row is not None and not (forgetful and self.receipts):
             moment: datetime | None = self.row.retired
             return moment
-        last = self.receipts[-1] if self.receipts else None
-        return last.ended if last and last.green and last.kind is AttemptKind.RETIRE else None
+        last = self.newest()
+        given_up = last and last.green and last.kind is AttemptKind.RETIRE and not last.row["unsettled"]
+        return last.ended if last and given_up else None
+
+    def newest(self) -> FoundReceipt | None:
+        """Return the newest receipt of an attempt that had its turn: what was superseded changed nothing."""
+        had_their_turn = (each for each in reversed(self.receipts) if each.state is not AttemptState.SUPERSEDED)
+        return next(had_their_turn, None)
 
     def baseline(self) -> str | None:
         """Return what the target held before the first delivery; None where nothing was ever begun there."""
@@ -220,9 +226,9 @@ def _recover(
 def _require_quiet(ledger: Ledger, connection: Connection) -> int:
     """Refuse while a lease is live; return the number of the newest attempt."""
     leases = select(schema.target.c.name, schema.lease.c.expires).join(schema.lease)
-    live = connection.execute(leases.where(schema.lease.c.expires > ledger.now(connection))).first()
-    if live is not None:
-        raise TargetBusy(live.name, live.expires)
+    held = connection.execute(leases.where(live(ledger.now(connection)))).first()
+    if held is not None:
+        raise TargetBusy(held.name, held.expires)
     return connection.execute(select(func.max(schema.attempt.c.id))).scalar() or 0
 
 
@@ -325,14 +331,15 @@ def _settle_target(connection: Connection, target: int, known: _Known) -> int:
     Returns:
         The generation.
     """
-    table, receipts = schema.attempt, known.receipts
+    table = schema.attempt
     left = update(table).where(table.c.target == target, table.c.state.in_(OPEN_STATES))
     connection.execute(left.values(state=AttemptState.ORPHANED, error="the ledger was rebuilt"))
     highest = select(func.max(table.c.generation), func.max(func.coalesce(table.c.seq, table.c.snapshot)))
     newest, seq = connection.execute(highest.filter_by(target=target)).one()
     row = connection.execute(select(schema.target).filter_by(id=target)).one()
     head = max(seq or 0, row.head_seq)
-    if receipts and receipts[-1].kind is not AttemptKind.OVERWRITE:
+    last = known.newest()
+    if last and last.kind is not AttemptKind.OVERWRITE:
         head = next_seq(connection)  # what was asked for by name stood above every window before it
     generation: int = max(newest or 0, row.generation, known.generation()) + 1
     connection.execute(update(schema.target).filter_by(id=target).values(generation=generation, head_seq=head))

@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 from sqlalchemy import ColumnElement, func, or_, select
 
+from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.belief import SETTLES_AFTER
+from cohort_pipelines.delivery.chunks import PATIENCE
 from cohort_pipelines.delivery.delivering import deliver
 from cohort_pipelines.delivery.gates import Gates
+from cohort_pipelines.delivery.lease import LEASE_SECONDS
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.pausing import Pause
 from cohort_pipelines.delivery.receipt import Receipt
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
 from cohort_pipelines.delivery.sending import Progress
 from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import NothingToRestore, TargetNotKnown
+from cohort_pipelines.errors import NothingToRestore, TargetNotKnown, TargetUnsettled
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.identity import PAYLOAD_SCHEMA
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
@@ -138,6 +142,7 @@ def retire(
 
     Raises:
         TargetNotKnown: nothing was ever sent to it.
+        TargetUnsettled: it was emptied; what is still on its way may put somebody back, so that it is not given up yet.
         DeliveryError, HistoryError: as :func:`deliver`; the target then still belongs to ``sync``.
     """
     newest = select(func.max(schema.attempt.c.snapshot)).join(schema.target).where(*_on(target))
@@ -146,7 +151,7 @@ def retire(
     if snapshot_seq is None:
         raise TargetNotKnown(sync, f"nothing was ever delivered to {target.name!r}")
     nobody = history.write(sync, Stage.PARTNER_PAYLOAD, window.key, pa.Table.from_pylist([], schema=PAYLOAD_SCHEMA))
-    return deliver(
+    receipt = deliver(
         ledger=ledger,
         history=history,
         partner=partner,
@@ -162,6 +167,11 @@ def retire(
         kind=AttemptKind.RETIRE,
         on_progress=on_progress,
     )
+    if receipt.unsettled:
+        last_try = clock.now() + timedelta(seconds=LEASE_SECONDS) + PATIENCE
+        until = last_try + SETTLES_AFTER + (terms or Terms()).applies_within
+        raise TargetUnsettled(target.name, receipt.unsettled, until)
+    return receipt
 
 
 def _on(target: Target) -> Iterator[ColumnElement[bool]]:

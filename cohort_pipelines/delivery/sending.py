@@ -43,6 +43,9 @@ Progress = Callable[[int, int], None]
 class Sending:
     """One attempt's chunks on their way to the partner.
 
+    Refusals of rows from ``excused_from`` on speak against nobody: they only heal ids that are out, and a partner may
+    well refuse to remove who is not there.
+
     Attributes:
         requests: requests made so far.
         done: rows of the plan that got a clear answer so far, ``acknowledged`` of them a good one.
@@ -52,7 +55,7 @@ class Sending:
         missing: whether the partner does not know the target any more, so that nobody is in it.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, excused_from: int) -> None:
         self.requests = 0
         self.done = 0
         self.acknowledged = 0
@@ -61,6 +64,7 @@ class Sending:
         self.paused = False
         self.missing = False
         self._attempt = attempt
+        self._excused_from = excused_from
         self._deadline = attempt.asked.deadline
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
@@ -146,7 +150,7 @@ class Sending:
         while not self._must_end():
             try:
                 await asyncio.to_thread(self._attempt.require_turn)
-                self.requests += await session.establish(self._time_limit())
+                made = await session.establish(self._time_limit())
             except SyncPaused:
                 self.paused = self.yielded = True
             except PartnerTurnedAway as busy:
@@ -157,7 +161,9 @@ class Sending:
                 self.requests += error.requests
                 self._stop(str(error), for_good=True)
             else:
-                await asyncio.to_thread(self._attempt.mark_established)
+                self.requests += made
+                if made:
+                    await asyncio.to_thread(self._attempt.mark_established)
                 return
 
     async def _look_for_the_target(self, session: Session) -> None:
@@ -208,7 +214,7 @@ class Sending:
                 await self._flush(ended)  # before anybody begins them anew
                 self._take_back(chunk, ended)
                 if ended[0].state is ChunkState.REFUSED_WHOLE and not (
-                    self.acknowledged or chunk.alone or chunk.splits
+                    self.acknowledged or chunk.alone or chunk.splits or self._is_excused(chunk)
                 ):
                     return  # the others go on only if something of theirs is acknowledged
                 ended = ()
@@ -268,14 +274,21 @@ class Sending:
         self.requests += error.requests
         self.done += chunk.hi - chunk.lo
         self._last_refusal = error
+        if not self._is_excused(chunk):
+            self._hold_against_the_target(chunk, error)
+        state, reason = ChunkState.REFUSED_WHOLE, f"refused ({error.status})"
+        return [part.ended(state, reason, recorded.at, recorded.now()) for part in self._bisection.divide(chunk)]
+
+    def _is_excused(self, chunk: Chunk) -> bool:
+        return chunk.lo >= self._excused_from
+
+    def _hold_against_the_target(self, chunk: Chunk, error: PartnerRequestRefused) -> None:
         if not self.acknowledged:
             self._unheard += error.requests
             if not chunk.alone:
                 self._refusals[chunk.operation] = str(error)
         if self._bisection.refused(chunk):
             self._stop(str(error), for_good=True)
-        state, reason = ChunkState.REFUSED_WHOLE, f"refused ({error.status})"
-        return [part.ended(state, reason, recorded.at, recorded.now()) for part in self._bisection.divide(chunk)]
 
     def _answered(self, chunk: Chunk, answer: Answer, recorded: Recorded) -> list[Ended]:
         clear = chunk.hi - chunk.lo - len(answer.unknown) - len(answer.untouched)

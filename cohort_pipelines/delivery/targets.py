@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Connection, Row, or_, select, update
 
 from cohort_pipelines.delivery import schema
+from cohort_pipelines.delivery.lease import is_live, live
 from cohort_pipelines.delivery.ledger import Ledger, Target
 from cohort_pipelines.delivery.pausing import pause_within, paused_within
 from cohort_pipelines.delivery.schema import OPEN_STATES
@@ -72,7 +73,7 @@ def is_anothers(connection: Connection, target: Target, sync: str, now: datetime
     """
     table = schema.target
     others = select(table.c.id).filter_by(**asdict(target)).where(table.c.owner != sync, table.c.retired.is_(None))
-    leased = select(schema.lease.c.target).where(schema.lease.c.expires > now)
+    leased = select(schema.lease.c.target).where(live(now))
     return connection.execute(others.where(or_(written(), table.c.id.in_(leased)))).first() is not None
 
 
@@ -121,8 +122,8 @@ def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[t
     A pause of the earlier owner goes with it, so that a renaming resumes nothing.
 
     Raises:
-        TargetNotKnown: no delivery to it was ever begun, or its owner has written it and is declared for it, by
-            ``declared`` (name and target).
+        TargetNotKnown: no delivery to it was ever begun, or it was given up since, or its owner has written it and is
+            declared for it, by ``declared`` (name and target).
         TargetBusy: its owner is writing it.
     """
     known = select(schema.target, written().label("written")).filter_by(**asdict(target))
@@ -130,11 +131,13 @@ def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[t
         row = connection.execute(known).first()
         if row is None:
             raise TargetNotKnown(sync, f"nothing was ever delivered to {target.name!r}")
-        if row.retired is None and row.written:
+        if row.retired is not None:
+            raise TargetNotKnown(sync, f"{target.name!r} was given up, and is taken by whichever delivery comes next")
+        if row.written:
             require_given_up(target, row.owner, sync, declared)
         _require_quiet(connection, row.id, target, ledger.now(connection))
-        connection.execute(update(schema.target).filter_by(id=row.id).values(owner=sync, retired=None))
-        if row.retired is None and (pause := paused_within(connection, row.owner)):
+        connection.execute(update(schema.target).filter_by(id=row.id).values(owner=sync))
+        if pause := paused_within(connection, row.owner):
             pause_within(connection, sync, pause)
     earlier: str = row.owner
     return earlier
@@ -154,9 +157,9 @@ def forget(ledger: Ledger, target: Target) -> None:
 
 
 def _require_quiet(connection: Connection, number: int, target: Target, now: datetime) -> None:
-    lease = connection.execute(select(schema.lease.c.expires).filter_by(target=number)).scalar()
-    if lease is not None and lease > now:
-        raise TargetBusy(target.name, lease)
+    expires = connection.execute(select(schema.lease.c.expires).filter_by(target=number)).scalar()
+    if expires is not None and is_live(expires, now):
+        raise TargetBusy(target.name, expires)
 
 
 def _record(row: Row[tuple[object, ...]]) -> TargetRecord:

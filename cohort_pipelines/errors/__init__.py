@@ -42,6 +42,7 @@ from cohort_pipelines.errors.delivery import (
     TargetNotItsOwn,
     TargetNotKnown,
     TargetOwnedByAnother,
+    TargetUnsettled,
 )
 from cohort_pipelines.errors.notices import AlertsUntold, NoticeError, NoticeNotSent
 from cohort_pipelines.errors.partners import (
@@ -161,6 +162,7 @@ __all__ = [
     "TargetNotItsOwn",
     "TargetNotKnown",
     "TargetOwnedByAnother",
+    "TargetUnsettled",
     "TooManyConcurrentQueries",
     "Transient",
     "WindowClosed",

@@ -155,6 +155,16 @@ class LeaseLost(DeliveryError):
         )
 
 
+class TargetUnsettled(DeliveryError):
+    """A target was emptied to be given up, and somebody may still be put back into it."""
+
+    def __init__(self, target: str, unsettled: int, until: datetime) -> None:
+        super().__init__(
+            f"{target!r} was emptied, but {unsettled:,} users may still be put back by requests that got no clear "
+            f"answer. It is not given up yet: ask for the same again after {until:%H:%M} UTC."
+        )
+
+
 class NotSealedYet(DeliveryError):
     """A step needs the file of an earlier step of its window, which was never sealed."""
 

@@ -39,7 +39,7 @@ class Move:
     Attributes:
         leaves: the targets that it owns beside the declared one.
         declared: the one that it is declared for.
-        taken: that one, where it belongs to another sync, or did.
+        taken: that one, where it belongs to another sync; one that was given up is taken by the next delivery.
         owners: which sync is declared for which target, as far as ``taken`` concerns it.
     """
 
@@ -75,10 +75,10 @@ def move(ledger: Ledger, syncs: Syncs, destinations: Destinations, sync: Resolve
         _leaving(syncs, destinations, each, forget=forget)
         for each in targets.owned_elsewhere(ledger, sync.name, declared, partner.cohort)
     ]
-    foreign = (each for each in targets.all_targets(ledger) if each.target == declared and each.owner != sync.name)
-    taken = next(foreign, None)
+    owned = (each for each in targets.all_targets(ledger) if each.target == declared and each.retired is None)
+    taken = next((each for each in owned if each.owner != sync.name), None)
     owners: tuple[tuple[str, Target], ...] = ()
-    if taken and taken.written and taken.retired is None and (owner := syncs.get(taken.owner)):
+    if taken and taken.written and (owner := syncs.get(taken.owner)):
         owners = ((owner.name, owner.reached(destinations[owner.destination])[1]),)
         targets.require_given_up(declared, owner.name, sync.name, owners)
     return Move(tuple(leaves), declared, taken, owners)

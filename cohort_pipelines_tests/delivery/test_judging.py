@@ -279,6 +279,7 @@ def preview(world: World, window: Window, *, users: int, counts: PlanCounts, hel
         users=users,
         counts=counts,
         held=held,
+        adopted=False,
         members=users,
         identified=None,
     )
@@ -294,6 +295,7 @@ def test_a_preview_of_a_first_delivery_needs_no_ledger(held: int, gates: list[st
         users=20,
         counts=PlanCounts(adds=10, joiners=10),
         held=held,
+        adopted=held > 0,
         members=None,
         identified=None,
     )

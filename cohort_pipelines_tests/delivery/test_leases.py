@@ -116,6 +116,18 @@ def test_a_request_that_waited_for_its_turn_is_not_made_after_a_takeover(world: 
     assert world.partner.members == users(*range(20, 40))
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=400)])
+def test_a_lease_that_a_clock_ahead_has_taken_blocks_nobody(world: World, ahead: timedelta) -> None:
+    world.overwrite(users(1))
+    world.next_window()
+    with clock.shifted(ahead), pytest.raises(Killed):
+        world.overwrite(users(2), fate=Fate(dies_at=8))
+    assert not world.ledger.is_delivering(SYNC)
+    world.next_window()
+    world.overwrite(users(3), deadline=clock.now() + timedelta(seconds=10))
+    assert world.partner.members >= users(3)
+
+
 def test_a_lease_that_only_seems_to_have_run_out_is_renewed(world: World) -> None:
     world.partner.on_request = lambda _: only_in_time()
     with clock.shifted(timedelta(hours=1)):

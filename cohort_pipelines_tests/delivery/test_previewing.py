@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -12,16 +12,27 @@ from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pace, pausin
 from cohort_pipelines.delivery.gates import Verdict
 from cohort_pipelines.delivery.pace import Pace
 from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
-from cohort_pipelines.errors import DeliveryStopped, NotSealedYet
+from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, NotSealedYet, PartnerRequestRefused
 from cohort_pipelines.history import Stage
 from cohort_pipelines.history.overlay import laid_over
-from cohort_pipelines.partners.wire import ChangeWire, FileWire
+from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation
 from cohort_pipelines.standins.server import in_thread
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.command_line import footprint
 from cohort_pipelines_tests.delivery.test_file_delivery import MemoryFiles
-from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, MemoryPartner, World, late, lost, users
+from cohort_pipelines_tests.delivery.world import (
+    ANY_SIZE,
+    SYNC,
+    Fate,
+    Killed,
+    MemoryPartner,
+    Sent,
+    World,
+    late,
+    lost,
+    users,
+)
 from cohort_pipelines_tests.faults.wires import WIRES, Wired, small_pages
 
 pytestmark = pytest.mark.slow
@@ -130,10 +141,48 @@ def test_each_wire_foretells_as_many_requests_as_it_makes(tmp_path: Path, kind: 
     world = World(tmp_path)
     with in_thread(Settings(members=10)) as standins, small_pages():
         partner = Wired(kind, standins, tmp_path).partner()
-        for ids in (users(*range(7)), users(*range(3, 11)), users(*range(3, 11)), set[str]()):
+        nobody = set[str]()
+        for ids in (nobody, users(*range(7)), users(*range(3, 11)), users(*range(3, 11)), nobody):
             shown = looked_at(world, ids, partner=partner)
             assert shown.requests == world.overwrite(ids, partner=partner).requests
             world.next_window()
+
+
+def test_rows_that_were_refused_share_requests_where_there_are_many(world: World) -> None:
+    def picky(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+        if set(ids) & users(*range(300)):
+            raise PartnerRequestRefused(partner.wire, 422)
+        partner.apply(Sent(operation, tuple(ids)))
+        return Answer(requests=1)
+
+    world.partner.chunk_rows = 1_000
+    world.overwrite(users(1_999))
+    world.partner.always = picky
+    world.next_window()
+    with pytest.raises(DeliveryRefused):
+        world.overwrite(users(*range(2_000)))
+    world.partner.always = None
+    world.next_window()
+
+    shown = looked_at(world, users(*range(2_000)))
+
+    assert shown.counts.alone_adds > 64
+    assert shown.requests == world.overwrite(users(*range(2_000))).requests < 70
+
+
+def test_who_takes_a_target_that_was_given_up_is_shown_what_it_begins_with(world: World, tmp_path: Path) -> None:
+    world.overwrite(users(1, 2, 3))
+    world.retire()
+    world.partner.members.update(users(2, 3, 50))
+    there = tmp_path / "there.csv"
+    there.write_text("\n".join(["user_id", *users(2, 3, 50)]), encoding="utf-8")
+    terms = Terms(baseline=str(there))
+    world.next_window()
+
+    shown = looked_at(world, users(3, 4), terms=terms)
+    receipt = world.overwrite(users(3, 4), terms=terms)
+
+    assert (shown.counts.joiners, shown.counts.leavers) == (receipt.joiners, receipt.leavers) == (2, 2)
 
 
 @pytest.mark.parametrize("dies_at", range(6, 30, 3))

@@ -29,6 +29,7 @@ from cohort_pipelines.errors import (
     BaselineUnusable,
     DeliveryHeld,
     DeliveryStopped,
+    DeliverySuperseded,
     HistoryFileMissing,
     HistoryUnpaired,
     IdsForgotten,
@@ -426,10 +427,11 @@ def test_a_target_known_by_its_mark_alone_can_be_retired(world: World) -> None:
     assert world.ledger.snapshot(SYNC, world.window.key).seq == newest
     [orphan] = targets.all_targets(world.ledger)
     assert orphan.written
-    retired = retire(
-        ledger=world.ledger, history=world.history, partner=world.partner, target=orphan.target, sync=SYNC,
-        window=world.next_window(), run_id="retire", deadline=clock.now() + timedelta(hours=1),
-    )  # fmt: skip
+    with clock.shifted(timedelta(minutes=20)):  # whoever was sent last cannot be put back any more
+        retired = retire(
+            ledger=world.ledger, history=world.history, partner=world.partner, target=orphan.target, sync=SYNC,
+            window=world.next_window(), run_id="retire", deadline=clock.now() + timedelta(hours=1),
+        )  # fmt: skip
     assert retired.state == "delivered"
     assert world.partner.members == set()
 
@@ -471,6 +473,28 @@ def test_after_a_rebuild_a_release_is_known_and_spent(world: World) -> None:
     world.next_window()
     with pytest.raises(DeliveryHeld, match="max_shrink"):
         world.overwrite(users(0, 1), gates=strict)
+
+
+@pytest.mark.parametrize("by_name", ["restore", "retirement"])
+def test_after_a_rebuild_what_was_asked_for_by_name_stands_above_what_it_superseded(world: World, by_name: str) -> None:
+    world.overwrite(users(1, 2, 3))
+    first = world.window.key
+    world.next_window()
+    older, seq = world.seal(users(7, 8, 9))
+    if by_name == "restore":
+        world.restore(first)
+    else:
+        world.retire()
+    with pytest.raises(DeliverySuperseded):
+        world.deliver(older, seq)
+    left = set(world.partner.members)
+    lose(world)
+    rebuild(world.ledger, world.history)
+
+    assert (targets.all_targets(world.ledger)[0].retired is not None) == (by_name == "retirement")
+    with pytest.raises(DeliverySuperseded):
+        world.deliver(older, world.ledger.snapshot(SYNC, world.window.key).seq)
+    assert world.partner.members == left
 
 
 def test_what_was_tried_after_the_newest_delivery_counts_as_held(world: World) -> None:

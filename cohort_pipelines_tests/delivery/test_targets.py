@@ -10,13 +10,18 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import Gates, Target, Terms, pausing, schema, targets
 from cohort_pipelines.errors import (
     DeliveryHeld,
+    DeliveryStopped,
     SyncPaused,
     TargetBusy,
     TargetMoved,
     TargetNotKnown,
     TargetOwnedByAnother,
+    TargetUnsettled,
 )
-from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
+from cohort_pipelines.partners import Taplytics
+from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
+from cohort_pipelines_tests.faults.projects import without_waiting
+from cohort_pipelines_tests.test_dev import free_port
 
 
 def target_of(partner: MemoryPartner, name: str = "Beta") -> Target:
@@ -80,9 +85,12 @@ def test_a_retirement_that_dies_leaves_the_target_with_its_owner(world: World) -
         world.retire()
     assert targets.all_targets(world.ledger)[0].retired is None
     world.partner.on_request, world.partner.fate = None, Fate()
-    with clock.shifted(timedelta(minutes=2)):
+    with clock.shifted(timedelta(minutes=2)), pytest.raises(TargetUnsettled):
         world.retire()
     assert world.partner.members == set()
+    with clock.shifted(timedelta(minutes=20)):
+        world.retire()
+    assert targets.all_targets(world.ledger)[0].retired is not None
 
 
 def test_what_was_never_delivered_to_cannot_be_retired(world: World) -> None:
@@ -209,6 +217,74 @@ def test_whoever_takes_a_retired_target_may_say_who_was_put_there_since(
     world.next_window()
     payload, seq = world.seal(users(3, 4))
     assert world.deliver(payload, seq, sync="another", terms=terms).planned == 0
+
+
+@pytest.mark.parametrize("baseline", ["file", "unknown", "empty"])
+def test_whoever_takes_a_target_that_was_forgotten_relies_on_nothing_that_was_believed(
+    world: World, tmp_path: Path, baseline: str
+) -> None:
+    world.overwrite(users(1, 2, 3))
+    targets.forget(world.ledger, target_of(world.partner))
+    world.partner.members.clear()  # looked after at the partner, as whoever forgets is told to
+    world.partner.members.update(users(50))
+    there = tmp_path / "there.csv"
+    there.write_text("user_id\nuser-0050\n", encoding="utf-8")
+    terms = Terms(baseline=str(there) if baseline == "file" else baseline)
+    world.next_window()
+    payload, seq = world.seal(users(2, 3, 4))
+
+    world.deliver(payload, seq, sync="another", terms=terms)
+
+    assert world.partner.members - users(50) == users(2, 3, 4)
+    assert (users(50) <= world.partner.members) == (baseline != "file")
+    world.next_window()
+    payload, seq = world.seal(users(2, 3, 4))
+    assert world.deliver(payload, seq, sync="another", terms=terms).planned == 0
+
+
+def test_a_target_that_was_given_up_is_not_handed_over_since_whoever_comes_next_takes_it(world: World) -> None:
+    world.overwrite(users(1))
+    world.retire()
+    with pytest.raises(TargetNotKnown, match="given up"):
+        targets.hand_over(world.ledger, target_of(world.partner), "another", declared=())
+    world.next_window()
+    payload, seq = world.seal(users(2))
+    world.deliver(payload, seq, sync="another")
+    assert targets.all_targets(world.ledger)[0].owner == "another"
+
+
+def test_a_target_into_which_somebody_may_still_be_put_back_is_not_given_up(world: World) -> None:
+    world.partner.faults = {1: late}
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(1))
+    with pytest.raises(TargetUnsettled, match="'Beta' was emptied, but 1 users may still be put back"):
+        world.retire()
+    world.partner.land_late_requests()
+    assert world.partner.members == users(1)
+    assert targets.all_targets(world.ledger)[0].retired is None
+    assert [each.owner for each in targets.orphans(world.ledger, declared=())] == [SYNC]
+
+    with clock.shifted(timedelta(minutes=17)):
+        world.retire()
+    assert world.partner.members == set()
+    assert targets.all_targets(world.ledger)[0].retired is not None
+
+
+def test_a_baseline_can_be_mended_as_long_as_nobody_was_reached(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_waiting(monkeypatch)
+    nowhere = Taplytics(key="k", url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(1), partner=nowhere)
+    assert targets.all_targets(world.ledger)[0].baseline == "unknown"
+    there = tmp_path / "there.csv"
+    there.write_text("user_id\nuser-0050\n", encoding="utf-8")
+    world.next_window()
+    with pytest.raises(DeliveryStopped):
+        world.overwrite(users(1), partner=nowhere, terms=Terms(baseline=str(there)))
+    [target] = targets.all_targets(world.ledger)
+    assert (target.baseline, target.held) == ("adopted", 1)
 
 
 def test_a_target_that_is_being_claimed_blocks_another_sync(world: World) -> None:

@@ -60,12 +60,17 @@ class MortalLedger(Ledger):
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        if self._fate.dead and threading.current_thread().name == "lease":
+        renewing = threading.current_thread().name == "lease"
+        if self._fate.dead and renewing:
             raise LeaseLost(SYNC)  # a dead process has no thread that could renew its lease
         with super().write() as connection:
             yield connection
+            self._pass_point(renewing=renewing)
+        self._pass_point(renewing=renewing)
+
+    def _pass_point(self, *, renewing: bool) -> None:
+        if not renewing:  # whether it came to a renewal depends on how fast the machine is
             self._fate.point()
-        self._fate.point()
 
 
 class MortalHistory(History):

@@ -274,8 +274,12 @@ def test_a_retirement_that_a_partner_breaks_off_is_asked_for_again(
     assert exported.judge.segment("Launch List") != set()
 
     exported.mend()
-    assert operate(left, "retire", sync=LIST).success
+    assert "may still be put back" in failure(operate(left, "retire", sync=LIST))
     assert exported.judge.segment("Launch List") == set()
+    assert known(left)["Launch List"].retired is None
+    with clock.shifted(timedelta(minutes=20)):
+        assert operate(left, "retire", sync=LIST).success
+    assert known(left)["Launch List"].retired is not None
 
 
 def test_a_target_that_was_given_up_is_filled_anew_by_whoever_is_declared_for_it(

@@ -1,0 +1,85 @@
+"""A partner that refuses to remove who is not there: healing asks it for just that, and nobody is to blame."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState, Terms
+from cohort_pipelines.errors import DeliveryRefused, PartnerRequestRefused
+from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines_tests.delivery.world import MemoryPartner, Sent, World, one_duckdb, users
+
+A_DAY = Terms(heal_within=timedelta(days=1))
+TWO_HOURS = timedelta(hours=2)
+
+
+def strict(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+    """Refuse to remove somebody who is not there, and with it all that is asked for in the same breath."""
+    if operation is Operation.REMOVE and not set(ids) <= partner.members:
+        raise PartnerRequestRefused(partner.wire, 422)
+    partner.apply(Sent(operation, tuple(ids)))
+    return Answer(requests=1)
+
+
+@pytest.fixture
+def strictly(world: World) -> World:
+    world.partner.always = strict
+    world.partner.chunk_rows = 1_000
+    return world
+
+
+@pytest.mark.slow
+def test_an_audience_that_comes_and_goes_is_green_in_every_window(strictly: World) -> None:
+    with one_duckdb():
+        for window in range(60):
+            wanted = users(*range(10 * window, 10 * window + 100))
+            with clock.shifted(window * TWO_HOURS):
+                receipt = strictly.overwrite(wanted, terms=A_DAY)
+            assert (receipt.state, strictly.partner.members) == (AttemptState.DELIVERED, wanted)
+            strictly.next_window()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_healing_that_is_refused_throughout_is_green_and_over(strictly: World, left: int) -> None:
+    strictly.overwrite(users(*range(200)), terms=A_DAY)
+    strictly.next_window()
+    strictly.overwrite(users(*range(left)), terms=A_DAY)
+    strictly.next_window()
+    with clock.shifted(12 * TWO_HOURS):
+        receipt = strictly.overwrite(users(*range(left)), terms=A_DAY)
+        assert (receipt.state, receipt.healed) == (AttemptState.DELIVERED, 200)
+        assert receipt.refused > 0
+        strictly.next_window()
+        assert strictly.overwrite(users(*range(left)), terms=A_DAY).requests == 0  # its turn was over
+
+
+def test_a_removal_of_somebody_who_may_be_in_is_never_excused(strictly: World) -> None:
+    strictly.overwrite(users(*range(200)), terms=A_DAY)
+    strictly.partner.members -= users(7)
+    strictly.next_window()
+    with clock.shifted(12 * TWO_HOURS), pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+        strictly.overwrite(users(*range(7)), terms=A_DAY)
+    assert strictly.partner.members == users(*range(7))
+
+
+def test_who_was_refused_once_and_is_put_in_by_hand_is_healed(world: World) -> None:
+    def picky(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
+        if operation is Operation.ADD and users(9) <= set(ids):
+            raise PartnerRequestRefused(partner.wire, 422)
+        partner.apply(Sent(operation, tuple(ids)))
+        return Answer(requests=1)
+
+    world.partner.always = picky
+    terms = Terms(heal_within=timedelta(days=1), max_refused=1)
+    world.overwrite(users(1, 2), terms=terms)
+    world.next_window()
+    assert world.overwrite(users(1, 2, 3, 9), terms=terms).refused == 1
+    world.next_window()
+    world.overwrite(users(1, 2), terms=terms)
+    world.partner.members |= users(9)
+    world.next_window()
+    with clock.shifted(12 * TWO_HOURS):
+        world.overwrite(users(1, 2), terms=terms)
+    assert world.partner.members == users(1, 2)
