@@ -55,7 +55,9 @@ def show_history(
 
     with launch.declared(project) as declared:
         ledger = fitting_ledger()
-        listed = entries(ledger, sync, limit) if ledger else []
+        known = declared.syncs.get(sync)  # one that is declared no more has a history all the same
+        scheduled = known.open_window("") if known and known.cadence else None
+        listed = entries(ledger, sync, limit, before=scheduled) if ledger else []
         if not listed:
             declared.sync(sync)
     if as_json:

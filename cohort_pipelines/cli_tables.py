@@ -93,6 +93,7 @@ def _lines(planned: Plan, shown: Preview) -> Iterator[tuple[str, str]]:
     yield "Mixpanel", _budget(planned.budget)
     held = [verdict.name for verdict in shown.verdicts if verdict.held]
     yield "gates", f"held by {', '.join(held)}" if held else f"{len(shown.verdicts)} passed"
+    yield from (("", f"{each.name}: {each.finding}") for each in shown.verdicts if not each.held)
     if shown.under_way:
         yield "under way", "a delivery is being made just now; what it still does is not in these numbers"
 

@@ -65,6 +65,7 @@ def test_a_plan_of_a_sync_that_was_never_delivered_makes_neither_ledger_nor_hist
     assert "at an assumed pace" in lines["time"]
     assert lines["cadence"].startswith("kept; a window has room for 708,000 changes")
     assert lines["gates"].strip() == "4 passed"
+    assert "min_users: the payload has 276 users, at least 1 are wanted" in planned.out
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.delivery.schema import OPEN_STATES, WindowState
 from cohort_pipelines.windows import Cadence, Window
 
-_NEVER_BEGUN = "no run was started in it"
+NEVER_BEGUN = "no run was started in it"
 NEVER_ENDED = "its run never began, or ended before it delivered"
 
 
@@ -59,15 +59,19 @@ class Windows(Database):
         )
         with self.write() as connection:
             begun = sorted(connection.execute(never_ended).scalars())
-            noted = connection.execute(select(table.c.key).where(*earlier).order_by(table.c.key.desc())).scalars()
-            skipped = _between(next(filter(None, map(opening_of, noted)), None), window)
+            skipped = _skipped(connection, sync, window)
             rows = [
-                {"sync": sync, "key": key, "state": "missed", "reason": _NEVER_BEGUN, "at": clock.now()}
+                {"sync": sync, "key": key, "state": "missed", "reason": NEVER_BEGUN, "at": clock.now()}
                 for key in skipped
             ]
             if rows:
                 connection.execute(insert(table), rows)
         return begun + skipped
+
+    def skipped(self, sync: str, window: Window) -> list[str]:
+        """Return the keys of the windows that :meth:`record_missed` would find unnoted before ``window``."""
+        with self.read() as connection:
+            return _skipped(connection, sync, window)
 
     def windows(self, sync: str, limit: int = 100) -> list[WindowRecord]:
         """Return the newest ``limit`` windows of a sync, newest first; windows are named by time, so by name."""
@@ -94,6 +98,13 @@ def opening_of(key: str) -> datetime | None:
     with suppress(ValueError):
         return Cadence.QUARTER_HOUR.window_named(key).opens  # where windows of two hours begin, one of these does too
     return None
+
+
+def _skipped(connection: Connection, sync: str, window: Window) -> list[str]:
+    table = schema.window
+    earlier = select(table.c.key).where(table.c.sync == sync, table.c.key < window.key)
+    noted = connection.execute(earlier.order_by(table.c.key.desc())).scalars()
+    return _between(next(filter(None, map(opening_of, noted)), None), window)
 
 
 def _between(newest: datetime | None, window: Window) -> list[str]:

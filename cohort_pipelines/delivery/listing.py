@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Row, Select, and_, select
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.lease import is_live
 from cohort_pipelines.delivery.ledger import Ledger
-from cohort_pipelines.delivery.ledger_windows import opening_of
+from cohort_pipelines.delivery.ledger_windows import NEVER_BEGUN, opening_of
 from cohort_pipelines.delivery.schema import GREEN_STATES, OPEN_STATES, AttemptKind
 from cohort_pipelines.history import Stage
+from cohort_pipelines.windows import Window
 
 UNDER_WAY = "under way"
 LEFT_OPEN = "its process ended without a word; the next delivery goes on from what is recorded"
@@ -101,8 +102,10 @@ _COUNTED = (
 )
 
 
-def entries(ledger: Ledger, sync: str, limit: int = 50) -> list[Entry]:
+def entries(ledger: Ledger, sync: str, limit: int = 50, *, before: Window | None = None) -> list[Entry]:
     """Return the newest ``limit`` attempts and windows of ``sync``, newest first.
+
+    ``before``: the scheduled window that is open now, so that those since the last tick are not left out.
 
     Raises:
         LedgerUnusable: the ledger cannot be read.
@@ -116,6 +119,7 @@ def entries(ledger: Ledger, sync: str, limit: int = 50) -> list[Entry]:
         read_alone = _by_snapshot(connection, windows, "seq")
     listed = [_of_attempt(row, read.get(row.snapshot, []), now) for row in tried]
     listed += [_of_window(row, read_alone.get(row.seq, [])) for row in alone]
+    listed += map(_of_skipped, ledger.skipped(sync, before) if before else [])
     return sorted(listed, key=lambda each: (each.at, each.generation or 0), reverse=True)[:limit]
 
 
@@ -216,6 +220,12 @@ def _of_window(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ...
         rejects_by_reason=rejects.counts if rejects else {},
         reason=row.reason,
     )
+
+
+def _of_skipped(key: str) -> Entry:
+    began = opening_of(key)
+    assert began is not None  # noqa: S101  a cadence's
+    return Entry(window=key, state="missed", at=began, reason=NEVER_BEGUN)
 
 
 def _why(row: Row[tuple[object, ...]], now: datetime) -> str:

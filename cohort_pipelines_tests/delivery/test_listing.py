@@ -1,4 +1,5 @@
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -102,6 +103,21 @@ def test_overwrites_and_windows_that_came_to_none_stand_in_one_list_the_newest_f
     assert [each.reason for each in listed[1:3]] == ["no run was started in it", "paused: holidays"]
     assert told(entries(world.ledger, SYNC, limit=2)) == told(listed)[:2]
     assert entries(world.ledger, "another") == []
+
+
+def test_windows_since_the_last_tick_are_listed_as_missed_before_anybody_has_noted_them(world: World) -> None:
+    world.overwrite(users(1))
+    delivered = world.window
+    between = [world.next_window().key for _ in range(2)]
+    current = world.next_window()
+
+    listed = entries(world.ledger, SYNC, before=current)
+
+    assert told(listed) == [*((key, "missed") for key in reversed(between)), (delivered.key, "delivered")]
+    world.ledger.record_missed(SYNC, current)
+    assert [replace(each, at=listed[0].at) for each in entries(world.ledger, SYNC, before=current)] == [
+        replace(each, at=listed[0].at) for each in listed
+    ]
 
 
 def test_a_window_that_failed_before_its_delivery_shows_how_far_it_came(world: World) -> None:
