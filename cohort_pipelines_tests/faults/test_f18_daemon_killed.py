@@ -13,6 +13,7 @@ from cohort_pipelines_tests.live import Live, serving, until
 from cohort_pipelines_tests.live_project import TAPLYTICS, LiveProject, new_project, roomy
 from cohort_pipelines_tests.test_daemon import ended_run, launch_as_the_ui_does, stages
 
+MEMBERS = "/api/query/engage"
 USERS = "/v2/users/"
 _CANCEL = """mutation($run: String!) { terminateRun(runId: $run, terminatePolicy: SAFE_TERMINATE) { __typename } }"""
 _MATERIALIZED = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
@@ -67,6 +68,7 @@ def test_f18_a_run_cancelled_in_the_ui_ends_between_two_chunks_and_the_daemons_d
         assert green_windows(dagster) == set()
         [row] = project.ledger.windows(TAPLYTICS)
         assert row.state == "yielded"
+        read = project.traffic()[MEMBERS]
         before = sent(project)
         assert 300 < before.total() < 2_500
 
@@ -83,6 +85,7 @@ def test_f18_a_run_cancelled_in_the_ui_ends_between_two_chunks_and_the_daemons_d
         assert third["status"] == "SUCCESS"
         assert green_windows(dagster) == {window}
     assert project.segment() == project.payload(TAPLYTICS, window)
+    assert project.traffic()[MEMBERS] == read > 0  # a sealed snapshot is kept, whatever becomes of the runs
     twice = [user for user, times in sent(project).items() if times > 1]
     assert len(twice) <= 2 * 250  # what was under way: two chunks
 
