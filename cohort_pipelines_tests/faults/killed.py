@@ -1,37 +1,54 @@
-"""The four assets of a sync in a process of their own, which kills itself at one of its points.
+"""The four assets of a sync in a process of their own, which kills itself at one of its points."""
 
-Run as `python -m cohort_pipelines_tests.faults.killed PACKAGE SYNC SHIFT KIND NUMBER before|after`; ``SHIFT`` is in
-seconds, and the environment says where the services and the data are.
-"""
-
+import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, http
 from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.history import History
-from cohort_pipelines.http import send
+from cohort_pipelines.history import History, Stage
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.partners import exchange
+from cohort_pipelines_tests.faults.wires import small_chunks
+
+# forks of a process that has imported this and done nothing else: the imports take longer than a run
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
+
+
+@dataclass(frozen=True)
+class Point:
+    """Before or after which of its doings a process dies, counted from 1.
+
+    A kind is ``query`` (a request to Mixpanel), ``request`` (one to the partner), ``commit``, ``mark``, ``pointer`` (a
+    published file's) or a stage of the history: a file of it.
+    """
+
+    kind: str
+    number: int
+    moment: Literal["before", "after"]
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.number}-{self.moment}"
 
 
 class _Countdown:
     """Kills this process, and nothing of it goes on, when the last of so many points is reached."""
 
-    def __init__(self, number: int, moment: str) -> None:
-        self._left = number
-        self._moment = moment
+    def __init__(self, at: Point) -> None:
+        self._left = at.number
+        self._moment = at.moment
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -44,10 +61,10 @@ class _Countdown:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _dying(call: Callable[..., Any], countdown: _Countdown, *, ends_in: str = "") -> Callable[..., Any]:
+def _dying(call: Callable[..., Any], countdown: _Countdown, *, of: str = "") -> Callable[..., Any]:
     @wraps(call)
     def dying(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401  whatever the call takes
-        if not str(arguments[-1]).endswith(ends_in):
+        if of not in str(arguments[-1]):
             return call(*arguments, **options)
         with countdown.around():
             return call(*arguments, **options)
@@ -55,9 +72,9 @@ def _dying(call: Callable[..., Any], countdown: _Countdown, *, ends_in: str = ""
     return dying
 
 
-def kill_at(patch: pytest.MonkeyPatch, kind: str, countdown: _Countdown) -> None:
-    """Let this process die at points of that kind."""
-    write = Database.write
+def kill_at(patch: pytest.MonkeyPatch, at: Point) -> None:
+    """Let this process die there."""
+    send, write, countdown = http.send, Database.write, _Countdown(at)
 
     async def dying_send(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401  whatever the call takes
         with countdown.around():
@@ -68,33 +85,40 @@ def kill_at(patch: pytest.MonkeyPatch, kind: str, countdown: _Countdown) -> None
         with countdown.around(), write(database) as connection:
             yield connection
 
-    match kind:
+    match at.kind:
+        case "query":
+            patch.setattr(http, "send", dying_send)  # partners are asked by a name of their own for it
         case "request":
             patch.setattr(exchange, "send", dying_send)
         case "commit":
             patch.setattr(Database, "write", dying_write)
-        case "file":
-            patch.setattr(Path, "replace", _dying(Path.replace, countdown, ends_in=".parquet"))
         case "mark":
             patch.setattr(History, "write_mark", _dying(History.write_mark, countdown))
         case "pointer":
-            patch.setattr(Path, "replace", _dying(Path.replace, countdown, ends_in="current.csv"))
+            patch.setattr(Path, "replace", _dying(Path.replace, countdown, of="/current.csv"))
+        case stage:
+            patch.setattr(Path, "replace", _dying(Path.replace, countdown, of=f"/stage={Stage(stage)}/"))
 
 
-def main(package: Path, name: str, shift: timedelta, kind: str, countdown: _Countdown) -> None:
+def main(environment: Mapping[str, str], package: Path, name: str, shift: timedelta, at: Point) -> None:
     """Run the sync's assets in the window that is open."""
-    with pytest.MonkeyPatch.context() as patch, clock.shifted(shift):
+    with pytest.MonkeyPatch.context() as patch, clock.shifted(shift), small_chunks():
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
         sync = next(sync for sync in resolved_syncs(component_tree(package)) if sync.name == name)
         job = project_definitions(package).resolve_job_def(sync.job)
         job = job.get_subset(asset_selection=set(sync.keys), asset_check_selection=set(sync.inline_checks))
         assert sync.cadence is not None
         window = sync.cadence.window_at(clock.now())
-        kill_at(patch, kind, countdown)
+        kill_at(patch, at)
         with dg.DagsterInstance.ephemeral() as instance:
             job.execute_in_process(instance=instance, partition_key=window.key, raise_on_error=False)
 
 
-if __name__ == "__main__":
-    _, in_package, of_sync, by_seconds, at_kind, at_number, at_moment = sys.argv
-    deadly = _Countdown(int(at_number), at_moment)
-    main(Path(in_package), of_sync, timedelta(seconds=float(by_seconds)), at_kind, deadly)
+def run_in_a_process(package: Path, name: str, at: Point) -> int:
+    """Let a process run the sync by this one's clock and environment, and die; return its exit code."""
+    process = _processes.Process(target=main, args=(dict(os.environ), package, name, clock.offset(), at))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode

@@ -1,13 +1,17 @@
-"""F1: the four assets in a process that is really killed, at every kind of point; the next run is exact."""
+"""F1: the four assets in a process that is really killed, at every kind of point; the next run is exact.
 
-import csv
+Each run that dies has an audience of its own to deliver, in a window of its own: in another's window its snapshot would
+be kept, and there would be nothing left to do.
+"""
+
 import signal
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import dagster as dg
 import httpx
@@ -16,113 +20,221 @@ import pytest
 from cohort_pipelines import clock
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
+from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.partners.wire import ChangeWire
 from cohort_pipelines.standins.server import running
 from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines_tests.faults import projects
+from cohort_pipelines_tests.faults import killed, projects
 from cohort_pipelines_tests.faults.checker import Checker
-from cohort_pipelines_tests.faults.writer import ROOT
-from cohort_pipelines_tests.orchestration.demo_project import PACKAGE
+from cohort_pipelines_tests.faults.killed import Point
+from cohort_pipelines_tests.faults.wires import TARGET, Row, Wired, small_chunks
 
 LEASE_IS_OVER = timedelta(minutes=2)
-FLAGS, MESSAGES, FILES = "beta_users_taplytics", "beta_users_apptimize", "beta_users_files"
-FILE_PROJECT = {
+FLAGS, MESSAGES, FILES = "flags", "messages", "file"
+"""The syncs, by their wires."""
+
+ANY_SIZE = ", gates: {max_shrink: 1}"  # a sync whose turn comes late finds much changed
+PROJECT = {
     "mixpanel": projects.MIXPANEL,
+    # nothing is sent only to heal, so that all that is sent is a change or was in flight when a process died
+    "taplytics": projects.adding(projects.TAPLYTICS, "concurrency: 2, heal_within: off"),
+    "apptimize": projects.adding(projects.MESSAGES, "heal_within: off"),
     "apptimize_files": projects.FILES,
-    FILES: projects.sync("apptimize_files", "Beta Users", "recurring"),
+    FLAGS: projects.sync("taplytics", TARGET, more=ANY_SIZE),
+    MESSAGES: projects.sync("apptimize", TARGET, "recurring", more=ANY_SIZE),
+    FILES: projects.sync("apptimize_files", TARGET, "recurring", more=ANY_SIZE),
 }
+ONE_READING = {"/api/query/engage": 3}
+"""A query of Mixpanel's: page 0, and the two others that belong to it."""
+
+Left = Literal["all", "some", "nothing"]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a run of the sync ``name`` dies, and what the next one then has to do.
+
+    ``left``: how much of the change the receiver does not have yet. ``sealed``: whether there is a snapshot to keep.
+    """
+
+    name: str
+    at: Point
+    left: Left
+    sealed: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.at}"
+
+
+@dataclass(frozen=True)
+class Death:
+    """What the other sides saw of a run that died, and of the next one in the same window.
+
+    ``before``, ``at_death`` and ``after`` are whom the receiver held then, ``payload`` is whom it should hold in the
+    end. ``died`` and ``repaired`` are what it was asked for by each, ``asked`` is what the next one asked of Mixpanel.
+    """
+
+    before: set[str]
+    at_death: set[str]
+    after: set[str]
+    payload: set[str]
+    died: Counter[Row]
+    repaired: Counter[Row]
+    asked: Counter[str]
+
+    @property
+    def left(self) -> Left:
+        if self.at_death == self.before:
+            return "all"
+        return "nothing" if self.at_death == self.payload else "some"
+
+    @property
+    def again(self) -> int:
+        """How often the receiver was asked for what it had been asked for already."""
+        sent = self.died + self.repaired
+        return sent.total() - len(sent)
+
+    @property
+    def unchanged(self) -> set[str]:
+        """Who was sent though they neither joined nor left."""
+        return {user for _, user in self.died + self.repaired} - (self.before ^ self.payload)
 
 
 @dataclass(frozen=True)
 class Mortal:
-    """Projects whose services are in a process of their own, as is each run that is to die."""
+    """A project whose services are in a process of their own, as is each run that is to die."""
 
     standins: Addresses
     folder: Path
-    packages: dict[str, Path]
+    package: Path
+    syncs: dict[str, ResolvedSync]
+    definitions: dg.Definitions
 
     @property
     def judge(self) -> Checker:
         return Checker(self.folder / "data", self.standins)
 
-    def die(self, name: str, kind: str, number: int, moment: str) -> int:
-        """Let a run of the open window die; return its exit code."""
-        shift = str(clock.offset().total_seconds())
-        command = ["-m", "cohort_pipelines_tests.faults.killed", str(self.packages[name]), name, shift]
-        command += [kind, str(number), moment]
-        return subprocess.run([sys.executable, *command], check=False, cwd=ROOT, capture_output=True).returncode
+    def wired(self, name: str) -> Wired:
+        return Wired(name, self.standins, self.folder)
+
+    def churn(self) -> None:
+        httpx.post(f"{self.standins.mixpanel_url}/standin/churn", json={"fraction": 0.2}).raise_for_status()
 
     def run(self, name: str) -> str:
         """Run the sync in this process; return the window's key."""
-        package = self.packages[name]
-        sync = next(sync for sync in resolved_syncs(component_tree(package)) if sync.name == name)
-        job = project_definitions(package).resolve_job_def(sync.job)
+        sync = self.syncs[name]
+        job = self.definitions.resolve_job_def(sync.job)
         job = job.get_subset(asset_selection=set(sync.keys), asset_check_selection=set(sync.inline_checks))
         assert sync.cadence is not None
         key = sync.cadence.window_at(clock.now()).key
-        with dg.DagsterInstance.ephemeral() as instance:
+        with dg.DagsterInstance.ephemeral() as instance, small_chunks():
             result = job.execute_in_process(instance=instance, partition_key=key, raise_on_error=False)
         assert projects.said(result) == ""
         assert result.asset_materializations_for_node(sync.key("destination_upload").to_python_identifier())
         return key
 
-    def churn(self) -> None:
-        httpx.post(f"{self.standins.mixpanel_url}/standin/churn", json={"fraction": 0.1}).raise_for_status()
+    def die_and_run_again(self, kill: Kill) -> Death:
+        """Let a run of the open window die, and the next one follow when its lease is over."""
+        wired = self.wired(kill.name)
+        wired.forget_sent()
+        before = wired.members
+        assert killed.run_in_a_process(self.package, kill.name, kill.at) == -signal.SIGKILL
+        at_death, died, asked = wired.members, wired.sent(), self.judge.queried()
+        wired.forget_sent()
+        with clock.shifted(LEASE_IS_OVER):
+            window = self.run(kill.name)
+        return Death(
+            before=before,
+            at_death=at_death,
+            after=wired.members,
+            payload=self.judge.payload(kill.name, window),
+            died=died,
+            repaired=wired.sent(),
+            asked=self.judge.queried() - asked,
+        )
 
-    def members(self, name: str) -> set[str]:
-        """Return whom the receiver holds; a file is read as whoever imports it would."""
-        if name == FLAGS:
-            return self.judge.segment()
-        if name == MESSAGES:
-            return self.judge.group()
-        with (self.folder / "imports" / "Beta%20Users" / "current.csv").open(encoding="utf-8", newline="") as file:
-            _header, *rows = csv.reader(file)
-        return {user for (user,) in rows}
 
-
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mortal]:
-    folder = tmp_path_factory.mktemp("mortal")
+@contextmanager
+def opened(folder: Path) -> Iterator[Mortal]:
     with (
         pytest.MonkeyPatch.context() as patch,
         running(Settings(members=120, page_size=50, queries_per_hour=1000)) as standins,
-        clock.shifted(projects.opening()),
     ):
-        files = projects._write(folder, FILE_PROJECT)
         environment = {"COHORT_PIPELINES_DATA": str(folder / "data"), "IMPORTS": str(folder / "imports")}
         for name, value in {**standins.environment(), **environment}.items():
             patch.setenv(name, value)
         patch.delenv("COHORT_PIPELINES_LEDGER", raising=False)
-        yield Mortal(standins, folder, {FLAGS: PACKAGE, MESSAGES: PACKAGE, FILES: files})
+        package = projects._write(folder, PROJECT)
+        syncs = {sync.name: sync for sync in resolved_syncs(component_tree(package))}
+        yield Mortal(standins, folder, package, syncs, project_definitions(package))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "number", "moment"),
-    [
-        (FLAGS, "request", 1, "after"),  # the first fill
-        (FLAGS, "request", 20, "before"),
-        (FLAGS, "commit", 3, "after"),
-        (FLAGS, "file", 1, "before"),
-        (FLAGS, "file", 5, "after"),
-        (FLAGS, "mark", 1, "before"),
-        (MESSAGES, "request", 2, "before"),
-        (MESSAGES, "request", 1, "after"),
-        (MESSAGES, "commit", 6, "before"),
-        (MESSAGES, "commit", 7, "after"),
-        (MESSAGES, "mark", 1, "after"),
-        (FILES, "pointer", 1, "before"),
-        (FILES, "pointer", 1, "after"),
-        (FILES, "commit", 6, "after"),
-    ],
-)
-def test_f01_a_killed_run_of_the_four_assets_is_made_good_by_the_next(
-    mortal: Mortal, name: str, kind: str, number: int, moment: str
-) -> None:
+@contextmanager
+def window(back: int) -> Iterator[None]:
+    """Set the clock to the start of the two-hour window that lies ``back`` before the open one."""
+    with clock.shifted(projects.opening() + projects.to_the_window_before(back)):
+        yield
+
+
+KILLS = [
+    Kill(FLAGS, Point("query", 1, "after"), "all", sealed=False),
+    Kill(FLAGS, Point("cohort_snapshot", 1, "before"), "all", sealed=False),
+    Kill(FLAGS, Point("commit", 2, "after"), "all"),  # the snapshot is in the ledger
+    Kill(FLAGS, Point("plan", 1, "after"), "all"),
+    Kill(FLAGS, Point("mark", 1, "before"), "all"),
+    Kill(FLAGS, Point("request", 1, "after"), "some"),
+    Kill(FLAGS, Point("request", 20, "before"), "some"),
+    Kill(FLAGS, Point("belief", 1, "before"), "nothing"),
+    Kill(MESSAGES, Point("cohort_snapshot", 1, "after"), "all", sealed=False),  # it has its name, and is in no ledger
+    Kill(MESSAGES, Point("commit", 8, "after"), "all"),  # the first intent
+    Kill(MESSAGES, Point("request", 1, "after"), "some"),
+    Kill(MESSAGES, Point("commit", 25, "before"), "some"),  # between an answer and its record
+    Kill(MESSAGES, Point("request", 30, "before"), "some"),  # among the removals
+    Kill(MESSAGES, Point("mark", 2, "after"), "nothing"),
+    Kill(FILES, Point("commit", 8, "after"), "all"),  # the intent
+    Kill(FILES, Point("pointer", 1, "before"), "all"),
+    Kill(FILES, Point("pointer", 1, "after"), "nothing"),
+]
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mortal]:
+    """Return a project whose targets were filled in a window before those of the kills."""
+    with opened(tmp_path_factory.mktemp("mortal")) as mortal:
+        with window(len(KILLS)):
+            for name in mortal.syncs:
+                mortal.run(name)
+        yield mortal
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=str)
+def test_f01_a_killed_run_of_the_four_assets_is_made_good_by_the_next(mortal: Mortal, kill: Kill) -> None:
     mortal.churn()
-    assert mortal.die(name, kind, number, moment) == -signal.SIGKILL
+    with window(len(KILLS) - 1 - KILLS.index(kill)):
+        death = mortal.die_and_run_again(kill)
 
-    with clock.shifted(LEASE_IS_OVER):
-        window = mortal.run(name)
-
-    assert mortal.members(name) == mortal.judge.payload(name, window)
-    assert len(mortal.members(name)) > 80
+    assert death.after == death.payload
     assert mortal.judge.damaged() == []
+    assert death.payload - death.before  # joiners
+    assert death.before - death.payload  # leavers
+    assert death.left == kill.left
+    assert death.asked == ({} if kill.sealed else ONE_READING)
+    assert death.again <= in_flight(mortal.wired(kill.name))
+    assert len(death.unchanged) <= in_flight(mortal.wired(kill.name))  # unsettled since the death before
+
+
+def test_f01_a_killed_first_fill_is_made_good_by_the_next(tmp_path: Path) -> None:
+    with opened(tmp_path) as mortal, window(0):
+        death = mortal.die_and_run_again(Kill(FLAGS, Point("request", 30, "after"), "some"))
+
+        assert death.before == death.unchanged == set()
+        assert death.after == death.payload
+        assert death.left == "some"
+        assert death.asked == {}
+        assert death.again <= in_flight(mortal.wired(FLAGS))
+
+
+def in_flight(wired: Wired) -> int:
+    """Return how many rows can be on their way when a process dies: a chunk for each of its workers."""
+    partner = wired.partner()
+    return partner.workers * partner.chunk_rows if isinstance(partner, ChangeWire) else 0

@@ -12,7 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.partners import CsvFile, ReplacingMessages, Taplytics, apptimize_http, replacing
+from cohort_pipelines.partners import (
+    CohortMessages,
+    CsvFile,
+    ReplacingMessages,
+    Taplytics,
+    apptimize_http,
+    replacing,
+    taplytics,
+)
 from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.standins.settings import Addresses
 from cohort_pipelines_tests.faults.checker import Checker
@@ -112,4 +120,13 @@ def small_pages() -> Iterator[None]:
     """Let a session's pages be as small as the other wires' chunks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replacing, "PAGE_ROWS", CHUNK_ROWS["replace_session"])
+        yield
+
+
+@contextmanager
+def small_chunks() -> Iterator[None]:
+    """Let the chunks of a project's own wires be as small; for Taplytics its ``concurrency`` must be that small too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(taplytics, "_CHUNK_ROWS", CHUNK_ROWS["flags"])
+        patch.setattr(CohortMessages, "chunk_rows", CHUNK_ROWS["messages"])
         yield
