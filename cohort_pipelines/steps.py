@@ -62,8 +62,8 @@ def filter_identified(history: History, snapshot: StoredFile) -> Identified:
     """Keep the members that have at least one profile property, as Mixpanel's own cohort sync does.
 
     Raises:
-        HistoryFileMissing, HistoryFileDamaged: the snapshot cannot be read.
-        HistoryNotWritable: the disk refused.
+        HistoryFileMissing, HistoryFileDamaged: the snapshot cannot be trusted.
+        HistoryNotReadable, HistoryNotWritable: the disk or the object store refused.
     """
     began = clock.now()
     with history.local_file(snapshot) as path, open_parquet(path) as members:
@@ -83,9 +83,9 @@ def build_payload(history: History, snapshot: StoredFile, identified: StoredFile
     """Map the identified users to partner ids: the payload, and beside it everybody else with a reason.
 
     Raises:
-        HistoryFileMissing, HistoryFileDamaged: the snapshot or the identified users cannot be read.
+        HistoryFileMissing, HistoryFileDamaged: the snapshot or the identified users cannot be trusted.
         PropertyNotInSnapshot: the rule reads a profile property that was not kept.
-        HistoryNotWritable: the disk refused.
+        HistoryNotReadable, HistoryNotWritable: the disk or the object store refused.
         CountsDoNotAddUp: the identified users are not those of the snapshot.
     """
     began = clock.now()
@@ -122,7 +122,7 @@ def duplicate_ids(history: History, payload: StoredFile) -> int:
     """Count the ids of a payload that do not come after the one before them: doubled ones, since it is sorted.
 
     Raises:
-        HistoryFileMissing, HistoryFileDamaged: the payload cannot be read.
+        HistoryError: the payload cannot be trusted or read.
     """
     count, last = 0, None
     for batch in history.batches(payload):

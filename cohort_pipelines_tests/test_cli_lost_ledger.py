@@ -1,14 +1,19 @@
-"""The ledger is gone, and the history tells of deliveries: no command says all is well, or makes a new one."""
+"""The ledger is gone, or nobody can tell whether it is the right one: no command says all is well, or makes a new one.
+
+Where it is gone, the history tells of deliveries.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cohort_pipelines.delivery import pairing
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines_tests.command_line import TAPLYTICS, Run, footprint
+from cohort_pipelines_tests.faults.disks import denied
 
 pytestmark = pytest.mark.usefixtures("standins")
 
@@ -49,6 +54,19 @@ def test_every_command_refuses_and_none_makes_a_ledger(
     assert refused.err.startswith("LedgerUnpaired: The ledger at data/ledger.sqlite cannot be used: it is gone")
     assert "cohort-pipelines ledger rebuild" in refused.err
     assert footprint(demo_folder / "data") == before
+
+
+def test_a_history_that_cannot_be_read_is_one_sentence(
+    run: Run, demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFileSystem, "ls", denied)
+
+    refused, checked = run("history", TAPLYTICS), run("check")
+
+    assert (refused.code, refused.out) == (1, "")
+    sentence = refused.err.removeprefix("HistoryNotReadable: ").rstrip()
+    assert sentence.startswith(f"The history could not be read at {demo_folder}/data/history/: Permission denied. ")
+    assert (checked.code, checked.findings["history"]) == (1, sentence)
 
 
 def test_in_a_fresh_project_what_writes_nothing_makes_nothing(run: Run, demo_folder: Path) -> None:

@@ -138,7 +138,7 @@ class Attempt:
         """Return what is believed of the target.
 
         Raises:
-            HistoryFileMissing: the belief's file is gone.
+            HistoryError: the belief's file is gone, damaged or cannot be read.
         """
         return believed(history, self.on_target())
 
@@ -333,7 +333,7 @@ def believed(history: History, target: "Row[tuple[object, ...]]") -> Belief:
     """Return what is believed of ``target``, a row of :data:`schema.target`.
 
     Raises:
-        HistoryFileMissing: the belief's file is gone.
+        HistoryError: the belief's file is gone, damaged or cannot be read.
     """
     if target.belief_checksum is None:
         return Belief()

@@ -88,7 +88,7 @@ def fold(
     An id is marked while the last request for it was refused, until one is acknowledged.
 
     Raises:
-        HistoryError: a file is gone or damaged, or the new one cannot be written.
+        HistoryError: a file is gone, damaged or cannot be read, or the new one cannot be written.
     """
     told = chunks.filter(pc.field("state") != ChunkState.UNTOUCHED)
     if not told.num_rows or not plan.rows:
@@ -139,7 +139,7 @@ def doubt_all(history: History, belief: Belief, *, sync: str, window: str) -> Be
     """Return ``belief`` with nobody IN any more, but MAYBE: the partner does not know the target, or has lost it.
 
     Raises:
-        HistoryError: the file is gone or damaged, or the new one cannot be written.
+        HistoryError: the file is gone, damaged or cannot be read, or the new one cannot be written.
     """
     if belief.file is None:
         return belief
@@ -155,7 +155,7 @@ def belief_source(history: History, belief: Belief) -> Iterator[tuple[str, dict[
     """Yield the SQL that reads ``belief``, and its parameters; where nothing was ever sent it has no rows.
 
     Raises:
-        HistoryFileMissing, HistoryFileDamaged: the file cannot be trusted.
+        HistoryError: the file is gone, damaged or cannot be read.
     """
     if belief.file is None:
         yield "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused WHERE false)", {}

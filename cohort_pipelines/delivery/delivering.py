@@ -101,7 +101,7 @@ def deliver(
         DeliveryStopped: the partner, the ledger or the history did not let the plan be done.
         DeliveryRefused: everything was sent, some of it was refused.
         TargetBusy, TargetNotItsOwn, LeaseLost: somebody else writes the target, or it is another one.
-        HistoryError, LedgerUnusable: what is needed is gone, damaged or cannot be written; nothing was sent.
+        HistoryError, LedgerUnusable: what is needed is gone, damaged, or cannot be read or written; nothing was sent.
         ClockSkewed: this host's clock and the database's differ; nothing was sent.
     """
     history.require_writable()

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, selec
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.errors import DeliveryError, LeaseLost, LedgerUnpaired, LedgerUnusable
+from cohort_pipelines.errors import DeliveryError, HistoryNotReadable, LeaseLost, LedgerUnpaired, LedgerUnusable
 
 LEASE_SECONDS = 60.0
 GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
@@ -91,7 +91,8 @@ class Lease:
         def look() -> None:
             while not over.wait(self.seconds / 3):
                 try:
-                    require_own()
+                    with suppress(HistoryNotReadable):  # for now; who reads next will say so if it stays
+                        require_own()
                 except LedgerUnpaired as another:
                     self.lost = another
                     return

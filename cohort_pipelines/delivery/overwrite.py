@@ -145,7 +145,7 @@ class Overwrite:
         ``missing``: the partner does not know the target any more, so that all of it is to be sent again.
 
         Raises:
-            HistoryError: belief or receipt cannot be written; the next claim makes up for it.
+            HistoryError: belief cannot be read, or belief or receipt cannot be written; the next claim makes up for it.
             LeaseLost: another run has taken the target over.
         """
         attempt, asked, tally = self.attempt, self.attempt.asked, self.attempt.tally()

@@ -70,7 +70,7 @@ def require_paired(ledger: Ledger, history: History) -> None:
     Raises:
         LedgerUnpaired: the ledger was lost, put back from a copy, or there are two.
         HistoryUnpaired: the history was lost, or is another one.
-        HistoryNotWritable: the mark cannot be written.
+        HistoryNotReadable, HistoryNotWritable: the marks cannot be read, or the first one cannot be written.
     """
     if not require_fitting(ledger, history):
         mark(history, ledger.ledger_id, generation=0)
@@ -85,6 +85,7 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
     Raises:
         LedgerUnpaired: the ledger was lost, put back from a copy, or there are two.
         HistoryUnpaired: the history was lost, or is another one.
+        HistoryNotReadable: the marks cannot be read.
     """
     marks = history.read_marks()  # before the ledger, which another process may carry on meanwhile
     with ledger.read() as connection:
@@ -114,6 +115,7 @@ def require_own(ledger: Ledger, history: History) -> None:
 
     Raises:
         LedgerUnpaired: it did.
+        HistoryNotReadable: its mark cannot be read.
     """
     identity = read_mark(Identity, history.read_mark(IDENTITY) or b"")
     if identity is not None and identity.ledger_id != ledger.ledger_id:
@@ -125,6 +127,7 @@ def require_unused(history: History, where: str) -> None:
 
     Raises:
         LedgerUnpaired: the history was written by a ledger, or something was sent from it.
+        HistoryNotReadable: it cannot be looked at.
     """
     if history.read_mark(IDENTITY) is not None or _was_sent_from(history):
         raise LedgerUnpaired(where, history.shown, "it is gone, and the history tells of deliveries")
@@ -142,8 +145,8 @@ def mark(history: History, ledger_id: str, generation: int) -> None:
 def keep_in_mind(ledger: Ledger, history: History) -> None:
     """Let ``history`` refuse copies of the ledger that were made before now; to be called once somebody stepped in.
 
-    What was asked for is recorded already, so that a history that cannot be written or is another ledger's keeps
-    nobody from it.
+    What was asked for is recorded already, so that a history that cannot be used or is another ledger's keeps nobody
+    from it.
     """
     with suppress(HistoryError):
         identity = read_mark(Identity, history.read_mark(IDENTITY) or b"")
@@ -176,7 +179,7 @@ def mirror(
 
     Raises:
         LedgerUnpaired: a copy of the ledger has written the target meanwhile.
-        HistoryNotWritable: the disk or the object store refused.
+        HistoryNotReadable, HistoryNotWritable: the disk or the object store refused.
     """
     name = mark_of(target)
     before = read_mark(Mirror, history.read_mark(name) or b"")

@@ -134,7 +134,7 @@ def make_plan(
         whole: if anything is to be done, add everybody and remove every other id that is not known to be out.
 
     Raises:
-        HistoryFileMissing, HistoryFileDamaged: payload or belief cannot be trusted.
+        HistoryError: payload or belief cannot be trusted or read.
     """
     with ExitStack() as opened:
         believed, paths = opened.enter_context(belief_source(history, belief))
@@ -169,7 +169,7 @@ def seal_plan(
     """Write the plan of :func:`make_plan` into the history; an unchanged audience gives one without rows.
 
     Raises:
-        HistoryError: payload or belief cannot be trusted, or the plan cannot be written.
+        HistoryError: payload or belief cannot be trusted or read, or the plan cannot be written.
     """
     counts = PlanCounts()
     with (

@@ -148,7 +148,8 @@ def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuil
         TargetBusy: a delivery is under way.
         IdsForgotten: there are such ids.
         LedgerUnusable: a receipt of the first release names a target that nothing else tells more of.
-        HistoryNotWritable: the disk or the object store refused.
+        HistoryNotReadable, HistoryNotWritable: the disk or the object store refused; what cannot be read now is not
+            left out for that.
     """
     history.require_writable()
     with ledger.read() as connection:

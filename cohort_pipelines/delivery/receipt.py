@@ -131,7 +131,7 @@ def list_refused(history: History, plan: StoredFile, ranges: Iterable[tuple[int,
     Plan and ranges, which are in order, are walked side by side, no further than there is something to list.
 
     Raises:
-        HistoryError: the plan is gone or damaged.
+        HistoryError: the plan is gone, damaged or cannot be read.
     """
     listed: list[dict[str, str]] = []
     waiting = iter(ranges)

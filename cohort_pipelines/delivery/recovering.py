@@ -75,7 +75,11 @@ class FoundReceipt:
 
 
 def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
-    """Return all receipts in the order in which they ended, and how many files could not be read."""
+    """Return all receipts in the order in which they ended, and how many files are damaged or went away.
+
+    Raises:
+        HistoryNotReadable: the disk or the object store refused.
+    """
     found, left_out = [], 0
     for file in _files(history, history.syncs(), [Stage.RECEIPT]):
         try:
@@ -94,7 +98,7 @@ class Gathered:
     Attributes:
         ids: how many they are.
         read: checksums of the files that they were taken from.
-        left_out: files that could not be read.
+        left_out: files that are damaged or went away.
     """
 
     ids: int
@@ -124,6 +128,9 @@ def gathered(history: History, syncs: Iterable[str], receipts: Sequence[FoundRec
     all are MAYBE. ``receipts`` are those of the target, in the order in which they ended.
 
     Memory stays flat: ids are gathered by DuckDB, file by file, and never become Python objects.
+
+    Raises:
+        HistoryNotReadable: the disk or the object store refused.
     """
     read: set[str] = set()
     left_out, states = 0, _states(receipts)
@@ -150,7 +157,11 @@ def gathered(history: History, syncs: Iterable[str], receipts: Sequence[FoundRec
 
 
 def newest(history: History, sync: str, stage: Stage, window: str, checksum: str | None = None) -> StoredFile | None:
-    """Return the file of ``checksum``, or the newest of the window's stage; None where it is gone or damaged."""
+    """Return the file of ``checksum``, or the newest of the window's stage; None where it is gone or damaged.
+
+    Raises:
+        HistoryNotReadable: the disk or the object store refused.
+    """
     wanted = [checksum] if checksum else history.checksums(sync, stage, window)[-1:]
     try:
         return history.stored(sync, stage, window, wanted[0]) if wanted else None

@@ -49,7 +49,7 @@ def restorable(
 
     Raises:
         NothingToRestore: nothing was delivered there.
-        HistoryFileMissing: the payload's file is gone.
+        HistoryError: the payload's file is gone, damaged or cannot be read.
     """
     table = schema.attempt
     green = (*_on(target), table.c.state.in_(GREEN_STATES), table.c.kind != AttemptKind.RETIRE)

@@ -1,4 +1,4 @@
-"""Files of the history that cannot be written, found or trusted, and rows that do not add up."""
+"""Files of the history that cannot be written, read, found or trusted, and rows that do not add up."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError
 
 
 class HistoryError(CohortPipelinesError):
-    """A file of the history cannot be written, found or trusted."""
+    """A file of the history cannot be written, read, found or trusted."""
 
 
 class HistoryNotWritable(HistoryError):
@@ -17,6 +17,15 @@ class HistoryNotWritable(HistoryError):
             f"The history could not be written at {path}: {cause}. No partial file was left. {NOTHING_SENT} Check free "
             "space and permissions of that folder."
         )
+
+
+class HistoryNotReadable(HistoryError):
+    """The history's disk or object store refuses to be read, or cannot be reached."""
+
+    REACH = "Check that it can be reached, and the permissions there"
+
+    def __init__(self, path: str, cause: str, remedy: str = REACH) -> None:
+        super().__init__(f"The history could not be read at {path}: {cause}. {NOTHING_SENT} {remedy}; then run again.")
 
 
 class HistoryFileMissing(HistoryError):

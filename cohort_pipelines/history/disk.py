@@ -1,4 +1,4 @@
-"""The disk as the history needs it: refusals that name the place, and scratch space that dies with its process."""
+"""Where the history lies: refusals that name the place, and scratch space on disk that dies with its process."""
 
 import errno
 import fcntl
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cohort_pipelines.disk import create_private, make_private, opened, sha256, sync_folder
-from cohort_pipelines.errors import HistoryNotWritable
+from cohort_pipelines.errors import HistoryError, HistoryFileMissing, HistoryNotReadable, HistoryNotWritable
 
-__all__ = ["create_private", "make_private", "scratch", "sha256", "sync_folder", "writing"]
+__all__ = ["changing", "create_private", "make_private", "reading", "scratch", "sha256", "sync_folder", "writing"]
 
 
 @contextmanager
@@ -26,6 +26,37 @@ def writing(place: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise HistoryNotWritable(str(place), _cause(error)) from error
+
+
+@contextmanager
+def changing(place: str) -> Iterator[None]:
+    """Turn whatever keeps fsspec from storing or removing a file into an error that names the place.
+
+    Raises:
+        HistoryNotWritable: the disk or the object store refused, or cannot be reached.
+    """
+    try:
+        yield
+    except Exception as error:  # each fsspec driver has errors of its own
+        raise HistoryNotWritable(place, _kind(error)) from error
+
+
+@contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Turn whatever keeps fsspec from reading a file or a folder into an error that names the place.
+
+    Raises:
+        HistoryFileMissing: it is not there.
+        HistoryNotReadable: the disk or the object store refused, or cannot be reached.
+    """
+    try:
+        yield
+    except HistoryError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise HistoryFileMissing(place) from None
+    except Exception as error:  # each fsspec driver has errors of its own
+        raise HistoryNotReadable(place, _kind(error)) from error
 
 
 @contextmanager
@@ -59,6 +90,11 @@ def _cause(error: OSError) -> str:
     """Return what the disk said; Arrow says it twice and at length."""
     said = error.strerror or type(error).__name__
     return os.strerror(error.errno) if error.errno and "[errno" in said else said
+
+
+def _kind(error: Exception) -> str:
+    """Return what kind of refusal it is; a driver's own words may hold a credential."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
 def _sweep(parent: Path) -> None:

@@ -28,6 +28,7 @@ class Overlay(History):
         Raises:
             HistoryFileMissing: neither has it.
             HistoryFileDamaged: it is not a Parquet file any more.
+            HistoryNotReadable: the disk or the object store refused.
         """
         try:
             return super().stored(sync, stage, window, checksum)
@@ -41,6 +42,7 @@ class Overlay(History):
         Raises:
             HistoryFileMissing: neither has it.
             HistoryFileDamaged: its bytes are not those that were sealed.
+            HistoryNotReadable: the disk or the object store refused.
         """
         mine = (Path(self.root) / stored.path).is_file()
         with super().local_file(stored) if mine else self.below.local_file(stored) as path:

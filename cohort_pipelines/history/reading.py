@@ -37,6 +37,7 @@ def read(
     Raises:
         NotInHistory: there is nothing of that name; the message says what there is.
         HistoryFileDamaged: the file's bytes are not those that were sealed.
+        HistoryNotReadable: the disk or the object store refused.
     """
     history = _history(root)
     wanted = _stage(stage)
@@ -60,6 +61,7 @@ def windows(sync: str, stage: str, root: str | Path | None = None) -> list[str]:
 
     Raises:
         NotInHistory: there is no such sync or stage.
+        HistoryNotReadable: the disk or the object store refused.
     """
     return _known_windows(_history(root), sync, _stage(stage))
 
@@ -70,6 +72,7 @@ def receipts(sync: str, root: str | Path | None = None) -> "pd.DataFrame":
     Raises:
         NotInHistory: there is no such sync, or it has no receipt yet.
         HistoryFileDamaged: a receipt's bytes are not those that were sealed.
+        HistoryNotReadable: the disk or the object store refused.
     """
     history = _history(root)
     files = [

@@ -11,7 +11,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing, HistoryNotWritable
+from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing, HistoryNotReadable
 from cohort_pipelines.history import disk
 from cohort_pipelines.history.layout import (
     Stage,
@@ -42,7 +42,8 @@ MARKS = ".ledger"
 class History:
     """The files under one root: a local folder, or any fsspec URL such as ``s3://bucket/history``.
 
-    Nothing is touched, and no service is asked, until a method is called.
+    Nothing is touched, and no service is asked, until a method is called. Every method may raise HistoryNotReadable
+    where the root cannot be opened: its driver is not installed, or it turns us away.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -88,6 +89,7 @@ class History:
         Raises:
             HistoryFileMissing: the file is gone.
             HistoryFileDamaged: its bytes are not those that were sealed.
+            HistoryNotReadable: the disk or the object store refused.
         """
         with self.local_file(stored) as path, open_parquet(path) as file:
             yield from file.iter_batches(batch_size, columns=list(columns) if columns is not None else None)
@@ -99,6 +101,7 @@ class History:
         Raises:
             HistoryFileMissing: the file is gone.
             HistoryFileDamaged: its bytes are not those that were sealed.
+            HistoryNotReadable: the disk or the object store refused.
         """
         if self._local is not None:
             path = self._local / stored.path
@@ -107,10 +110,8 @@ class History:
             return
         with self.scratch() as scratch:
             copy = scratch / "copy.parquet"
-            try:
+            with disk.reading(self._full(stored.path)):
                 self._files.get_file(self._full(stored.path), str(copy))
-            except FileNotFoundError:
-                raise HistoryFileMissing(self._full(stored.path)) from None
             self._verify(copy, stored)
             yield copy
 
@@ -120,29 +121,33 @@ class History:
         Raises:
             HistoryFileMissing: there is no such file.
             HistoryFileDamaged: it is not a Parquet file any more.
+            HistoryNotReadable: the disk or the object store refused.
         """
         path = self._full(file_path(sync, stage, window, checksum))
-        try:
+        with self._reading_file(path):
             with self._files.open(path, "rb") as source:
                 rows = pq.read_metadata(source).num_rows
-        except FileNotFoundError:
-            raise HistoryFileMissing(path) from None
-        except pa.ArrowException:
-            raise HistoryFileDamaged(path) from None
-        return StoredFile(sync, stage, window, checksum, rows, self._files.size(path))
+            return StoredFile(sync, stage, window, checksum, rows, self._files.size(path))
 
     def versions(self, sync: str, stage: Stage, window: str) -> list[StoredFile]:
         """Return every version of one window's stage, oldest first; an empty list when there is none.
 
         Raises:
+            HistoryFileMissing: one of them went away meanwhile.
             HistoryFileDamaged: one of them is not a Parquet file any more.
+            HistoryNotReadable: the disk or the object store refused.
         """
         return [self.stored(sync, stage, window, checksum) for checksum in self.checksums(sync, stage, window)]
 
     def checksums(self, sync: str, stage: Stage, window: str) -> list[str]:
-        """Return the checksum of every version of one window's stage, oldest first; no file is opened."""
+        """Return the checksum of every version of one window's stage, oldest first; no file is opened.
+
+        Raises:
+            HistoryFileMissing: one of them went away meanwhile.
+            HistoryNotReadable: the disk or the object store refused.
+        """
         paths = self._list(window_folder(sync, stage, window))
-        found = sorted((self._files.modified(path), checksum) for path in paths if (checksum := checksum_in(path)))
+        found = sorted((self._modified(path), checksum) for path in paths if (checksum := checksum_in(path)))
         return [checksum for _, checksum in found]
 
     def modified(self, stored: StoredFile) -> datetime:
@@ -150,39 +155,41 @@ class History:
 
         Raises:
             HistoryFileMissing: the file is gone.
+            HistoryNotReadable: the disk or the object store refused.
         """
-        try:
-            moment: datetime = self._files.modified(self._full(stored.path))
-        except FileNotFoundError:
-            raise HistoryFileMissing(self._full(stored.path)) from None
-        return moment
+        return self._modified(self._full(stored.path))
 
     def syncs(self) -> list[str]:
-        """Return the names of the syncs that have any file, sorted."""
+        """Return the names of the syncs that have any file, sorted.
+
+        Raises:
+            HistoryNotReadable: the disk or the object store refused.
+        """
         return self._values("sync", "")
 
     def windows(self, sync: str, stage: Stage) -> list[str]:
-        """Return the keys of the windows that have a file of this stage, in order of their names."""
+        """Return the keys of the windows that have a file of this stage, in order of their names.
+
+        Raises:
+            HistoryNotReadable: the disk or the object store refused.
+        """
         return self._values("window", stage_folder(sync, stage))
 
     def read_marks(self) -> dict[str, bytes]:
-        """Return the marks that the ledger left here, by name; what cannot be read is there without content."""
-        paths = self._list(MARKS)
-        whole: list[None] = [None] * len(paths)
-        # not by `cat`, which takes the characters of a glob in the root's name for one
-        read = self._files.cat_ranges(paths, whole, whole, on_error="return") if paths else []
-        contents = [content if isinstance(content, bytes) else b"" for content in read]
-        return {path.rpartition("/")[2]: content for path, content in zip(paths, contents, strict=True)}
+        """Return the marks that the ledger left here, by name; one that is damaged is there without content.
+
+        Raises:
+            HistoryNotReadable: the disk or the object store refused.
+        """
+        return self._contents(self._list(MARKS))
 
     def read_mark(self, name: str) -> bytes | None:
-        """Return one of the marks, without content where it cannot be read; None where there is none of that name."""
-        try:
-            content: bytes = self._files.cat_file(self._full(f"{MARKS}/{name}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except Exception:  # noqa: BLE001  each fsspec driver has errors of its own
-            return b""
-        return content
+        """Return one of the marks, without content where it is damaged; None where there is none of that name.
+
+        Raises:
+            HistoryNotReadable: the disk or the object store refused.
+        """
+        return self._contents([self._full(f"{MARKS}/{name}")]).get(name)
 
     def write_mark(self, name: str, content: bytes) -> None:
         """Leave a small file of the ledger's own, whole or not at all; one of that name is replaced.
@@ -199,8 +206,14 @@ class History:
             self._move(path, f"{MARKS}/{name}")
 
     def remove_mark(self, name: str) -> None:
-        """Take a mark away."""
-        self._files.rm_file(self._full(f"{MARKS}/{name}"))
+        """Take a mark away, where it is there.
+
+        Raises:
+            HistoryNotWritable: the disk or the object store refused.
+        """
+        path = self._full(f"{MARKS}/{name}")
+        with disk.changing(path), suppress(FileNotFoundError):
+            self._files.rm_file(path)
 
     def require_writable(self) -> None:
         """Refuse unless a file can be written under the root right now.
@@ -216,7 +229,8 @@ class History:
             if self._local is None:
                 name = self._full(f"{SCRATCH}/{uuid.uuid4().hex}")
                 self._upload(probe, name)
-                self._files.rm_file(name)
+                with disk.changing(name):
+                    self._files.rm_file(name)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """Return a private folder for temporary and spill files; it, and what dead processes left, is removed.
@@ -243,31 +257,68 @@ class History:
             disk.sync_folder(final.parent)
 
     def _upload(self, path: Path, name: str) -> None:
-        try:
+        with disk.changing(name):
             self._files.put_file(str(path), name)
-        except Exception as error:  # each fsspec driver has errors of its own
-            raise HistoryNotWritable(name, type(error).__name__) from error
 
     def _verify(self, path: Path, stored: StoredFile) -> None:
-        try:
+        with self._reading_file(self._full(stored.path)):
             intact = disk.sha256(path) == stored.checksum
-        except (FileNotFoundError, NotADirectoryError):
-            raise HistoryFileMissing(self._full(stored.path)) from None
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            intact = False  # the disk cannot read its own sectors
         if not intact:
             raise HistoryFileDamaged(self._full(stored.path))
+
+    @contextmanager
+    def _reading_file(self, path: str) -> Iterator[None]:
+        """Tell a file that is damaged from one that is not there, and from one that we may not read.
+
+        Raises:
+            HistoryFileMissing: it is not there.
+            HistoryFileDamaged: it is no file of ours any more, or its disk cannot read its own sectors.
+            HistoryNotReadable: the disk or the object store refused.
+        """
+        with disk.reading(path):
+            try:
+                yield
+            except (pa.ArrowException, IsADirectoryError):
+                raise HistoryFileDamaged(path) from None
+            except OSError as error:
+                if self._local is None or error.errno != errno.EIO:  # which s3fs says of whatever it does not know
+                    raise
+                raise HistoryFileDamaged(path) from None
+
+    def _modified(self, path: str) -> datetime:
+        with disk.reading(path):
+            moment: datetime = self._files.modified(path)
+        return moment
+
+    def _contents(self, paths: list[str]) -> dict[str, bytes]:
+        """Return what files hold, by their names: nothing of one that is gone, no bytes of one that is damaged."""
+        whole: list[None] = [None] * len(paths)
+        found: dict[str, bytes] = {}
+        with disk.reading(self._full(MARKS)):
+            # not by `cat`, which takes the characters of a glob in the root's name for one
+            read = self._files.cat_ranges(paths, whole, whole, on_error="return") if paths else []
+        for path, content in zip(paths, read, strict=True):
+            with suppress(HistoryFileMissing):
+                found[path.rpartition("/")[2]] = self._bytes(path, content)
+        return found
+
+    def _bytes(self, path: str, content: bytes | Exception) -> bytes:
+        try:
+            with self._reading_file(path):
+                if isinstance(content, Exception):
+                    raise content
+        except HistoryFileDamaged:
+            return b""
+        return content
 
     def _values(self, key: str, folder: str) -> list[str]:
         return sorted(value for path in self._list(folder) if (value := value_in(path, key)) is not None)
 
     def _list(self, folder: str) -> list[str]:
-        try:
-            return list(self._files.ls(self._full(folder), detail=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        path = self._full(folder)
+        with suppress(HistoryFileMissing), disk.reading(path):
+            return list(self._files.ls(path, detail=False))
+        return []
 
     def _full(self, path: str) -> str:
         return f"{self._opened_root[1]}/{path}"
@@ -283,7 +334,14 @@ class History:
 
     @cached_property
     def _opened_root(self) -> tuple[Any, str]:
-        files, path = url_to_fs(self.root, use_listings_cache=False)  # other processes write here too
+        with disk.reading(self.shown):
+            try:
+                files, path = url_to_fs(self.root, use_listings_cache=False)  # other processes write here too
+            except ImportError as error:  # fsspec's own words are what to install
+                raise HistoryNotReadable(self.shown, "its driver is not installed", str(error)) from error
+            except ValueError as error:
+                remedy = "Correct COHORT_PIPELINES_DATA"
+                raise HistoryNotReadable(self.shown, "fsspec knows no such place", remedy) from error
         return files, path.rstrip("/")
 
 

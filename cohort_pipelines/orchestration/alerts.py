@@ -3,8 +3,9 @@
 It asks the ledger alone, so it also sees that no run was ever started. It launches nothing. What a channel did not take
 is kept and tried again at the next tick; the tick is then red, and the log names the channel, never its address.
 
-A ledger that does not fit its history is not asked and not written to: every sync is failing, since none can deliver.
-The cursor keeps who was told; a tick that changes nothing in that is red until the ledger fits again.
+A ledger that does not fit its history, or whose history cannot be read, is not asked and not written to: every sync is
+failing, since none can deliver. The cursor keeps who was told; a tick that changes nothing in that is red until the
+ledger is known to fit again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from cohort_pipelines import clock, environment, notices
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.delivery.alerting import Watched, judge
 from cohort_pipelines.delivery.telling import next_untold, note_changes
-from cohort_pipelines.errors import AlertsUntold, LedgerUnpaired, MissingVariable, NoticeNotSent
+from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired, MissingVariable, NoticeNotSent
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
 from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
@@ -145,7 +146,7 @@ def _sensor(name: str, project: str, channels: Mapping[str, Send], watched: Iter
         before = remembered(context.cursor)
         try:
             ledger: Ledger = context.resources.records.ledger()
-        except LedgerUnpaired as error:
+        except (LedgerUnpaired, HistoryNotReadable) as error:
             known = before or Unpaired(clock.now())
             untold = partial(known.next_untold, syncs=[each.sync for each in syncs], project=project, detail=str(error))
             told, problems = _tell(context, channels, untold)

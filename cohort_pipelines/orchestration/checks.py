@@ -6,7 +6,7 @@ from datetime import timedelta
 import dagster as dg
 
 from cohort_pipelines import clock, mixpanel
-from cohort_pipelines.errors import CohortPipelinesError, LedgerUnusable
+from cohort_pipelines.errors import CohortPipelinesError, HistoryError, LedgerUnusable
 from cohort_pipelines.orchestration.connected import sync_connected
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 
@@ -61,7 +61,7 @@ def _fresh(sync: ResolvedSync, promise: timedelta) -> dg.AssetChecksDefinition:
     def fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         try:
             newest = context.resources.records.ledger().newest_delivered(sync.name)
-        except LedgerUnusable as error:
+        except (LedgerUnusable, HistoryError) as error:
             return dg.AssetCheckResult(passed=False, description=str(error))
         if newest is None:
             return dg.AssetCheckResult(passed=False, description="Nothing was ever delivered.")

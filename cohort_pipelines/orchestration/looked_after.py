@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cohort_pipelines.delivery import Ledger, Target, pausing, targets
 from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import DestinationInvalid, LedgerUnusable, MissingVariable
+from cohort_pipelines.errors import DestinationInvalid, HistoryError, LedgerUnusable, MissingVariable
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
@@ -22,6 +22,8 @@ def ledger_findings(syncs: Sequence[ResolvedSync], destinations: Mapping[str, De
             yield from _pauses(ledger, syncs)
     except LedgerUnusable as error:
         yield "ledger", False, str(error)
+    except HistoryError as error:  # without which nobody knows whether the ledger is the right one
+        yield "history", False, str(error)
 
 
 def _orphans(ledger: Ledger, syncs: Sequence[ResolvedSync], destinations: Mapping[str, Destination]) -> Iterator[Told]:

@@ -12,7 +12,7 @@ import dagster as dg
 
 from cohort_pipelines import clock, delivery, progress
 from cohort_pipelines.delivery import Ledger, Pause, Receipt, pairing, pausing, targets
-from cohort_pipelines.errors import CohortPipelinesError, LedgerUnusable, TargetNotKnown
+from cohort_pipelines.errors import CohortPipelinesError, HistoryError, LedgerUnusable, TargetNotKnown
 from cohort_pipelines.history import History
 from cohort_pipelines.orchestration import metadata, moving
 from cohort_pipelines.orchestration.connections import Destination
@@ -238,6 +238,6 @@ def _sentences(context: dg.OpExecutionContext, pauses: str = "") -> Iterator[Non
 def _still_paused(context: dg.OpExecutionContext, sync: str) -> str:
     try:
         paused = bool(sync) and pausing.paused(context.resources.records.ledger(), sync) is not None
-    except LedgerUnusable:  # which is what has been said
+    except (LedgerUnusable, HistoryError):  # which is what has been said
         return ""
     return f"{sync} is paused; cohort-pipelines resume {sync} lets it deliver again." if paused else ""

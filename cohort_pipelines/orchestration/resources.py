@@ -25,6 +25,7 @@ class Records(dg.ConfigurableResource):  # type: ignore[type-arg]  # it yields i
         Raises:
             LedgerUnpaired: it does not fit the history, or is gone; none is made in its place.
             LedgerUnusable: it cannot be opened or written.
+            HistoryNotReadable: whether it fits cannot be told.
         """
         return own_ledger(self.ledger_url or settings.ledger_url(), self.history())
 
@@ -37,6 +38,7 @@ def own_ledger(url: str = "", history: History | None = None) -> Ledger:
     Raises:
         LedgerUnpaired: it does not fit the history, or is gone; none is made in its place.
         LedgerUnusable: it cannot be opened or written.
+        HistoryNotReadable: whether it fits cannot be told.
     """
     url, history = url or settings.ledger_url(), history or History(settings.history_root())
     try:
@@ -54,6 +56,7 @@ def fitting_ledger() -> Ledger | None:
 
     Raises:
         LedgerUnusable: it cannot be read, another version of this project made it, or it does not fit the history.
+        HistoryNotReadable: whether it fits cannot be told.
     """
     url, history = settings.ledger_url(), History(settings.history_root())
     try:

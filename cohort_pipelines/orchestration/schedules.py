@@ -13,7 +13,7 @@ import dagster as dg
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import Ledger, pausing
-from cohort_pipelines.errors import LedgerUnpaired
+from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.orchestration.checks import FRESH
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.packing import pack
@@ -123,13 +123,13 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
 
 
 def _own_ledger(context: dg.ScheduleEvaluationContext) -> Ledger | None:
-    """Return the history's ledger, or None where it is not the history's own: then nothing is noted in it.
+    """Return the history's ledger, or None where nobody knows it for the history's own: then nothing is noted in it.
 
     The runs are launched all the same: each is refused before it asks anybody, is red, and says what to do.
     """
     try:
         ledger: Ledger = context.resources.records.ledger()
-    except LedgerUnpaired as error:
+    except (LedgerUnpaired, HistoryNotReadable) as error:
         context.log.warning(str(error))
         return None
     return ledger

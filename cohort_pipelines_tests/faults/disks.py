@@ -1,5 +1,6 @@
-"""A small disk of its own for the tests of full and read-only ones."""
+"""A small disk of its own for the tests of full and read-only ones, and a refusal, which root never meets."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -56,6 +57,11 @@ def small_disk(place: Path, kilobytes: int) -> Iterator[Disk]:
         yield Disk(place)
     finally:
         assert _as_root("umount", "--lazy", str(place))
+
+
+def denied(*_: object, **__: object) -> None:
+    """Stand for a method of a file system that turns us away, as no real one does to root."""
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def _mount(*options: str) -> bool:

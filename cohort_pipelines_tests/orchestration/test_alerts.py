@@ -9,15 +9,17 @@ from textwrap import dedent
 
 import dagster as dg
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cohort_pipelines import clock, notices, settings
 from cohort_pipelines.delivery import Ledger, pairing
 from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.errors import AlertsUntold, CohortPipelinesError, LedgerUnpaired
+from cohort_pipelines.errors import AlertsUntold, CohortPipelinesError, HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.history import History
 from cohort_pipelines.notices import Notice
 from cohort_pipelines.orchestration import alerts, project_definitions
 from cohort_pipelines.orchestration.resources import Records
+from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.orchestration.test_declarations import SOUND
 from cohort_pipelines_tests.orchestration.test_scaffolders import scaffold
 from cohort_pipelines_tests.receivers import HttpReceiver, MailReceiver, http_receiver, mail_receiver
@@ -244,6 +246,22 @@ def test_a_lost_ledger_is_told_of_once_and_makes_ticks_red_until_it_is_rebuilt(
     assert (hook.bodies[2]["state"], hook.bodies[2]["previous"]) == ("recovered", "failing")
     assert tick_with(definitions, NOON + timedelta(minutes=7), cursor) == ("Nothing to tell.", cursor)
     assert len(hook.bodies) == 4
+
+
+def test_a_history_that_cannot_be_read_is_told_of_as_long_as_nothing_can_be_delivered(
+    declare: Declare, hook: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions = declare(on_call=WEBHOOK + "      syncs: [first]")
+    _, cursor = tick_with(definitions, NOON, None)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(LocalFileSystem, "ls", denied)
+        _, cursor = tick_with(definitions, NOON + timedelta(minutes=1), cursor)
+        with pytest.raises(HistoryNotReadable, match="Permission denied"):
+            tick_with(definitions, NOON + timedelta(minutes=2), cursor)
+    tick_with(definitions, NOON + timedelta(minutes=3), cursor)
+
+    assert said(hook) == [("first", "failing"), ("first", "recovered")]
+    assert hook.bodies[0]["detail"].startswith("The history could not be read at ")
 
 
 def test_what_a_sync_suffers_after_a_ledger_was_put_back_is_news_after_failing(

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cohort_pipelines import settings
 from cohort_pipelines.delivery import Ledger, pairing, schema
 from cohort_pipelines.delivery.connecting import connect, parse
-from cohort_pipelines.errors import LedgerUnpaired, LedgerUnusable
+from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired, LedgerUnusable
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines.orchestration.resources import Records, fitting_ledger, own_ledger
 from cohort_pipelines_tests.databases import KINDS
+from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.faults.ledgers import place
 from cohort_pipelines_tests.orchestration.demo_project import TAPLYTICS, Project, failure
 from cohort_pipelines_tests.orchestration.operating import operate
@@ -73,6 +75,21 @@ def test_a_ledger_of_another_history_is_refused(url: str) -> None:
             ask()
 
 
+def test_a_history_that_cannot_be_read_is_named_and_no_ledger_is_made_beside_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFileSystem, "ls", denied)
+
+    for ask in (own_ledger, fitting_ledger, Records().ledger):
+        with pytest.raises(HistoryNotReadable, match=f"{settings.history_root()}/?: Permission denied"):
+            ask()
+    assert not has_tables(url)
+    Ledger(url)
+    for ask in (own_ledger, fitting_ledger, Records().ledger):
+        with pytest.raises(HistoryNotReadable, match=f"{settings.history_root()}/.ledger: Permission denied"):
+            ask()
+
+
 def test_an_older_ledger_is_brought_up_to_date_by_who_writes_alone(url: str) -> None:
     tables = (Path(__file__).parents[1] / "delivery" / "ledger_v1.sql").read_text(encoding="utf-8")
     _, writer = connect(parse(url), create=True)
@@ -111,3 +128,13 @@ def test_freshness_says_that_the_ledger_is_gone(project: Project) -> None:
     found = result.get_asset_check_evaluations()
     assert [check.passed for check in found] == [False, False]
     assert all("it is gone, and the history tells of deliveries" in (check.description or "") for check in found)
+
+
+def test_freshness_says_that_the_history_cannot_be_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalFileSystem, "ls", denied)
+
+    result = project.definitions.resolve_job_def("freshness").execute_in_process(instance=project.instance)
+
+    found = result.get_asset_check_evaluations()
+    assert [check.passed for check in found] == [False, False]
+    assert all("The history could not be read at " in (check.description or "") for check in found)

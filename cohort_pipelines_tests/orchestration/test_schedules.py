@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cohort_pipelines import clock, progress, settings
 from cohort_pipelines.delivery import Ledger, pairing, pausing
@@ -11,6 +12,7 @@ from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
+from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure, labelled
 
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
@@ -167,6 +169,18 @@ def test_a_tick_without_the_historys_ledger_notes_nothing_and_its_runs_say_why(p
     assert not Path(settings.data_root(), "ledger.sqlite").exists()
     assert "cohort-pipelines ledger rebuild" in failure(project.run(APPTIMIZE))
     assert project.group == set()
+
+
+def test_a_tick_whose_history_cannot_be_read_launches_runs_that_say_why(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions, *_ = twins(project)
+    monkeypatch.setattr(LocalFileSystem, "ls", denied)
+
+    requests, _ = tick(definitions, JOBS[APPTIMIZE], NOON + timedelta(days=2))
+
+    assert [run.tags[SYNCS_TAG] for run in requests] == ["first", "second"]
+    assert failure(project.run(APPTIMIZE)).startswith("The history could not be read at ")
 
 
 def test_looking_at_what_a_tick_would_do_writes_nothing(project: Project) -> None:
