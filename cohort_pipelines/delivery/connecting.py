@@ -40,19 +40,22 @@ _POSTGRES_DEFAULTS = {  # libpq waits for a host that fell silent for as long as
     "keepalives_interval": "5",
     "keepalives_count": "4",
 }
+_URL = "the URL that is set"  # which is not quoted, since it may hold a password
 
 
 def parse(url: str) -> URL:
     """Return the URL of a ledger, with the driver that is used for it.
 
     Raises:
-        LedgerUnusable: it is no URL, or not one of a database that a ledger can be kept in.
+        LedgerUnusable: it is no URL, not one of a database that a ledger can be kept in, or its password can be cut in
+            two, so that nobody knows what of it may be told.
     """
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):  # its words may hold the password
-        where, problem = "the URL that is set", "give it as postgresql://user@host/database or sqlite:///folder/file"
-        raise LedgerUnusable(where, problem) from None
+        problem = "give it as postgresql://user@host/database or sqlite:///folder/file"
+        raise LedgerUnusable(_URL, problem) from None
+    _require_encoded(url, parsed)
     match parsed.get_backend_name():
         case "sqlite" if parsed.database and parsed.database != ":memory:":
             return parsed.set(drivername="sqlite")
@@ -60,6 +63,14 @@ def parse(url: str) -> URL:
             query = {key: value for key, value in _POSTGRES_DEFAULTS.items() if key not in parsed.query}
             return parsed.set(drivername="postgresql+psycopg").update_query_dict(query)
     raise LedgerUnusable(shown(parsed), "a ledger is kept in a SQLite file or in PostgreSQL")
+
+
+def _require_encoded(text: str, parsed: URL) -> None:
+    """Refuse an ``@`` beside the one that ends the credentials: what follows a password's own would pass for a host."""
+    credentials = 0 if parsed.username is None else 1
+    if parsed.get_backend_name() != "sqlite" and text.count("@") > credentials:
+        problem = "write an @ of a user name, a password or an option as %40 there, or keep the password in PGPASSWORD"
+        raise LedgerUnusable(_URL, problem)
 
 
 def shown(url: URL) -> str:

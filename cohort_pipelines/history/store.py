@@ -37,6 +37,7 @@ from cohort_pipelines.history.writer import StageWriter
 
 SCRATCH = ".scratch"
 MARKS = ".ledger"
+_CREDENTIALS = re.compile(r"//([^/]*|[^/@]*:(?!\d*/).*)@")  # a password may hold a slash that nobody encoded
 
 
 class History:
@@ -52,7 +53,7 @@ class History:
     @property
     def shown(self) -> str:
         """The root as it may be told to anybody: without what stands before a host, which can be a password."""
-        return re.sub(r"//[^/]*@", "//", self.root)
+        return _CREDENTIALS.sub("//", self.root)
 
     @contextmanager
     def writer(self, sync: str, stage: Stage, window: str, schema: pa.Schema) -> Iterator[StageWriter]:

@@ -1,4 +1,5 @@
 import importlib
+import re
 import sqlite3
 import stat
 import threading
@@ -132,6 +133,42 @@ def test_an_unusable_ledger_is_refused_by_name(tmp_path: Path, url: str, problem
     with pytest.raises(LedgerUnusable, match=problem) as refused:
         Ledger(url.format(tmp_path))
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:hun@ter2@127.0.0.1:1/ledger",
+        "postgresql://user:hun@ter2/x@127.0.0.1:1/ledger",
+        "postgresql://user:hun@x?ter2=x@127.0.0.1:1/ledger",
+        "postgresql://:hun@ter2@127.0.0.1:1/ledger",
+        "postgresql://us/er:ter2@127.0.0.1:1/ledger",
+        "postgresql://user@ter2@127.0.0.1:1/ledger",
+        "postgresql://user:hunter2@127.0.0.1:1/ledger?password=hun@ter2",
+        "mysql://user:hun@ter2@127.0.0.1:1/ledger",
+    ],
+)
+def test_a_password_that_is_cut_in_two_by_an_at_sign_of_its_own_is_told_in_no_part(url: str) -> None:
+    with pytest.raises(LedgerUnusable, match=r"The ledger at the URL that is set .* as %40") as refused:
+        Ledger(url)
+    assert not re.search("hun|ter2|127", str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("postgresql://user:hun%40ter2@host/ledger", ("user", "hun@ter2", "host", "ledger")),
+        ("postgresql://user%40corp@host/led%40ger", ("user@corp", None, "host", "led@ger")),
+        ("postgresql://host/ledger?password=hun%40ter2", (None, None, "host", "ledger")),
+    ],
+)
+def test_an_at_sign_that_is_encoded_stands_for_itself(url: str, parts: tuple[str | None, ...]) -> None:
+    parsed = connecting.parse(url)
+    assert (parsed.username, parsed.password, parsed.host, parsed.database) == parts
+
+
+def test_a_file_may_have_an_at_sign_in_its_path(tmp_path: Path) -> None:
+    assert Ledger(f"sqlite:///{tmp_path}/a@b/c@d.sqlite").ledger_id
 
 
 def test_a_missing_driver_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

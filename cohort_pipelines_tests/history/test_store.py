@@ -237,7 +237,10 @@ def test_an_object_store_that_refuses_is_named(object_store: History, monkeypatc
     [
         ("sftp://deploy:hunter2@host:22/data/history", "sftp://host:22/data/history"),
         ("sftp://deploy:p@ss@host/history", "sftp://host/history"),
+        ("sftp://deploy:hun/ter2@host/history", "sftp://host/history"),
+        ("sftp://host:22/a@b/history", "sftp://host:22/a@b/history"),
         ("s3://bucket/history", "s3://bucket/history"),
+        ("s3://bucket/a:x@b/history", "s3://bucket/a:x@b/history"),
         ("/srv/a@b/history", "/srv/a@b/history"),
     ],
 )
