@@ -1,12 +1,13 @@
 import os
 import pwd
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from cohort_pipelines import history
-from cohort_pipelines.delivery import Ledger, pause
+from cohort_pipelines.delivery import Ledger, Target, pause, schema
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.standins.server import InThread
 from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, TAPLYTICS, Run, deliver, few_members
@@ -287,6 +288,30 @@ def test_a_renamed_sync_takes_its_target_over_and_a_deleted_one_is_retired(
     assert (retired.code, retired.err) == (0, "")
     assert segment(standins, "Launch List") == set()
     assert "target 'Launch List'" not in run("check", *here).findings
+
+
+def test_a_target_is_given_up_where_not_even_a_destination_is_declared_any_more(run: Run, export_project: Path) -> None:
+    here = ("--project", str(export_project))
+    for file in export_project.glob("*/defs/*/defs.yaml"):
+        file.unlink()
+        file.parent.rmdir()
+    ledger = Ledger(f"sqlite:///{export_project}/data/ledger.sqlite")
+    owned = {"owner": "launch_list", "generation": 1, "head_seq": 1, "established": True, "unsettled": 0, "held": 276}
+    with ledger.write() as connection:
+        target = Target("taplytics", "api.taplytics.com", "", "Launch List")
+        connection.execute(schema.target.insert().values(**asdict(target), **owned))
+
+    orphan = run("check", *here).findings["target 'Launch List'"]
+    assert orphan.endswith("they stay there until: cohort-pipelines retire launch_list")
+    refused = run("retire", "launch_list", "--yes", *here)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("TargetNotKnown: launch_list: no declared destination reaches 'Launch List'")
+    assert "give it up as it is with --forget" in refused.err
+    retired = run("retire", "launch_list", "--forget", "--yes", *here)
+
+    assert (retired.code, retired.err) == (0, "")
+    assert "'Launch List' (taplytics) is given up as it is: up to 276 users stay there." in retired.out
+    assert run("check", *here).out == ""
 
 
 @pytest.mark.slow

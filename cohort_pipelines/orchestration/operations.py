@@ -60,11 +60,13 @@ class RetireConfig(dg.Config):
 
 
 def build_operations(syncs: Sequence[ResolvedSync], destinations: Iterable[str]) -> dg.Definitions:
-    """Return the jobs `restore`, `retarget` and `retire` for all syncs of a project."""
+    """Return the jobs `restore`, `retarget` and `retire` for all syncs of a project.
+
+    They are there whatever is declared: a target can outlive the last sync, and the last destination too.
+    """
     named = {sync.name: sync for sync in syncs}
     needed = {"records", *destinations}
-    jobs = [_restore_job(named, needed), _retarget_job(named, needed), _retire_job(named, needed)]
-    return dg.Definitions(jobs=jobs if len(needed) > 1 else [])  # a target can outlive the last sync
+    return dg.Definitions(jobs=[_restore_job(named, needed), _retarget_job(named, needed), _retire_job(named, needed)])
 
 
 def _restore_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
@@ -180,7 +182,7 @@ def _leave(context: dg.OpExecutionContext, owner: str, left: Leaving) -> None:
 
 def _declared(syncs: Mapping[str, ResolvedSync], name: str) -> ResolvedSync:
     if name not in syncs:
-        raise TargetNotKnown(name, f"no such sync is declared; there are {', '.join(sorted(syncs))}")
+        raise TargetNotKnown(name, f"no such sync is declared; there are {', '.join(sorted(syncs)) or 'none'}")
     return syncs[name]
 
 

@@ -181,8 +181,9 @@ def opening() -> timedelta:
 
 def _write(folder: Path, declared: Mapping[str, str]) -> Path:
     package = folder / f"faulty_{uuid.uuid4().hex}"  # a module of that name is imported
+    (package / "defs").mkdir(parents=True)
     for name, text in declared.items():
-        (package / "defs" / name).mkdir(parents=True)
+        (package / "defs" / name).mkdir()
         (package / "defs" / name / "defs.yaml").write_text(text, encoding="utf-8")
     (package / "__init__.py").touch()
     (package / "defs" / "__init__.py").touch()

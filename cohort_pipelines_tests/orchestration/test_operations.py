@@ -234,15 +234,21 @@ def test_a_retirement_of_what_is_not_declared_any_more(exported: Faulty, tmp_pat
     assert pausing.paused(left.ledger, LIST) is None
 
 
-def test_a_target_that_nothing_reaches_any_more_is_only_given_up_by_name(exported: Faulty, tmp_path: Path) -> None:
+@pytest.mark.parametrize("declared", [{"mixpanel": MIXPANEL, "apptimize": MESSAGES}, {}], ids=["others", "nothing"])
+def test_a_target_that_nothing_reaches_any_more_is_only_given_up_by_name(
+    exported: Faulty, tmp_path: Path, declared: dict[str, str]
+) -> None:
     before, asked = exported.judge.segment("Launch List"), exported.judge.asked()
-    left = redeclared(exported, tmp_path, {"mixpanel": MIXPANEL, "apptimize": MESSAGES})
+    left = redeclared(exported, tmp_path, declared)
 
     sentence = failure(operate(left, "retire", sync=LIST))
     assert "no declared destination reaches 'Launch List' (taplytics at 127.0.0.1" in sentence
     assert "--forget" in sentence
     assert known(left)["Launch List"].retired is None
 
+    for job in ("restore", "retarget"):
+        needed = {"window": "first"} if job == "restore" else {}
+        assert "no such sync is declared; there are none." in failure(operate(left, job, sync=LIST, **needed))
     assert operate(left, "retire", sync=LIST, forget=True).success
     assert known(left)["Launch List"].retired is not None
     assert (exported.judge.segment("Launch List"), exported.judge.asked()) == (before, asked)
