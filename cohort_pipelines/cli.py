@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cohort_pipelines import __version__, cli_looking, cli_operations
-from cohort_pipelines.cli_options import SUPERSEDED, ProjectFolder, delivered
+from cohort_pipelines.cli_options import SUPERSEDED, ProjectFolder, delivered, text
 from cohort_pipelines.errors import CohortPipelinesError
 
 app = typer.Typer(
@@ -47,9 +47,10 @@ def options(
 @app.command()
 def demo(
     members: Members = 10_000,
-    sync: Annotated[str | None, typer.Option(help="Run only this one of the demo's syncs.")] = None,
+    sync: Annotated[str | None, typer.Option(callback=text, help="Run only this one of the demo's syncs.")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where to run; this folder if it has a dagster.yaml, else ./cohort-demo.")
+        Path | None,
+        typer.Option(callback=text, help="Where to run; this folder if it has a dagster.yaml, else ./cohort-demo."),
     ] = None,
 ) -> None:
     """Run the main job against local stand-ins of Mixpanel, Taplytics and Apptimize, and prove what arrived."""
@@ -62,7 +63,7 @@ def demo(
 
 @app.command()
 def dev(
-    port: Annotated[int, typer.Option(help="The UI's port.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The UI's port.")] = 3000,
     standins: Annotated[bool, typer.Option(help="Start the stand-ins too, as the demo left them.")] = False,
     project: ProjectFolder = Path(),
 ) -> None:
@@ -113,8 +114,10 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 
 @app.command()
 def export(
-    sync: Annotated[str, typer.Argument(help="A sync of type one_time.")],
-    name: Annotated[str | None, typer.Option(help="The export's name; the current moment by default.")] = None,
+    sync: Annotated[str, typer.Argument(callback=text, help="A sync of type one_time.")],
+    name: Annotated[
+        str | None, typer.Option(callback=text, help="The export's name; the current moment by default.")
+    ] = None,
     project: ProjectFolder = Path(),
 ) -> None:
     """Make a one-time export now, in this process, and record it as a partition of the sync."""

@@ -1,7 +1,7 @@
 """Commands by which somebody steps in: pause, let go, put back, move, give up. Each leaves its record in the ledger."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from cohort_pipelines.cli_options import (
     console,
     delivered,
     fail,
+    text,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ Forget = Annotated[
     bool,
     typer.Option("--forget", help="Leave the members of its target where they are, since nothing declared reaches it."),
 ]
+
+_DAY = timedelta(days=1)
+_MOST_USERS = 1_000_000_000  # a ledger's number holds twice as many
 
 app = typer.Typer()
 ledger_app = typer.Typer(no_args_is_help=True, help="Look after the ledger.")
@@ -76,8 +80,10 @@ def release(
     sync: Sync,
     *,
     because: Because,
-    min_users: Annotated[int | None, typer.Option(min=0, help="Any payload of at least so many users ...")] = None,
-    max_users: Annotated[int | None, typer.Option(min=0, help="... and at most so many ...")] = None,
+    min_users: Annotated[
+        int | None, typer.Option(min=0, max=_MOST_USERS, help="Any payload of at least so many users ...")
+    ] = None,
+    max_users: Annotated[int | None, typer.Option(min=0, max=_MOST_USERS, help="... and at most so many ...")] = None,
     until: Annotated[str, typer.Option(help="... until this moment, ISO 8601; UTC unless it says so.")] = "",
     later: Annotated[bool, typer.Option("--later", help="Only record it; do not deliver now.")] = False,
     who: Who = "",
@@ -125,10 +131,14 @@ def release(
 @app.command()
 def restore(
     sync: Sync,
-    window: Annotated[str, typer.Argument(help="The window or export whose audience is put back, see `history`.")],
+    window: Annotated[
+        str, typer.Argument(callback=text, help="The window or export whose audience is put back, see `history`.")
+    ],
     *,
     pause_too: Annotated[bool, typer.Option("--pause", help="Pause the sync in the same transaction.")] = False,
-    because: Annotated[str, typer.Option("--because", help="Why it is paused; needed with --pause.")] = "",
+    because: Annotated[
+        str, typer.Option("--because", callback=text, help="Why it is paused; needed with --pause.")
+    ] = "",
     who: Who = "",
     yes: Yes = False,
     project: ProjectFolder = Path(),
@@ -173,7 +183,7 @@ def retarget(sync: Sync, forget: Forget = False, yes: Yes = False, project: Proj
 
 @app.command()
 def retire(
-    sync: Annotated[str, typer.Argument(help="The sync's name; it need not be declared any more.")],
+    sync: Annotated[str, typer.Argument(callback=text, help="The sync's name; it need not be declared any more.")],
     forget: Forget = False,
     who: Who = "",
     yes: Yes = False,
@@ -272,12 +282,15 @@ def _say_newest(sync: str) -> None:
         console().print(line)
 
 
-def _moment(text: str) -> datetime | None:
-    if not text:
+def _moment(given: str) -> datetime | None:
+    if not given:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(given)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment + _DAY - _DAY  # as a database may tell it, in any time zone
     except ValueError:
-        problem = f"{text!r} is no moment such as 2026-11-23T18:00"
-        raise typer.BadParameter(problem, param_hint="--until") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        problem = f"{given!r} is no moment such as 2026-11-23T18:00"
+    except OverflowError:
+        problem = f"{given!r} is a moment that no ledger can keep"
+    raise typer.BadParameter(problem, param_hint="--until")

@@ -6,17 +6,36 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
 from cohort_pipelines.errors import ConfirmationNeeded
 
+_Given = TypeVar("_Given", bound=str | Path | None)
+
+
+def text(given: _Given) -> _Given:
+    """Return what was ``given``, which a shell makes of any bytes, where it can be recorded and shown.
+
+    Raises:
+        BadParameter: it is not in UTF-8.
+    """
+    try:
+        str(given or "").encode()
+    except UnicodeEncodeError:
+        problem = "it is not text in UTF-8"
+        raise typer.BadParameter(problem) from None
+    return given
+
+
 ProjectFolder = Annotated[Path, typer.Option("--project", help="The project's folder.")]
-Sync = Annotated[str, typer.Argument(help="The sync's name.")]
-Because = Annotated[str, typer.Option("--because", help="Why, for whoever reads the record.")]
-Who = Annotated[str, typer.Option("--who", help="By whose word; user@host by default.", show_default=False)]
+Sync = Annotated[str, typer.Argument(callback=text, help="The sync's name.")]
+Because = Annotated[str, typer.Option("--because", callback=text, help="Why, for whoever reads the record.")]
+Who = Annotated[
+    str, typer.Option("--who", callback=text, help="By whose word; user@host by default.", show_default=False)
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 SUPERSEDED = "Superseded: a newer audience has been delivered since. Nothing was sent."
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
@@ -44,7 +63,7 @@ def delivered(upload: Mapping[str, object]) -> str:
 
 def asking(who: str) -> str:
     """Return ``who``, or whoever runs this process."""
-    return who or f"{_user()}@{socket.gethostname()}"
+    return who or f"{_user()}@{socket.gethostname()}".encode(errors="replace").decode()
 
 
 def _user() -> str:

@@ -51,6 +51,15 @@ def test_a_command_that_does_not_exist_is_refused(run: Run) -> None:
     assert run("sink").code == 2
 
 
+@pytest.mark.usefixtures("demo_folder")
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_port_that_there_cannot_be_is_refused(run: Run, port: str) -> None:
+    refused = run("dev", "--port", port)
+
+    assert refused.code == 2
+    assert "Invalid value for '--port'" in refused.err
+
+
 def test_standins_print_where_they_are_and_end_with_a_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cohort_pipelines", "standins", "--members", "50"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:

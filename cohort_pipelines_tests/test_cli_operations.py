@@ -12,6 +12,8 @@ from cohort_pipelines.orchestration import launch
 from cohort_pipelines.standins.server import InThread
 from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, TAPLYTICS, Run, deliver, few_members
 
+NOT_TEXT = os.fsdecode(b"caf\xe9")  # as a shell hands over what is not in UTF-8
+
 pytestmark = pytest.mark.usefixtures("at_opening")
 
 
@@ -83,6 +85,58 @@ def test_a_user_without_a_name_is_known_by_number(
 
     assert run("pause", TAPLYTICS, "--because", "holidays").code == 0
     assert f"paused by uid {os.getuid()}@" in run("check").findings[f"pause of {TAPLYTICS}"]
+
+
+@pytest.mark.usefixtures("demo_folder")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pause", TAPLYTICS, "--because", NOT_TEXT),
+        ("pause", TAPLYTICS, "--because", "x", "--who", NOT_TEXT),
+        ("pause", NOT_TEXT, "--because", "x"),
+        ("release", TAPLYTICS, "--because", NOT_TEXT),
+        ("restore", TAPLYTICS, NOT_TEXT, "--yes"),
+        ("restore", TAPLYTICS, "w", "--yes", "--pause", "--because", NOT_TEXT),
+        ("retire", NOT_TEXT, "--yes"),
+        ("history", NOT_TEXT),
+        ("export", "launch_list", "--name", NOT_TEXT),
+        ("export", NOT_TEXT),
+        ("demo", "--sync", NOT_TEXT),
+        ("demo", "--folder", NOT_TEXT),
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_text_is_refused_where_it_is_read(run: Run, command: tuple[str, ...]) -> None:
+    refused = run(*command)
+
+    assert (refused.code, refused.out) == (2, "")
+    assert re.search(r"Invalid value for '.*': it is not text in UTF-8", refused.err)
+
+
+@pytest.mark.usefixtures("demo_folder")
+def test_a_user_whose_name_is_no_text_is_known_by_what_of_it_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", NOT_TEXT)
+
+    assert run("pause", TAPLYTICS, "--because", "holidays").code == 0
+    assert "paused by caf?@" in run("check").findings[f"pause of {TAPLYTICS}"]
+
+
+@pytest.mark.usefixtures("demo_folder")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--until", "9999-12-31T23:59-05:00"), "'9999-12-31T23:59-05:00' is a moment that no ledger can keep"),
+        (("--until", "9999-12-31T23:59"), "'9999-12-31T23:59' is a moment that no ledger can keep"),
+        (("--until", "0001-01-01T00:00+05:00"), "'0001-01-01T00:00+05:00' is a moment that no ledger can keep"),
+        (("--until", "2090-01-01", "--max-users", "99999999999999999999"), "less than or equal to 1000000000"),
+        (("--until", "2090-01-01", "--min-users", "9999999999"), "less than or equal to 1000000000"),
+    ],
+)
+def test_a_release_of_more_than_a_ledger_can_keep_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
+    refused = run("release", TAPLYTICS, "--because", "x", "--min-users", "1", *arguments)
+
+    assert (refused.code, refused.out) == (2, "")
+    assert says in " ".join(refused.err.replace("│", " ").split())
 
 
 @pytest.mark.usefixtures("demo_folder")
