@@ -95,23 +95,27 @@ def release(
     """
     from cohort_pipelines.delivery import releasing
     from cohort_pipelines.delivery.schema import AttemptKind
+    from cohort_pipelines.errors import NothingHeld
     from cohort_pipelines.orchestration import launch, operations
     from cohort_pipelines.orchestration.resources import own_ledger
 
     with launch.opened(project) as opened:
         ledger, name = own_ledger(), opened.sync(sync).name
-        held = releasing.held(ledger, name)
+        held, by_size = releasing.held(ledger, name), min_users is not None or max_users is not None
+        if held is None and not by_size:
+            raise NothingHeld(name)
+        shown = None if by_size else held  # not what is held by the time that it is recorded
         made = releasing.release(
             ledger,
             name,
             who=asking(who),
             why=because,
+            payload_checksum=shown.payload_checksum if shown else None,
             min_users=min_users,
             max_users=max_users,
             until=_moment(until),
         )
-        by_size = min_users is not None or max_users is not None
-        what = "payloads of that size" if by_size or held is None else f"the payload of {_origin(held)}"
+        what = f"the payload of {_origin(shown)}" if shown else "payloads of that size"
         console().print(f"{name}: {what} may pass the gates until {made.until:%Y-%m-%d %H:%M} UTC.")
         if held is None or later:
             return

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from cohort_pipelines import history
+from cohort_pipelines import cli_operations, history
 from cohort_pipelines.delivery import Ledger, Target, pause, schema
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.standins.server import InThread
@@ -68,6 +69,35 @@ def test_a_release_delivers_the_held_payload_and_the_record_says_by_whose_word(
     assert f"Delivered to 'Beta Users': {len(few)} users, 0 joined, {276 - len(few)} left" in released.out
     assert segment(standins) == few
     assert "let through the gates by kim: the campaign is over" in run("history", TAPLYTICS).out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["something is held", "nothing is held"])
+def test_a_release_is_of_the_payload_that_it_shows_and_not_of_one_that_is_held_meanwhile(
+    run: Run, demo_folder: Path, standins: InThread, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    assert deliver(demo_folder, TAPLYTICS, back=2).upload
+    held = ""
+    if before == "something is held":
+        with few_members(standins, keep=20):
+            held = deliver(demo_folder, TAPLYTICS, back=1).partition_key
+
+    def asking(who: str) -> str:
+        with few_members(standins, keep=10):
+            assert "Held by the gate max_shrink" in deliver(demo_folder, TAPLYTICS).error
+        return who
+
+    monkeypatch.setattr(cli_operations, "asking", asking)
+    done = run("release", TAPLYTICS, "--because", "the campaign is over", "--who", "kim", "--later")
+
+    with Ledger(f"sqlite:///{demo_folder}/data/ledger.sqlite").read() as connection:
+        released = connection.execute(select(schema.release.c.payload_checksum)).scalars().all()
+        shown = select(schema.attempt.c.payload_checksum).filter_by(window=held)
+        expected = connection.execute(shown).scalars().all()
+    assert released == expected
+    assert done.code == (0 if held else 1)
+    says = f"{TAPLYTICS}: the payload of {held} may pass" if held else "NothingHeld: "
+    assert (done.out or done.err).startswith(says)
 
 
 @pytest.mark.usefixtures("demo_folder")
