@@ -2,28 +2,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from cohort_pipelines.delivery import belief, overwrite, pace
-from cohort_pipelines.delivery.belief import Belief, fold
+from cohort_pipelines.delivery import belief, pace
 from cohort_pipelines.delivery.gates import Facts, Gates, Verdict
-from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.errors import PartnerRequestRefused
-from cohort_pipelines.history import History, StoredFile
-from cohort_pipelines.identity import Equality
-from cohort_pipelines_tests.soak.__main__ import broken_by, run_batch, shortest
+from cohort_pipelines_tests.soak.__main__ import broken_by, first_broken, run_batch, shortest
 from cohort_pipelines_tests.soak.bench import bench
 from cohort_pipelines_tests.soak.model import Tally
+from cohort_pipelines_tests.soak.plain import plain_difference
 from cohort_pipelines_tests.soak.story import Numbers, Step, Story, shrunk, story_of
 
 STORIES = 60
-
-
-def first_broken() -> str:
-    with bench() as place:
-        return next((broken for seed in range(STORIES) if (broken := broken_by(story_of(seed), Tally(), place))), "")
 
 
 def test_a_story_is_the_same_for_the_same_seed_and_its_text_makes_it() -> None:
@@ -64,44 +54,27 @@ def test_whatever_happens_green_is_exact() -> None:
 
 
 @pytest.mark.slow
-def test_the_plain_difference_against_the_last_finished_overwrite_is_found_to_be_wrong(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def only_when_finished(
-        history: History,
-        base: Belief,
-        plan: StoredFile,
-        chunks: pa.Table,
-        *,
-        equality: Equality = "exact",
-        applies_within: timedelta = timedelta(0),
-    ) -> Belief:
-        finished = chunks.filter(pc.field("state") == ChunkState.ACKED)
-        rows = sum(hi - lo for lo, hi in zip(finished["lo"].to_pylist(), finished["hi"].to_pylist(), strict=True))
-        if rows != plan.rows:
-            return base
-        return fold(history, base, plan, chunks, equality=equality, applies_within=applies_within)
-
-    monkeypatch.setattr(overwrite, "fold", only_when_finished)
-    assert first_broken() == "green, and not the payload"
+def test_the_plain_difference_against_the_last_finished_overwrite_is_found_to_be_wrong() -> None:
+    with plain_difference():
+        assert first_broken()[1] == "green, and not the payload"
 
 
 @pytest.mark.slow
 def test_certainty_that_comes_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(belief, "SETTLES_AFTER", timedelta(0))
-    assert first_broken() == "settled, and yet a request may still land"
+    assert first_broken()[1] == "settled, and yet a request may still land"
 
 
 @pytest.mark.slow
 def test_an_edit_that_is_never_healed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "due", lambda *_, **__: None)
-    assert first_broken() == "green, and not the payload"
+    assert first_broken()[1] == "green, and not the payload"
 
 
 @pytest.mark.slow
 def test_a_deleted_target_that_nobody_makes_anew_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PartnerRequestRefused, "may_miss_the_target", False)
-    assert first_broken() == "a quiet window failed: DeliveryStopped"
+    assert first_broken()[1] == "a quiet window failed: DeliveryStopped"
 
 
 @pytest.mark.slow
@@ -111,4 +84,4 @@ def test_a_gate_that_holds_nobody_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         return []
 
     monkeypatch.setattr(Gates, "judge", let_all_pass)
-    assert first_broken() == "no gate held it"
+    assert first_broken()[1] == "no gate held it"
