@@ -1,4 +1,4 @@
-"""The plain rule in place of belief, joiners and leavers against the last finished overwrite: it ends green and wrong."""
+"""The plain rule in place of belief: joiners and leavers against the last finished overwrite. It ends wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
