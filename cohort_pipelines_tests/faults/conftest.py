@@ -45,5 +45,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture(params=["flags", "messages"])
 def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
+    """Return a target that is full of strangers, and that nothing was delivered to."""
     with in_thread(Settings(members=10)) as standins:
-        yield Wired(request.param, standins, tmp_path)
+        wired = Wired(request.param, standins, tmp_path)
+        wired.meet_strangers()
+        yield wired

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import IN_MEMORY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
-from cohort_pipelines_tests.faults.wires import WIRES, Wired, small_pages
+from cohort_pipelines_tests.faults.wires import ALREADY_THERE, STRANGERS, WIRES, Row, Wired, small_pages
 
 LEASE_IS_OVER = timedelta(minutes=2)
-OLD, NEW = users(*range(4)), users(*range(2, 9))
+AN_HOUR_AGO = -timedelta(hours=1)
+OLD, NEW = users(*range(4)), users(*range(2, 9)) | ALREADY_THERE
 Receivers = tuple[InThread, InThread]
 LEAST_POINTS = {"flags": 40, "messages": 40, "replace_session": 25, "file": 25}
 
@@ -57,52 +59,87 @@ def back_to_the_old_audience(world: World, wired: Wired) -> set[str]:
 
 
 def forget_everybody(standins: InThread) -> None:
-    standins.standins.taplytics.writes.clear()
-    standins.standins.apptimize.messages.clear()
-    standins.standins.taplytics.users.clear()
-    standins.standins.apptimize.groups.clear()
-    standins.standins.apptimize._sessions.clear()
+    flags, messages = standins.standins.taplytics, standins.standins.apptimize
+    flags.writes.clear()
+    messages.messages.clear()
+    flags.users.clear()
+    messages.groups.clear()
+    messages._sessions.clear()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every death begins with: a target, and the world that has written it; ``held`` are in the target."""
+
+    wired: Wired
+    standins: InThread
+    template: Path
+    held: set[str]
+
+    def begin(self) -> World:
+        """Put everything back, and return the world."""
+        forget_everybody(self.standins)
+        self.wired.hold(self.held)
+        shutil.rmtree(self.wired.folder)
+        shutil.copytree(self.template, self.wired.folder, symlinks=True)
+        world = World(self.wired.folder)
+        world.next_window()
+        return world
+
+    def due(self, payload: set[str], sent: Iterable[Row]) -> set[str]:
+        """Return who has to be in the target by now: who was there already is ours only from when it was ``sent``."""
+        told = {user for _, user in sent}
+        return self.wired.with_strangers(payload) | (self.held & ALREADY_THERE - told)
+
+
+def set_up(kind: str, folder: Path, receivers: Receivers, before: set[str]) -> Scene:
+    """Let a target full of strangers be written for the first time with ``before``, an hour ago; nobody: never yet."""
+    template, place = folder / "template", folder / "place"  # one place, since a published file's folder is its account
+    standins = receivers[kind == "replace_session"]
+    wired = Wired(kind, standins, place)
+    place.mkdir()
+    forget_everybody(standins)
+    wired.meet_strangers()
+    if before:
+        with clock.shifted(AN_HOUR_AGO):
+            World(place).overwrite(before, partner=wired.partner())
+    shutil.copytree(place, template, symlinks=True)
+    return Scene(wired, standins, template, wired.members if before else STRANGERS | ALREADY_THERE)
+
+
+def survivor_of(world: World) -> World:
+    """Return the same world for another process, in the same window."""
+    survivor = World(world.folder)
+    survivor.window = world.window
+    return survivor
 
 
 @pytest.mark.parametrize(
     ("before", "afterwards"),
-    [(OLD, same_window_again), (OLD, back_to_the_old_audience), (None, same_window_again)],
+    [(OLD, same_window_again), (OLD, back_to_the_old_audience), (users(), same_window_again)],
     ids=["change", "change and back", "first fill"],
 )
 @pytest.mark.parametrize("kind", WIRES)
 def test_f01_killed_at_any_point_the_next_green_is_exact(
     kind: str,
-    before: set[str] | None,
+    before: set[str],
     afterwards: Callable[[World, Wired], set[str]],
     folder: Path,
     receivers: Receivers,
 ) -> None:
-    standins = receivers[kind == "replace_session"]
-    template, place = folder / "template", folder / "place"  # one place, since a published file's folder is its account
-    wired = Wired(kind, standins, place)
-    place.mkdir()
-    forget_everybody(standins)
-    if before:
-        World(place).overwrite(before, partner=wired.partner())
-    shutil.copytree(place, template, symlinks=True)
+    scene = set_up(kind, folder, receivers, before)
+    wired = scene.wired
     point, alive = 0, True
     while alive:
         point += 1
-        forget_everybody(standins)
-        shutil.rmtree(place)
-        shutil.copytree(template, place, symlinks=True)
-        world = World(place)
-        if before:
-            wired.hold(before)
-            world.next_window()
+        world = scene.begin()
         with small_pages():
             alive = dies(world, NEW, point, partner=wired.partner())
-            survivor, sent = World(place), wired.sent()
-            survivor.window = world.window
+            sent = wired.sent()
             wired.forget_sent()
             with clock.shifted(LEASE_IS_OVER):
-                wanted = afterwards(survivor, wired)
-        assert wired.members == wanted, point
+                wanted = afterwards(survivor_of(world), wired)
+        assert wired.members == scene.due(wanted, sent + wired.sent()), point
         if afterwards is same_window_again and isinstance(partner := wired.partner(), ChangeWire):
             assert (sent & wired.sent()).total() <= partner.workers * partner.chunk_rows, point
     assert point > LEAST_POINTS[kind]

@@ -15,24 +15,27 @@ from cohort_pipelines.standins.server import in_thread
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.projects import without_waiting
-from cohort_pipelines_tests.faults.wires import HTTP_WIRES, Wired, small_pages
+from cohort_pipelines_tests.faults.wires import ALREADY_THERE, HTTP_WIRES, Wired, small_pages
 
 LATER = SETTLES_AFTER + timedelta(seconds=1)
 APPLIES_WITHIN = timedelta(minutes=5)
-OLD, NEW = users(1, 2, 3, 4), users(3, 4, 5)
+OLD, NEW = users(1, 2, 3, 4) | ALREADY_THERE, users(3, 4, 5)
 
 
 @pytest.fixture(params=HTTP_WIRES)
 def wired(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wired]:
-    """Return a target that holds OLD, which was delivered to it."""
+    """Return a target that is full of strangers."""
     without_waiting(monkeypatch)
     receiver = Behaviour(members="replace" if request.param == "replace_session" else "add")
     with in_thread(Settings(members=10, apptimize=receiver)) as standins, small_pages():
-        yield Wired(request.param, standins, tmp_path)
+        wired = Wired(request.param, standins, tmp_path)
+        wired.meet_strangers()
+        yield wired
 
 
 @pytest.fixture
 def world(wired: Wired) -> World:
+    """Return a world in its second window; OLD was delivered in the first."""
     with clock.shifted(-timedelta(hours=1)):
         world = World(wired.folder)
         world.overwrite(OLD, partner=wired.partner())
@@ -45,7 +48,7 @@ def test_f03_a_lost_answer_is_asked_for_again_until_it_has_settled(world: World,
     receipt = world.overwrite(NEW, partner=wired.partner())
     assert receipt.state is AttemptState.DELIVERED
     assert receipt.unsettled > 0
-    assert wired.members == NEW
+    assert wired.members == wired.with_strangers(NEW)
 
     world.next_window()
     wired.forget_sent()
@@ -54,7 +57,7 @@ def test_f03_a_lost_answer_is_asked_for_again_until_it_has_settled(world: World,
         assert again.unsettled == 0
         assert again.planned > 0
         assert wired.sent().total() == (len(NEW) if wired.kind == "replace_session" else again.planned)
-        assert wired.members == NEW
+        assert wired.members == wired.with_strangers(NEW)
 
 
 def test_f03_a_request_that_is_silent_for_good_stops_and_is_sent_again(world: World, wired: Wired) -> None:
@@ -65,7 +68,7 @@ def test_f03_a_request_that_is_silent_for_good_stops_and_is_sent_again(world: Wo
 
     world.next_window()
     receipt = world.overwrite(OLD, partner=wired.partner())
-    assert wired.members == OLD
+    assert wired.members == wired.with_strangers(OLD)
     assert receipt.unsettled > 0
 
 
@@ -87,15 +90,15 @@ def test_f03_what_lands_after_a_green_of_the_opposite_is_put_right(
     green = world.overwrite(OLD, partner=wired.partner())
     assert green.state is AttemptState.DELIVERED
     assert green.unsettled > 0  # so that nobody takes it for final
-    assert wired.members == OLD
+    assert wired.members == wired.with_strangers(OLD)
     assert wired.land() >= 1
-    assert wired.members != OLD
+    assert wired.members != wired.with_strangers(OLD)
 
     world.next_window()
     with clock.shifted(LATER):
         settled = world.overwrite(OLD, partner=wired.partner())
     assert settled.unsettled == 0
-    assert wired.members == OLD
+    assert wired.members == wired.with_strangers(OLD)
 
 
 @pytest.mark.parametrize("reordered", [False, True], ids=["in order", "reordered"])
@@ -106,7 +109,7 @@ def test_f03_a_receiver_that_applies_later_is_only_accepted_and_never_overtaken(
     terms = Terms(applies_within=APPLIES_WITHIN)
     first = world.overwrite(NEW, partner=wired.partner(), terms=terms)
     assert first.state is AttemptState.ACCEPTED
-    assert wired.members == OLD
+    assert wired.members == wired.with_strangers(OLD)
     world.next_window()
 
     payload, seq = world.seal(OLD)
@@ -116,8 +119,8 @@ def test_f03_a_receiver_that_applies_later_is_only_accepted_and_never_overtaken(
     assert wired.pending() == pending
 
     wired.land()
-    assert wired.members == NEW
+    assert wired.members == wired.with_strangers(NEW)
     with clock.shifted(APPLIES_WITHIN + timedelta(minutes=1)):
         assert world.deliver(payload, seq, partner=wired.partner(), terms=terms).state is AttemptState.ACCEPTED
         wired.land()
-    assert wired.members == OLD
+    assert wired.members == wired.with_strangers(OLD)

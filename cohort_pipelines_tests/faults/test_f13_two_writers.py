@@ -1,11 +1,11 @@
 """F13: two runs for one target are one writer at a time, and one that outlives its window makes way for the next."""
 
 from cohort_pipelines_tests.delivery.world import World, users
-from cohort_pipelines_tests.faults.wires import Wired
+from cohort_pipelines_tests.faults.wires import ALREADY_THERE, Wired
 from cohort_pipelines_tests.faults.writer import outcome, writing
 from cohort_pipelines_tests.live import until
 
-MANY = users(*range(24))
+MANY = users(*range(24)) | ALREADY_THERE
 
 
 def test_f13_two_runs_that_start_together_send_each_user_once(world: World, wired: Wired) -> None:
@@ -13,7 +13,7 @@ def test_f13_two_runs_that_start_together_send_each_user_once(world: World, wire
     with writing(world, wired, MANY, "one") as one, writing(world, wired, MANY, "two") as two:
         ended = [outcome(one), outcome(two)]
 
-    assert wired.members == MANY
+    assert wired.members == wired.with_strangers(MANY)
     assert max(wired.sent().values()) == 1
     assert wired.sent().total() == len(MANY)
     errors = sorted(each["error"] for each in ended)
@@ -27,7 +27,7 @@ def test_f13_a_run_that_outlives_its_window_yields_and_the_next_goes_on(world: W
         later = World(world.folder, url=world.url)
         later.window = world.window
         later.next_window()
-        wanted = MANY - users(0) | users(24)
+        wanted = MANY - users(0) - ALREADY_THERE | users(24)
         with writing(later, wired, wanted, "next") as following:
             first = outcome(late)
             wired.mend()
@@ -35,5 +35,5 @@ def test_f13_a_run_that_outlives_its_window_yields_and_the_next_goes_on(world: W
 
     assert first["error"] == "DeliveryYielded"
     assert (second["error"], second["unsettled"]) == ("", 0)
-    assert wired.members == wanted
+    assert wired.members == wired.with_strangers(wanted)
     assert max(wired.sent().values()) == 1  # it went on, and began nothing anew

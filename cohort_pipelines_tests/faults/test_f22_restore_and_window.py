@@ -1,27 +1,17 @@
 """F22: a restore and a scheduled window start together: the later generation wins, and the history shows both."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from cohort_pipelines.delivery import Receipt
 from cohort_pipelines.errors import DeliverySuperseded
 from cohort_pipelines.history import Stage
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
-from cohort_pipelines_tests.faults.wires import Wired
+from cohort_pipelines_tests.faults.wires import ALREADY_THERE, Wired
 
-FIRST, SECOND, THIRD = users(1, 2, 3), users(3, 4, 5), users(5, 6, 7)
-
-
-@pytest.fixture(params=["flags", "messages"])
-def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
-    with in_thread(Settings(members=10)) as standins:
-        yield Wired(request.param, standins, tmp_path)
+FIRST, SECOND, THIRD = users(1, 2, 3) | ALREADY_THERE, users(3, 4, 5), users(5, 6, 7)
 
 
 @pytest.fixture
@@ -65,7 +55,7 @@ def test_f22_whichever_claims_last_wins_and_both_are_in_the_history(world: World
         put_back, overwritten = restored.result(60), delivered.result(60)
 
     won = overwritten is not None and overwritten.generation > put_back.generation
-    assert wired.members == (THIRD if won else FIRST)
+    assert wired.members == wired.with_strangers(THIRD if won else FIRST)
     assert won <= bool(attempt % 2)  # a snapshot that was there before the restore asked never goes over it
     assert receipts(world) == 2
     assert put_back.restored_from == first_window
@@ -87,5 +77,5 @@ def test_f22_a_window_that_holds_the_target_goes_first_and_the_restore_goes_over
         delivered = scheduled.result(60)
 
     assert restored.generation == delivered.generation + 1
-    assert wired.members == FIRST
+    assert wired.members == wired.with_strangers(FIRST)
     assert receipts(world) == 2

@@ -31,6 +31,12 @@ HTTP_WIRES = ("flags", "messages", "replace_session")
 WIRES = (*HTTP_WIRES, "file")
 _TLS = ssl.create_default_context()  # which httpx would read anew for each request
 
+STRANGERS = {f"never-sent-{number}" for number in range(5)}
+"""Whom somebody put into the target by hand, and nobody of us ever sends."""
+
+ALREADY_THERE = {"already-there"}
+"""Who was put there likewise, and is in payloads as well; of all ids it is sent first."""
+
 Row = tuple[str, str]
 """What a partner was asked for, and the id."""
 
@@ -66,6 +72,10 @@ class Wired:
             return {user for (user,) in rows}
         judge = Checker(self.folder, self.standins)
         return judge.segment(TARGET) if self.kind == "flags" else judge.group(TARGET)
+
+    def with_strangers(self, payload: set[str]) -> set[str]:
+        """Return who has to be in the target once ``payload`` is: strangers stay, unless everybody is replaced."""
+        return payload if self.kind in {"replace_session", "file"} else payload | STRANGERS
 
     def sent(self) -> Counter[Row]:
         """Return what was asked for of each user, and how often, since it was forgotten last."""
@@ -108,6 +118,10 @@ class Wired:
             edit = {"target": TARGET, "add": sorted(wanted), "remove": sorted(self.members - wanted)}
             self._ask("POST", "edit", edit)
             self.forget_sent()
+
+    def meet_strangers(self) -> None:
+        """Let the target be full of ids that we never sent, as one that was written by hand so far."""
+        self.hold(STRANGERS | ALREADY_THERE)
 
     def _ask(self, method: str, what: str, body: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401  JSON
         service = self.standins.taplytics_url if self.kind == "flags" else self.standins.apptimize_url
