@@ -10,18 +10,33 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines import clock
+from cohort_pipelines.delivery import Receipt
+from cohort_pipelines.delivery.belief import SETTLES_AFTER
 from cohort_pipelines.partners.wire import ChangeWire
 from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.delivery.world import IN_MEMORY, World, one_duckdb, users
+from cohort_pipelines_tests.delivery.world import IN_MEMORY, LAST_TRY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
-from cohort_pipelines_tests.faults.wires import ALREADY_THERE, STRANGERS, WIRES, Row, Wired, small_pages
+from cohort_pipelines_tests.faults.projects import without_waiting
+from cohort_pipelines_tests.faults.wires import (
+    ALREADY_THERE,
+    HTTP_WIRES,
+    STRANGERS,
+    WIRES,
+    Row,
+    Wired,
+    skipping_waits,
+    small_pages,
+)
 
 LEASE_IS_OVER = timedelta(minutes=2)
+APPLIES_WITHIN = timedelta(minutes=5)  # longer than that, so that the next writer comes too early
+ALL_IS_SETTLED = LAST_TRY + SETTLES_AFTER + timedelta(seconds=1)
 AN_HOUR_AGO = -timedelta(hours=1)
 OLD, NEW = users(*range(4)), users(*range(2, 9)) | ALREADY_THERE
 Receivers = tuple[InThread, InThread]
+EVERY = 3  # points from one death to the next, in the sweeps of partners that are late
 LEAST_POINTS = {"flags": 40, "messages": 40, "replace_session": 25, "file": 25}
 
 
@@ -47,19 +62,20 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-def same_window_again(world: World, wired: Wired) -> set[str]:
-    world.overwrite(NEW, partner=wired.partner())
-    return NEW
+def same_window_again(world: World, wired: Wired) -> Receipt:
+    return world.overwrite(NEW, partner=wired.partner(), terms=wired.terms)
 
 
-def back_to_the_old_audience(world: World, wired: Wired) -> set[str]:
+def back_to_the_old_audience(world: World, wired: Wired) -> Receipt:
     world.next_window()
-    world.overwrite(OLD, partner=wired.partner())
-    return OLD
+    return world.overwrite(OLD, partner=wired.partner(), terms=wired.terms)
 
 
 def forget_everybody(standins: InThread) -> None:
     flags, messages = standins.standins.taplytics, standins.standins.apptimize
+    for partner in (flags, messages):
+        partner.reception.reset(())
+        partner.reception._pending.clear()
     flags.writes.clear()
     messages.messages.clear()
     flags.users.clear()
@@ -92,11 +108,13 @@ class Scene:
         return self.wired.with_strangers(payload) | (self.held & ALREADY_THERE - told)
 
 
-def set_up(kind: str, folder: Path, receivers: Receivers, before: set[str]) -> Scene:
+def set_up(
+    kind: str, folder: Path, receivers: Receivers, before: set[str], applies_within: timedelta = timedelta(0)
+) -> Scene:
     """Let a target full of strangers be written for the first time with ``before``, an hour ago; nobody: never yet."""
     template, place = folder / "template", folder / "place"  # one place, since a published file's folder is its account
     standins = receivers[kind == "replace_session"]
-    wired = Wired(kind, standins, place)
+    wired = Wired(kind, standins, place, applies_within)
     place.mkdir()
     forget_everybody(standins)
     wired.meet_strangers()
@@ -123,12 +141,12 @@ def survivor_of(world: World) -> World:
 def test_f01_killed_at_any_point_the_next_green_is_exact(
     kind: str,
     before: set[str],
-    afterwards: Callable[[World, Wired], set[str]],
+    afterwards: Callable[[World, Wired], Receipt],
     folder: Path,
     receivers: Receivers,
 ) -> None:
     scene = set_up(kind, folder, receivers, before)
-    wired = scene.wired
+    wired, wanted = scene.wired, OLD if afterwards is back_to_the_old_audience else NEW
     point, alive = 0, True
     while alive:
         point += 1
@@ -138,8 +156,63 @@ def test_f01_killed_at_any_point_the_next_green_is_exact(
             sent = wired.sent()
             wired.forget_sent()
             with clock.shifted(LEASE_IS_OVER):
-                wanted = afterwards(survivor_of(world), wired)
+                afterwards(survivor_of(world), wired)
         assert wired.members == scene.due(wanted, sent + wired.sent()), point
         if afterwards is same_window_again and isinstance(partner := wired.partner(), ChangeWire):
             assert (sent & wired.sent()).total() <= partner.workers * partner.chunk_rows, point
     assert point > LEAST_POINTS[kind]
+
+
+@pytest.mark.parametrize("kind", HTTP_WIRES)
+def test_f01_killed_at_a_partner_that_applies_later_and_out_of_order(
+    kind: str, folder: Path, receivers: Receivers
+) -> None:
+    """What the dead writer sent is acknowledged and not applied yet, when the next one is to take it back."""
+    scene = set_up(kind, folder, receivers, OLD, APPLIES_WITHIN)
+    wired = scene.wired
+    point, alive, pending = 1 - EVERY, True, 0
+    while alive:
+        point += EVERY
+        world = scene.begin()
+        wired.behave(asynchronous=True, reordered=True, seed=point)
+        with small_pages(), skipping_waits(wired):
+            alive = dies(world, NEW, point, partner=wired.partner(), terms=wired.terms)
+            pending += wired.pending()
+            with clock.shifted(LEASE_IS_OVER):
+                back_to_the_old_audience(survivor_of(world), wired)
+        wired.land()
+        assert wired.members == scene.due(OLD, wired.sent()), point
+    assert point > LEAST_POINTS[kind]
+    assert pending  # when they died
+
+
+@pytest.mark.parametrize("kind", HTTP_WIRES)
+def test_f01_killed_after_requests_that_land_late(
+    kind: str, folder: Path, receivers: Receivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tries that got no answer land after the next green, which was exact; so is the one that settles them."""
+    without_waiting(monkeypatch)
+    scene = set_up(kind, folder, receivers, OLD)
+    wired = scene.wired
+    point, alive, undone = 1 - EVERY, True, 0
+    while alive:
+        point += EVERY
+        world = scene.begin()
+        passing = 2 if kind == "replace_session" else point % 8  # a session takes effect with its last page
+        wired.behave(late=3, late_after=passing)
+        with small_pages():
+            alive = dies(world, NEW, point, partner=wired.partner())
+            wired.behave(late=0)
+            survivor = survivor_of(world)
+            with clock.shifted(LEASE_IS_OVER):
+                green = back_to_the_old_audience(survivor, wired)
+            assert wired.members == scene.due(OLD, wired.sent()), point
+            late = wired.land()
+            assert green.unsettled > 0 or not late, point
+            undone += wired.members != scene.due(OLD, wired.sent())
+            with clock.shifted(ALL_IS_SETTLED):
+                settled = back_to_the_old_audience(survivor, wired)
+        assert settled.unsettled == 0, point
+        assert wired.members == scene.due(OLD, wired.sent()), point
+    assert point > LEAST_POINTS[kind]
+    assert undone  # by what landed late

@@ -4,14 +4,18 @@ import csv
 import ssl
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState, Terms, delivering
 from cohort_pipelines.partners import (
     CohortMessages,
     CsvFile,
@@ -43,11 +47,22 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class Wired:
-    """A wire to a target, and what really is at the other end of it."""
+    """A wire to a target, and what really is at the other end of it, which may be applied later than acknowledged."""
 
     kind: str
     standins: Addresses
     folder: Path
+    applies_within: timedelta = timedelta(0)
+
+    @property
+    def terms(self) -> Terms:
+        """What has to be declared of the target."""
+        return Terms(applies_within=self.applies_within)
+
+    @property
+    def green(self) -> AttemptState:
+        """What a delivery says that has just sent something, and all is well."""
+        return AttemptState.ACCEPTED if self.applies_within else AttemptState.DELIVERED
 
     def partner(self) -> ChangeWire | FileWire:
         """Return the wire as a process of its own would make it."""
@@ -127,6 +142,19 @@ class Wired:
         service = self.standins.taplytics_url if self.kind == "flags" else self.standins.apptimize_url
         url = httpx.URL(service).copy_with(path=f"/standin/{what}")
         return httpx.request(method, url, json=body, verify=_TLS).raise_for_status().json()
+
+
+@contextmanager
+def skipping_waits(wired: Wired) -> Iterator[None]:
+    """Let be over at once what a delivery in this process waits for before it sends: all that is pending has landed."""
+    with ExitStack() as passed, pytest.MonkeyPatch.context() as patch:
+
+        def skip(_seconds: float) -> None:
+            wired.land()
+            passed.enter_context(clock.shifted(wired.applies_within))
+
+        patch.setattr(delivering, "time", SimpleNamespace(sleep=skip))
+        yield
 
 
 @contextmanager
