@@ -1,15 +1,17 @@
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cohort_pipelines import clock
+from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.server import in_thread
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.databases import KINDS, postgres_url
 from cohort_pipelines_tests.delivery.world import World
 from cohort_pipelines_tests.faults.projects import Faulty, opened, opening
-from cohort_pipelines_tests.faults.wires import Wired
+from cohort_pipelines_tests.faults.wires import Wired, skipping_waits
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,10 +45,20 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             yield World(tmp_path, url=url)
 
 
+@pytest.fixture(params=[0.0, 20.0], ids=["at once", "later"])
+def applies_after(request: pytest.FixtureRequest) -> float:
+    """Return for how many seconds at most a partner leaves alone what it has acknowledged, less than a lease."""
+    seconds: float = request.param
+    return seconds
+
+
 @pytest.fixture(params=["flags", "messages"])
-def wired(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wired]:
+def wired(request: pytest.FixtureRequest, applies_after: float, tmp_path: Path) -> Iterator[Wired]:
     """Return a target that is full of strangers, and that nothing was delivered to."""
-    with in_thread(Settings(members=10)) as standins:
-        wired = Wired(request.param, standins, tmp_path)
+    receiver = Behaviour(asynchronous=applies_after > 0, reordered=True, apply_after=applies_after, seed=7)
+    applies_within = timedelta(seconds=1.5 * applies_after)  # so that a busy machine does not break the promise
+    with in_thread(Settings(members=10, taplytics=receiver, apptimize=receiver)) as standins:
+        wired = Wired(request.param, standins, tmp_path, applies_within)
         wired.meet_strangers()
-        yield wired
+        with skipping_waits(wired):
+            yield wired

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState
 from cohort_pipelines_tests.databases import postgres_url
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import ALREADY_THERE, Wired
@@ -26,7 +25,7 @@ def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world:
         wired.mend()
 
         world.next_window()
-        taken_over = world.overwrite(OTHERS, partner=wired.partner(), lease_seconds=2.0)
+        taken_over = world.overwrite(OTHERS, partner=wired.partner(), terms=wired.terms, lease_seconds=2.0)
         asked = wired.sent().total()
         sleeper.send_signal(signal.SIGCONT)
         ended = outcome(sleeper)
@@ -35,16 +34,19 @@ def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world:
     partner = wired.partner()
     started = wired.sent().total() - asked
     assert started <= getattr(partner, "workers", 0) * getattr(partner, "chunk_rows", 0) < len(MANY) / 2
-    assert taken_over.state is AttemptState.DELIVERED
+    assert taken_over.state is wired.green
     assert taken_over.unsettled > 0  # what it had under way is known, and may still land
 
     world.next_window()
+    wired.land()
     with clock.shifted(LATER):
-        settled = world.overwrite(OTHERS, partner=wired.partner())
+        settled = world.overwrite(OTHERS, partner=wired.partner(), terms=wired.terms)
     assert settled.unsettled == 0
+    wired.land()
     assert wired.members == wired.with_strangers(OTHERS)
 
 
+@pytest.mark.parametrize("applies_after", [0.0], indirect=True)
 @pytest.mark.parametrize("wired", ["messages"], indirect=True)
 def test_f14_a_writer_that_is_stopped_within_a_transaction_keeps_nobody_from_taking_over(
     tmp_path: Path, wired: Wired
@@ -62,5 +64,5 @@ def test_f14_a_writer_that_is_stopped_within_a_transaction_keeps_nobody_from_tak
 
     assert ended["error"] == "LeaseLost"
     assert wired.sent().total() == asked
-    assert taken_over.state is AttemptState.DELIVERED
+    assert taken_over.state is wired.green
     assert wired.members == wired.with_strangers(OTHERS)

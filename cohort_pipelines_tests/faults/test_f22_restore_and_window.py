@@ -19,7 +19,7 @@ def world(wired: Wired) -> World:
     """Return a world in its third window; FIRST and SECOND were delivered, each in its own."""
     world = World(wired.folder)
     for audience in (FIRST, SECOND):
-        world.overwrite(audience, partner=wired.partner())
+        world.overwrite(audience, partner=wired.partner(), terms=wired.terms)
         world.next_window()
     return world
 
@@ -37,7 +37,7 @@ def test_f22_whichever_claims_last_wins_and_both_are_in_the_history(world: World
 
     def restore() -> Receipt:
         start.wait(30)
-        return world.restore(first_window, partner=wired.partner())
+        return world.restore(first_window, partner=wired.partner(), terms=wired.terms)
 
     def scheduled() -> Receipt | None:
         fresh = World(world.folder)
@@ -45,8 +45,10 @@ def test_f22_whichever_claims_last_wins_and_both_are_in_the_history(world: World
         start.wait(30)
         try:
             if attempt % 2:
-                return fresh.overwrite(THIRD, partner=wired.partner())  # reads its snapshot meanwhile
-            return fresh.deliver(payload, seq, partner=wired.partner())
+                return fresh.overwrite(
+                    THIRD, partner=wired.partner(), terms=wired.terms
+                )  # reads its snapshot meanwhile
+            return fresh.deliver(payload, seq, partner=wired.partner(), terms=wired.terms)
         except DeliverySuperseded:
             return None
 
@@ -55,6 +57,7 @@ def test_f22_whichever_claims_last_wins_and_both_are_in_the_history(world: World
         put_back, overwritten = restored.result(60), delivered.result(60)
 
     won = overwritten is not None and overwritten.generation > put_back.generation
+    wired.land()
     assert wired.members == wired.with_strangers(THIRD if won else FIRST)
     assert won <= bool(attempt % 2)  # a snapshot that was there before the restore asked never goes over it
     assert receipts(world) == 2
@@ -70,12 +73,18 @@ def test_f22_a_window_that_holds_the_target_goes_first_and_the_restore_goes_over
     other.window = world.window
     with ThreadPoolExecutor(1) as threads:
         scheduled = threads.submit(
-            other.deliver, payload, seq, partner=wired.partner(), on_progress=lambda *_: begun.set()
+            other.deliver,
+            payload,
+            seq,
+            partner=wired.partner(),
+            terms=wired.terms,
+            on_progress=lambda *_: begun.set(),
         )
         assert begun.wait(30)
-        restored = world.restore(first_window, partner=wired.partner())
+        restored = world.restore(first_window, partner=wired.partner(), terms=wired.terms)
         delivered = scheduled.result(60)
 
     assert restored.generation == delivered.generation + 1
+    wired.land()
     assert wired.members == wired.with_strangers(FIRST)
     assert receipts(world) == 2

@@ -38,7 +38,7 @@ class Task:
     """What to deliver, where.
 
     ``seconds``: how long until the deadline; ``stops_at``: the record of progress, from 1, within whose transaction it
-    stops itself as by SIGSTOP; 0: none.
+    stops itself as by SIGSTOP; 0: none; ``applies_within``: as the target's terms have it, in seconds.
     """
 
     folder: str
@@ -51,6 +51,7 @@ class Task:
     lease_seconds: float = 60.0
     seconds: float = 120.0
     stops_at: int = 0
+    applies_within: float = 0.0
 
 
 @contextmanager
@@ -71,6 +72,7 @@ def writing(
         ids=sorted(ids),
         run_id=run_id,
         stops_at=stops_at,
+        applies_within=wired.applies_within.total_seconds(),
         **how,
     )
     command = [sys.executable, "-m", "cohort_pipelines_tests.faults.writer", json.dumps(asdict(task))]
@@ -125,10 +127,12 @@ def main(task: Task) -> None:
 def _deliver(task: Task) -> None:
     world = World(Path(task.folder), url=task.url)
     world.window = Cadence.QUARTER_HOUR.window_named(task.window)
+    wired = Wired(task.kind, task.standins, world.folder, timedelta(seconds=task.applies_within))
     try:
         receipt = world.overwrite(
             task.ids,
-            partner=Wired(task.kind, task.standins, world.folder).partner(),
+            partner=wired.partner(),
+            terms=wired.terms,
             run_id=task.run_id,
             lease_seconds=task.lease_seconds,
             deadline=clock.now() + timedelta(seconds=task.seconds),
