@@ -70,7 +70,8 @@ def main(count: int, first: int) -> int:
     print(  # noqa: T201  it is what the command is for
         f"{tally.sequences:,} sequences, {tally.deliveries:,} deliveries ({tally.green:,} green, {tally.held:,} held, "
         f"{tally.released:,} releases, {tally.restores:,} restores, {tally.overtaken:,} overtaken), "
-        f"{tally.deleted:,} deleted targets, {tally.crashes:,} crashes, {len(tally.violations):,} violations"
+        f"{tally.deleted:,} deleted targets, {tally.crashes:,} crashes, {tally.strangers:,} strangers left alone, "
+        f"{len(tally.violations):,} violations"
     )
     for number, broken in tally.violations[:_SHOWN]:
         print(shortest(number, broken))  # noqa: T201

@@ -25,12 +25,17 @@ from cohort_pipelines_tests.soak.story import EVERYBODY, Amid, Step, Story
 
 ALMOST = SETTLES_AFTER - timedelta(seconds=5)
 _UNTIL_FOUND = 4  # windows: two in which all that there is comes round, one that finds it out, one that makes it anew
+NOTHING_BEGUN = (DeliveryHeld, DeliverySuperseded, NothingToRestore)
 HURRY, SLEEP = timedelta(seconds=30), timedelta(minutes=2)
 
 
 @dataclass
 class Tally:
-    """What a run of many stories came to; ``violations`` says in the story of which seed, and what."""
+    """What a run of many stories came to.
+
+    ``strangers`` are those that were in the target at the end; ``violations`` says in the story of which seed, and
+    what.
+    """
 
     sequences: int = 0
     deliveries: int = 0
@@ -41,6 +46,7 @@ class Tally:
     restores: int = 0
     overtaken: int = 0
     deleted: int = 0
+    strangers: int = 0
     violations: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -84,7 +90,7 @@ class Play:
         self.amid = 0
         try:
             self._do(step)
-        except (DeliveryHeld, DeliverySuperseded, NothingToRestore) as error:
+        except NOTHING_BEGUN as error:
             self.tally.held += isinstance(error, DeliveryHeld)
             require(len(partner.requests) == before, f"{type(error).__name__}, and yet something was sent")
         except (DeliveryError, Killed) as error:
@@ -145,7 +151,7 @@ class Play:
     def _deliver(self, sealed: Sealed, step: Step) -> Receipt:
         paused = pausing.paused(self.world.ledger, SYNC) is not None
         before = len(self.partner.requests)
-        with self._delivering(sealed.payload.checksum):
+        with self._delivering(sealed.payload.checksum, sealed.ids):
             try:
                 receipt = self.world.deliver(
                     sealed.payload,
@@ -166,7 +172,7 @@ class Play:
 
     def _restore(self, window: str, step: Step) -> None:
         wanted = next(each for each in self.sealed if each.window == window)
-        with self._delivering(wanted.payload.checksum if wanted.delivered else ""):
+        with self._delivering(wanted.payload.checksum if wanted.delivered else "", wanted.ids):
             try:
                 receipt = self.world.restore(
                     window,
@@ -206,13 +212,17 @@ class Play:
             self._deliver(next(each for each in self.sealed if each.window == held.window), gated)
 
     @contextmanager
-    def _delivering(self, checksum: str) -> Iterator[None]:
+    def _delivering(self, checksum: str, ids: set[str]) -> Iterator[None]:
         self.tally.deliveries += 1
         self.partner.turned_down.clear()
+        promises, before = self.promises, self.promises.ours
+        promises.ours = before | ids
         try:
             yield
-        except DeliveryHeld:
-            require(checksum not in self.promises.released, "held, although it was released")
+        except NOTHING_BEGUN as error:
+            promises.ours = before
+            held = isinstance(error, DeliveryHeld)
+            require(not held or checksum not in promises.released, "held, although it was released")
             raise
 
     def _befalling(self, step: Step, before: int) -> Callable[[int], None] | None:
@@ -286,6 +296,7 @@ def play(story: Story, tally: Tally, bench: Bench) -> None:
             playing.step(step)
             playing.pass_by(step.minutes)
         playing.settle(users(*story.steps[-1].audience))
+        tally.strangers += len(partner.strangers)
 
 
 def _gates(step: Step) -> Gates:

@@ -32,6 +32,7 @@ class Promises:
         newest: below this number in the order of snapshots nothing may be delivered any more.
         usual: how many users the gates measure by, at the least.
         released: checksums of payloads that no gate holds.
+        ours: ids that may ever have been sent, since a delivery of them was begun.
     """
 
     history: History
@@ -40,6 +41,7 @@ class Promises:
     newest: int = 0
     usual: int = 0
     released: set[str] = field(default_factory=set)
+    ours: set[str] = field(default_factory=set)
 
     @property
     def terms(self) -> Terms:
@@ -58,13 +60,15 @@ class Promises:
         self._green(receipt, ids, gated=gated)
 
     def _green(self, receipt: Receipt, ids: set[str], *, gated: bool) -> None:
-        """Green is exact, but for what it lists; once it is settled it cannot change any more."""
+        """Green is exact, but for what it lists and for strangers; once it is settled it cannot change any more."""
         refused = self.partner.turned_down
         left_out = {each for each, operation in refused.items() if operation is Operation.ADD}
         require(receipt.state in schema.GREEN_STATES, f"a receipt that is {receipt.state}")
         require(len(left_out) <= self.story.max_refused, "green, and more was refused than may be")
         require(self._listed(receipt) == set(refused), "green, and other ids are listed than were refused")
-        require(self.partner.members ^ ids <= self._not_healed_yet(ids) | left_out, "green, and not the payload")
+        wrong = (self.partner.members & self.partner.told) ^ ids
+        require(wrong <= self._not_healed_yet(ids) | left_out, "green, and not the payload")
+        require(all(self.ours.issuperset(sent.ids) for sent in self.partner.requests), "a stranger was taken for ours")
         require(bool(receipt.unsettled) or not self.partner.late, "settled, and yet a request may still land")
         if gated and not receipt.released:
             require(2 * len(ids) >= max(self.usual, 1), "no gate held it")

@@ -15,7 +15,7 @@ class Receiver(MemoryPartner):
     """A partner that remembers where it is not as it was told to be.
 
     Attributes:
-        told: ids for which any request ever took effect.
+        told: ids for which any request ever took effect; any other that is here is a stranger.
         edited: ids that somebody changed by hand, and when, unless a request for them took effect since.
         turned_down: what was refused in this delivery, id by id, unless it was taken after all.
         marked: ids for which the last request was refused.
@@ -37,15 +37,20 @@ class Receiver(MemoryPartner):
             self.edited.pop(each, None)
             self.turned_down.pop(each, None)
 
+    @property
+    def strangers(self) -> set[str]:
+        """Whom somebody put here by hand, and nobody of us ever sent."""
+        return self.members - self.told
+
     def edit(self, ids: set[str]) -> None:
-        """Let somebody change ids by hand: only such as were sent, since the others are nobody's to heal."""
+        """Let somebody change ids by hand; those that were never sent are nobody's to heal."""
         if self.missing:
             return
-        self.members ^= ids & self.told
+        self.members ^= ids
         self.edited |= dict.fromkeys(ids & self.told, clock.now())
 
     def delete(self) -> None:
-        self.edited |= dict.fromkeys(self.members, clock.now())
+        self.edited |= dict.fromkeys(self.members & self.told, clock.now())
         super().delete()
 
     def refuse(self, operation: Operation, ids: Sequence[str]) -> None:

@@ -8,6 +8,9 @@ from typing import Any, Literal, get_args
 from cohort_pipelines_tests.soak.receiver import FAULTS
 
 IDS = 10
+STRANGERS = 3
+"""Further ids, which are in no audience: only somebody's hand ever puts them into the target."""
+
 Numbers = frozenset[int]
 NOBODY, EVERYBODY = Numbers(), Numbers(range(IDS))
 What = Literal["window", "again", "backfill", "restore", "restore and pause", "pause", "resume", "release"]
@@ -44,7 +47,7 @@ class Step(_Told):
         amid: what happens at request number ``amid_request``: somebody pauses the sync; the deadline passes; or the
             process sleeps beyond its lease, while another one delivers the opposite audience, and wakes again.
         late_lands: late requests take effect at the end of the step, else when they must have.
-        edited: users whom somebody adds or removes at the partner by hand, at the end of the step.
+        edited: users, and others, whom somebody adds or removes at the partner by hand, at the end of the step.
         deleted: somebody deletes the target there, at the end of the step.
         minutes: how long until the next step.
     """
@@ -95,8 +98,8 @@ _WHAT: dict[What, int] = {
 }
 
 
-def _few(chance: Random) -> Numbers:
-    return Numbers(chance.sample(range(IDS), chance.randint(1, 2)))
+def _few(chance: Random, ids: int = IDS) -> Numbers:
+    return Numbers(chance.sample(range(ids), chance.randint(1, 2)))
 
 
 _MISHAPS: dict[str, Callable[[Random], object]] = {
@@ -106,7 +109,7 @@ _MISHAPS: dict[str, Callable[[Random], object]] = {
     "refused": _few,
     "poison": lambda chance: _few(chance) if chance.random() < _OFTEN else EVERYBODY,
     "amid": lambda chance: chance.choice(get_args(Amid)),
-    "edited": _few,
+    "edited": lambda chance: _few(chance, IDS + STRANGERS),
     "deleted": lambda _: True,
 }
 

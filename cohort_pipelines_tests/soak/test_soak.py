@@ -1,17 +1,20 @@
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cohort_pipelines.delivery import belief, pace
+from cohort_pipelines.delivery import Terms, belief, pace
 from cohort_pipelines.delivery.gates import Facts, Gates, Verdict
 from cohort_pipelines.errors import PartnerRequestRefused
+from cohort_pipelines_tests.delivery.world import users
 from cohort_pipelines_tests.soak.__main__ import broken_by, first_broken, run_batch, shortest
 from cohort_pipelines_tests.soak.bench import bench
 from cohort_pipelines_tests.soak.model import Tally
 from cohort_pipelines_tests.soak.plain import plain_difference
-from cohort_pipelines_tests.soak.story import Numbers, Step, Story, shrunk, story_of
+from cohort_pipelines_tests.soak.promises import Promises
+from cohort_pipelines_tests.soak.story import IDS, STRANGERS, Numbers, Step, Story, shrunk, story_of
 
 STORIES = 60
 
@@ -51,6 +54,7 @@ def test_whatever_happens_green_is_exact() -> None:
     tally = run_batch(1, STORIES)
     assert not tally.violations, shortest(*tally.violations[0])
     assert min(tally.crashes, tally.held, tally.released, tally.restores, tally.overtaken, tally.deleted) > 0
+    assert tally.strangers > 0
 
 
 @pytest.mark.slow
@@ -69,6 +73,14 @@ def test_certainty_that_comes_too_early_is_found(monkeypatch: pytest.MonkeyPatch
 def test_an_edit_that_is_never_healed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "due", lambda *_, **__: None)
     assert first_broken()[1] == "green, and not the payload"
+
+
+@pytest.mark.slow
+def test_a_stranger_that_is_taken_for_ours_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    ours.write_text("\n".join(users(*range(IDS, IDS + STRANGERS))), encoding="utf-8")
+    monkeypatch.setattr(Promises, "terms", Terms(baseline=str(ours)))
+    assert first_broken()[1] == "a stranger was taken for ours"
 
 
 @pytest.mark.slow
