@@ -1,5 +1,6 @@
 """F28: a request of a dead or stopped writer lands after a green of the opposite: unsettled until sent again later."""
 
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,12 @@ import pytest
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
 from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.errors import LeaseLost
+from cohort_pipelines.errors import DeliveryStopped, LeaseLost
 from cohort_pipelines.http import AsyncClient, Response, send
 from cohort_pipelines.partners import exchange
 from cohort_pipelines.standins.server import in_thread
 from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.delivery.world import LAST_TRY, World, users
+from cohort_pipelines_tests.delivery.world import IN_MEMORY, LAST_TRY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.projects import without_waiting
 from cohort_pipelines_tests.faults.wires import Wired
@@ -25,13 +26,23 @@ from cohort_pipelines_tests.faults.wires import Wired
 LEASE_IS_OVER = timedelta(minutes=2)
 LATER = LAST_TRY + SETTLES_AFTER + timedelta(seconds=1)
 OLD, NEW = users(1, 2, 3), users(3, 4)
+LEAST_POINTS, LEAST_HARM = 30, 10
+
+
+@pytest.fixture(autouse=True)
+def _one_duckdb() -> Iterator[None]:
+    with one_duckdb():
+        yield
 
 
 @pytest.fixture(params=["flags", "messages"])
-def wired(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wired]:
+def wired(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wired]:
     without_waiting(monkeypatch)
-    with in_thread(Settings(members=10)) as standins:
-        yield Wired(request.param, standins, tmp_path)
+    with (
+        tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder,
+        in_thread(Settings(members=10)) as standins,
+    ):
+        yield Wired(request.param, standins, Path(folder))
 
 
 @pytest.fixture
@@ -53,17 +64,29 @@ def exact_in_the_end(world: World, wired: Wired) -> None:
         assert world.overwrite(OLD, partner=wired.partner()).requests == 0
 
 
-def test_f28_a_dead_writers_requests_land_after_a_green_of_the_opposite(world: World, wired: Wired) -> None:
+def dies_unheard(world: World, wired: Wired, at: int, answers: int) -> bool:
+    """Deliver NEW with so many answers and no more, and die at that point; return False where it gives up before."""
+    wired.behave(late=None, late_after=answers)
+    try:
+        return dies(world, NEW, at, partner=wired.partner())
+    except DeliveryStopped:
+        return False
+    finally:
+        wired.behave(late=0)
+
+
+@pytest.mark.parametrize(("answers", "harm"), [(0, users(4)), (1, users(1, 2))], ids=["additions", "removals"])
+def test_f28_a_dead_writers_requests_land_after_a_green_of_the_opposite(
+    world: World, wired: Wired, answers: int, harm: set[str]
+) -> None:
     """Wherever it died: all of its requests are on their way when it does, and come when nobody expects them."""
-    point, landed, undone = 0, 0, 0
-    alive = True
-    while alive:
+    point, harmed = 0, 0
+    dead = True
+    while dead:
         point += 1
-        wired.behave(late=None)
-        alive = dies(world, NEW, point, partner=wired.partner())
+        dead = dies_unheard(world, wired, point, answers)
         survivor = World(wired.folder)
         survivor.window = world.window
-        wired.behave(late=0)
         world = survivor
         world.next_window()
         with clock.shifted(LEASE_IS_OVER):
@@ -72,11 +95,12 @@ def test_f28_a_dead_writers_requests_land_after_a_green_of_the_opposite(world: W
         assert wired.members == OLD, point
         late = wired.land()
         assert green.unsettled > 0 or not late, point
-        landed, undone = landed + late, undone + (wired.members != OLD)
-        exact_in_the_end(world, wired)
-        if undone > 2:
-            break
-    assert undone > 1  # the late requests did their harm
+        harmed += wired.members != OLD
+        assert wired.members ^ OLD <= harm, point
+        if green.unsettled:  # else it died before anything was under way, and is where it was
+            exact_in_the_end(world, wired)
+    assert point > LEAST_POINTS
+    assert harmed > LEAST_HARM
 
 
 def test_f28_a_writer_that_was_stopped_in_a_request_sends_it_after_a_green_of_the_opposite(
