@@ -50,6 +50,10 @@ class Fate:
         if self.dead:
             raise Killed
 
+    def answered(self) -> None:
+        """Count the point between an answer and its record."""
+        self.point()
+
 
 class MortalLedger(Ledger):
     """A ledger whose process can die before and after every commit; it shares the connections of ``ledger``."""

@@ -24,7 +24,7 @@ def mortal(world: World, fate: Fate) -> Iterator[None]:
     async def mortal_send(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
         fate.point()
         response = await send(http, request, seconds=seconds)
-        fate.point()
+        fate.answered()
         return response
 
     def mortal_replace(path: Path, name: Path) -> Path:
@@ -46,9 +46,9 @@ def mortal(world: World, fate: Fate) -> Iterator[None]:
         yield
 
 
-def dies(world: World, ids: set[str], at: int, **options: object) -> bool:
+def dies(world: World, ids: set[str], at: int | Fate, **options: object) -> bool:
     """Read and deliver ``ids``, and die at that point; return False where there are not so many points."""
-    fate = Fate(dies_at=at)
+    fate = Fate(dies_at=at) if isinstance(at, int) else at
     try:
         with mortal(world, fate):
             world.overwrite(ids, **options)
