@@ -51,7 +51,7 @@ def console(*, stderr: bool = False) -> Console:
 
 _UNSETTLED = (
     " {unsettled:,} users are unsettled: an earlier request without a clear answer may still change them. The next "
-    "delivery sends them again; where none is to come, run this again in a quarter of an hour."
+    "delivery sends them again; where none is to come, run this again later, until nobody is."
 )
 
 

@@ -11,4 +11,4 @@ def test_a_delivery_says_who_came_and_went() -> None:
 def test_what_is_unsettled_is_said_with_what_to_do_where_no_delivery_follows() -> None:
     said = delivered(UPLOAD | {"unsettled": 12})
     assert "12 users are unsettled" in said
-    assert said.endswith("where none is to come, run this again in a quarter of an hour.")
+    assert said.endswith("where none is to come, run this again later, until nobody is.")

@@ -209,7 +209,7 @@ class Attempt:
             return connection.execute(query.limit(1)).first() is not None
 
     def mark_established(self) -> None:
-        """Remember that something was sent to the target."""
+        """Remember that the target is there, and what it held before stands."""
         with self.lease.fenced() as connection:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(established=True))
 

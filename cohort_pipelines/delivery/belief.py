@@ -85,7 +85,8 @@ def fold(
     MAYBE, since somebody must have put them out. Rows that were never begun, or left untouched, stay as they were
     altogether.
 
-    An id is marked while the last request for it was refused, until one is acknowledged.
+    An id is marked while the last request for it was refused, until one is acknowledged; that it cannot be removed
+    where it is out says nothing of it.
 
     Raises:
         HistoryError: a file is gone, damaged or cannot be read, or the new one cannot be written.
@@ -213,6 +214,7 @@ SELECT
         ELSE belief.unsettled_since
     END AS unsettled_since,
     CASE
+        WHEN outcome.state IN {_REFUSED} AND outcome.operation = 'remove' AND belief.state = 'OUT' THEN belief.refused
         WHEN outcome.state IN {_REFUSED} THEN true
         WHEN outcome.state IN ('{ChunkState.ACKED}', '{ChunkState.DOUBTED}') THEN false
         ELSE coalesce(belief.refused, false)

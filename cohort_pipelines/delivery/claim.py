@@ -51,7 +51,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     clock.require_agreement(now - clock.offset(), "the ledger's database")
     target = _pinned(connection, asked, now)
     _settle_accepted(connection, target.id, now - asked.terms.applies_within)
-    superseded = _superseded(connection, asked, target)
+    superseded = _superseded(connection, asked, target, now)
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
         require_not_paused(connection, asked.sync)
         cohorts.require_of_cohort(connection, asked.snapshot_seq, asked.window, asked.sync, asked.cohort)
@@ -151,11 +151,10 @@ def _insert_attempt(
     return number
 
 
-def _superseded(connection: Connection, asked: Asked, target: Row[tuple[object, ...]]) -> DeliverySuperseded | None:
-    """Say what comes before a window's own overwrite: a newer snapshot, or what was asked for by name since.
-
-    A run that waited reads its snapshot when it begins, so that after a restore its number alone would let it win.
-    """
+def _superseded(
+    connection: Connection, asked: Asked, target: Row[tuple[object, ...]], now: datetime
+) -> DeliverySuperseded | None:
+    """Say what comes before a window's own overwrite: a newer snapshot, or what was asked for by name since."""
     if asked.kind is not AttemptKind.OVERWRITE:
         return None
     if asked.snapshot_seq < target.head_seq:
@@ -164,11 +163,24 @@ def _superseded(connection: Connection, asked: Asked, target: Row[tuple[object, 
     if asked.requested is None:
         return None
     table = schema.attempt
-    by_name = select(table).where(table.c.target == target.id, table.c.kind != AttemptKind.OVERWRITE)
-    row = connection.execute(by_name.order_by(table.c.started.desc())).first()
-    if row is None or row.started <= asked.requested:
+    by_name = select(table).where(
+        table.c.target == target.id, table.c.kind != AttemptKind.OVERWRITE, table.c.plan_checksum.is_not(None)
+    )
+    row = connection.execute(by_name.order_by(table.c.id.desc()).limit(1)).first()
+    if row is None or not _overtakes(row, asked.window, asked.requested, now):
         return None
     return DeliverySuperseded(asked.window, _called(row), overtaken=True)
+
+
+def _overtakes(by_name: Row[tuple[object, ...]], window: str, requested: datetime, now: datetime) -> bool:
+    """Say whether what was asked ``by_name`` goes over a run that was asked for before, though it reads only now.
+
+    A later window wins all the same. What a clock ahead has noted overtakes nothing: it would for as long.
+    """
+    own, its = opening_of(window), opening_of(by_name.window)
+    if own and its and own > its:
+        return False
+    return bool(requested < by_name.started <= now + clock.TOLERANCE)
 
 
 def _newer(connection: Connection, target: int, head_seq: int) -> str:

@@ -155,7 +155,7 @@ def _require_gates(overwrite: Overwrite, gates: Gates) -> None:
         gates,
         overwrite.counts,
         held=overwrite.base.held if overwrite.base else 0,
-        adopted="adopted" in {overwrite.baseline, overwrite.adopting},
+        adopted=(overwrite.adopting or overwrite.baseline) == "adopted",
     )
     held = next((verdict for verdict in verdicts if verdict.held), None)
     if held is not None and overwrite.release is None:
@@ -199,6 +199,8 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
             with only_while(attempt.lease.require_live):
                 sending.run(partner, phases, counts.operations, on_progress)
+            if not (attempt.established or sending.stopped or sending.yielded):  # a baseline that needed nothing stands
+                attempt.mark_established()
     except (LeaseLost, LedgerUnusable):
         raise
     except SyncPaused:

@@ -60,7 +60,7 @@ class Lease:
         token: grows with every taking; 0 for an attempt that was superseded and so has no lease.
         seconds: how long it holds without being renewed.
         renewed: when it was last known to be held, by this host's clock.
-        lost: what has ended the turn since, if anything but a takeover.
+        lost: what has ended the turn since, if anything.
     """
 
     ledger: Database
@@ -85,7 +85,8 @@ class Lease:
                     self._renew()
                 except LedgerUnusable:  # locked or full for now; what is written next will say so if it stays
                     continue
-                except LeaseLost:  # the next transaction meets it where it can be dealt with
+                except LeaseLost as lost:
+                    self.lost = lost
                     return
 
         def look() -> None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from itertools import chain, islice
 
 from cohort_pipelines import clock, loops
@@ -35,6 +36,7 @@ _PROGRESS_SECONDS = 0.5
 _NAP_SECONDS = 0.5
 _HANDFUL = 4  # requests that may be refused while it is found out who is to blame
 _UNHEARD = 8  # requests that may be refused, and nothing acknowledged, before rows can no longer be to blame
+_NOT_THERE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY})
 _TO_TAKE_BACK = frozenset({ChunkState.UNTOUCHED, ChunkState.REFUSED_WHOLE})
 
 Progress = Callable[[int, int], None]
@@ -43,7 +45,7 @@ Progress = Callable[[int, int], None]
 class Sending:
     """One attempt's chunks on their way to the partner.
 
-    Refusals of rows from ``excused_from`` on speak against nobody: they only heal ids that are out, and a partner may
+    Rows from ``excused_from`` on only heal ids that are out. That they are refused speaks against nobody: a partner may
     well refuse to remove who is not there.
 
     Attributes:
@@ -65,6 +67,7 @@ class Sending:
         self.missing = False
         self._attempt = attempt
         self._excused_from = excused_from
+        self._judges_rows = False  # whether a refusal of all says nothing of any row
         self._deadline = attempt.asked.deadline
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
@@ -83,6 +86,7 @@ class Sending:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: what happened could not be recorded.
         """
+        self._judges_rows = wire.judges_rows
         self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
         with loops.running(self._send_all(wire, phases, planned)) as sending:
             try:
@@ -213,9 +217,8 @@ class Sending:
             if any(each.state in _TO_TAKE_BACK for each in ended):
                 await self._flush(ended)  # before anybody begins them anew
                 self._take_back(chunk, ended)
-                if ended[0].state is ChunkState.REFUSED_WHOLE and not (
-                    self.acknowledged or chunk.alone or chunk.splits or self._is_excused(chunk)
-                ):
+                in_doubt = self._in_doubt and not (chunk.alone or chunk.splits)
+                if ended[0].state is ChunkState.REFUSED_WHOLE and in_doubt:
                     return  # the others go on only if something of theirs is acknowledged
                 ended = ()
         await self._flush(ended)
@@ -274,13 +277,15 @@ class Sending:
         self.requests += error.requests
         self.done += chunk.hi - chunk.lo
         self._last_refusal = error
-        if not self._is_excused(chunk):
+        if not self._is_excused(chunk, error):
             self._hold_against_the_target(chunk, error)
         state, reason = ChunkState.REFUSED_WHOLE, f"refused ({error.status})"
         return [part.ended(state, reason, recorded.at, recorded.now()) for part in self._bisection.divide(chunk)]
 
-    def _is_excused(self, chunk: Chunk) -> bool:
-        return chunk.lo >= self._excused_from
+    def _is_excused(self, chunk: Chunk, error: PartnerRequestRefused) -> bool:
+        """Say whether a refusal may be for somebody who is not there, and not for the connection."""
+        of_rows = bool(self.acknowledged) or error.status in _NOT_THERE
+        return chunk.lo >= self._excused_from and of_rows and not self._judges_rows
 
     def _hold_against_the_target(self, chunk: Chunk, error: PartnerRequestRefused) -> None:
         if not self.acknowledged:

@@ -56,8 +56,8 @@ def written() -> ColumnElement[bool]:
 
 
 def is_filled() -> ColumnElement[bool]:
-    """Say of a row of :data:`schema.target` whether somebody may be in it, also by an attempt that never ended."""
-    return or_(schema.target.c.held > 0, _begun())
+    """Say of a row of :data:`schema.target` whether somebody may be in it, or may still be put there."""
+    return or_(schema.target.c.held > 0, schema.target.c.unsettled > 0, _begun())
 
 
 def _begun() -> ColumnElement[bool]:

@@ -27,10 +27,12 @@ class DeliverySuperseded(DeliveryError):
     """
 
     def __init__(self, window: str, newer: str, *, export_of: str = "", overtaken: bool = False) -> None:
-        older = f"The run for {window} was asked for before" if overtaken else f"The snapshot of {window} is older than"
         remedy = f" To put a delivered export back: cohort-pipelines restore {export_of} {quote(window)}"
         super().__init__(
-            f"{older} {newer}, which the target already has or is getting. "
+            f"The run for {window} was asked for before {newer}. Nothing was sent; what was asked for since stays, "
+            "unless this is asked for again."
+            if overtaken
+            else f"The snapshot of {window} is older than {newer}, which the target already has or is getting. "
             f"Nothing was sent; the newer audience stays.{remedy if export_of else ''}"
         )
         self.newer = newer
@@ -161,7 +163,7 @@ class TargetUnsettled(DeliveryError):
     def __init__(self, target: str, unsettled: int, until: datetime) -> None:
         super().__init__(
             f"{target!r} was emptied, but {unsettled:,} users may still be put back by requests that got no clear "
-            f"answer. It is not given up yet: ask for the same again after {until:%H:%M} UTC."
+            f"answer. It is not given up yet: ask for the same again after {until:%Y-%m-%d %H:%M} UTC."
         )
 
 

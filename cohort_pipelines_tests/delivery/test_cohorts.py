@@ -16,8 +16,10 @@ from cohort_pipelines.errors import (
     CohortDeliveredTwice,
     CohortMoved,
     DeliveryHeld,
+    DeliveryStopped,
     DeliverySuperseded,
     PayloadOfAnotherCohort,
+    TargetUnsettled,
 )
 from cohort_pipelines.partners.wire import NamedCohort
 from cohort_pipelines_tests.delivery.world import (
@@ -29,6 +31,7 @@ from cohort_pipelines_tests.delivery.world import (
     MortalHistory,
     MortalLedger,
     World,
+    late,
     users,
 )
 
@@ -139,7 +142,7 @@ def test_a_first_fill_that_died_counts_as_one_wherever_it_did(tmp_path: Path) ->
             pass
         else:
             break
-        with clock.shifted(timedelta(minutes=12)):
+        with clock.shifted(timedelta(minutes=20)):
             one.land_late_requests()
             world.next_window()
             try:
@@ -225,6 +228,29 @@ def test_an_older_audience_of_another_cohort_can_be_put_back_by_name(world: Worl
     assert only_target(world).cohort == OTHER
 
 
+def test_a_group_into_which_somebody_may_still_be_put_is_not_left_for_another_cohorts(world: World) -> None:
+    one, other = MemoryPartner(cohort=ONE), MemoryPartner(cohort=OTHER)
+    one.faults[1] = late
+    with pytest.raises(DeliveryStopped):
+        sent(world, one, users(1, 2))
+    one.faults.clear()
+    world.next_window()
+    with pytest.raises(TargetUnsettled):
+        world.retire(one)
+    world.next_window()
+    with pytest.raises(CohortMoved):
+        sent(world, other, users(2, 3))
+    [left] = targets.owned_elsewhere(world.ledger, SYNC, only_target(world).target, OTHER)
+    assert left.filled
+
+    one.land_late_requests()
+    with clock.shifted(timedelta(minutes=20)):
+        world.retire(one)
+        assert one.members == set()
+        sent(world, other, users(2, 3))
+    assert other.members == users(2, 3)
+
+
 def test_an_old_window_is_superseded_after_a_change_of_cohort_too(world: World) -> None:
     one, other = MemoryPartner(cohort=ONE), MemoryPartner(cohort=OTHER)
     payload, seq = world.seal(users(1))
@@ -271,8 +297,11 @@ def test_a_rebuilding_goes_by_what_was_sent_and_leaves_what_the_ledger_knows(wor
 
     fresh.next_window()
     other.on_request = lambda _: setattr(other.fate, "dead", True)
-    with pytest.raises(Killed):
-        sent(fresh, other, users(3))
-    with clock.shifted(timedelta(minutes=2)):
+    with clock.shifted(timedelta(minutes=20)):
+        fresh.retire(one)  # since rebuilding, who was sent counts as somebody who may be put back
+        fresh.next_window()
+        with pytest.raises(Killed):
+            sent(fresh, other, users(3))
+    with clock.shifted(timedelta(minutes=22)):
         rebuild(fresh.ledger, fresh.history)
     assert only_target(fresh).cohort == OTHER

@@ -7,7 +7,7 @@ import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState, Terms
-from cohort_pipelines.errors import DeliveryRefused, PartnerRequestRefused
+from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
 from cohort_pipelines.partners.wire import Answer, Operation
 from cohort_pipelines_tests.delivery.world import MemoryPartner, Sent, World, one_duckdb, users
 
@@ -53,6 +53,33 @@ def test_healing_that_is_refused_throughout_is_green_and_over(strictly: World, l
         assert receipt.refused > 0
         strictly.next_window()
         assert strictly.overwrite(users(*range(left)), terms=A_DAY).requests == 0  # its turn was over
+
+
+@pytest.mark.parametrize(("status", "judges_rows"), [(402, False), (400, False), (422, True)])
+def test_a_connection_that_refuses_everything_is_not_excused(world: World, status: int, *, judges_rows: bool) -> None:
+    def broken(partner: MemoryPartner, _: Operation, __: Sequence[str]) -> Answer:
+        raise PartnerRequestRefused(partner.wire, status)
+
+    world.partner.judges_rows, world.partner.chunk_rows = judges_rows, 50
+    world.overwrite(users(*range(600)), terms=A_DAY)
+    world.next_window()
+    world.overwrite(set(), terms=A_DAY)
+    world.next_window()
+    world.partner.always, before = broken, len(world.partner.requests)
+    with clock.shifted(12 * TWO_HOURS), pytest.raises(DeliveryStopped):
+        world.overwrite(set(), terms=A_DAY)
+    assert len(world.partner.requests) - before <= 4
+
+
+def test_who_was_not_there_to_be_removed_comes_back_with_everybody_else(strictly: World) -> None:
+    strictly.overwrite(users(*range(200)), terms=A_DAY)
+    strictly.next_window()
+    strictly.overwrite(users(300), terms=A_DAY)
+    strictly.next_window()
+    with clock.shifted(12 * TWO_HOURS):
+        assert strictly.overwrite(users(300), terms=A_DAY).refused == 200
+        strictly.next_window()
+        assert strictly.overwrite(users(300, *range(200)), terms=A_DAY).requests == 1
 
 
 def test_a_removal_of_somebody_who_may_be_in_is_never_excused(strictly: World) -> None:

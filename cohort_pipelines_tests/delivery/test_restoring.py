@@ -93,6 +93,43 @@ def test_a_run_that_waited_and_reads_only_afterwards_is_superseded_too(world: Wo
     assert world.partner.members == users(3, 4)
 
 
+def test_a_later_window_wins_over_a_restore_that_waited_for_its_turn(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    world.overwrite(users(2, 3))
+    requested = clock.now()  # of the next window's run, while the restore waits
+    world.restore(first)
+    world.next_window()
+    payload, seq = world.seal(users(3, 4))
+    world.deliver(payload, seq, requested=requested)
+    assert world.partner.members == users(3, 4)
+
+
+def test_a_restore_that_a_gate_held_goes_over_nothing(world: World) -> None:
+    world.overwrite(set())
+    empty = world.window.key
+    world.next_window()
+    world.overwrite(users(1, 2))
+    requested = clock.now()
+    with pytest.raises(DeliveryHeld):
+        world.restore(empty, gates=Gates(min_users=1))
+    payload, seq = world.seal(users(3))
+    world.deliver(payload, seq, requested=requested)
+    assert world.partner.members == users(3)
+
+
+def test_a_restore_by_a_clock_that_was_ahead_goes_over_nothing_that_is_asked_for_later(world: World) -> None:
+    world.overwrite(users(1, 2))
+    first = world.window.key
+    world.next_window()
+    with clock.shifted(timedelta(days=30)):
+        world.restore(first)
+    payload, seq = world.seal(users(3, 4))
+    world.deliver(payload, seq, requested=clock.now())
+    assert world.partner.members == users(3, 4)
+
+
 def test_an_older_snapshot_names_what_was_asked_for_by_name(world: World) -> None:
     world.overwrite(users(1, 2))
     first = world.window.key

@@ -19,8 +19,11 @@ from cohort_pipelines.errors import (
     TargetUnsettled,
 )
 from cohort_pipelines.partners import Taplytics
+from cohort_pipelines.standins.server import in_thread
+from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
 from cohort_pipelines_tests.faults.projects import without_waiting
+from cohort_pipelines_tests.faults.wires import Wired
 from cohort_pipelines_tests.test_dev import free_port
 
 
@@ -285,6 +288,20 @@ def test_a_baseline_can_be_mended_as_long_as_nobody_was_reached(
         world.overwrite(users(1), partner=nowhere, terms=Terms(baseline=str(there)))
     [target] = targets.all_targets(world.ledger)
     assert (target.baseline, target.held) == ("adopted", 1)
+
+
+def test_a_baseline_that_needed_nothing_is_adopted_once(world: World, tmp_path: Path) -> None:
+    there = tmp_path / "there.csv"
+    there.write_text("\n".join(["user_id", *users(1, 2)]), encoding="utf-8")
+    with in_thread(Settings(members=10)) as standins:
+        flags = Wired("flags", standins, tmp_path)
+        flags.hold(users(1, 2))
+        terms = Terms(baseline=str(there))
+        assert world.overwrite(users(1, 2), partner=flags.partner(), terms=terms).requests == 0
+        there.unlink()
+        world.next_window()
+        world.overwrite(users(1), partner=flags.partner(), terms=terms)
+        assert flags.members == users(1)
 
 
 def test_a_target_that_is_being_claimed_blocks_another_sync(world: World) -> None:
