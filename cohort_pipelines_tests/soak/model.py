@@ -290,6 +290,7 @@ def play(story: Story, tally: Tally, bench: Bench) -> None:
     with ExitStack() as later:
         later.enter_context(clock.shifted(BEGINS - clock.now()))
         partner = Receiver(judges_rows=story.judges_rows)
+        partner.edit(users(*story.there))
         world = bench.world(partner)
         playing = Play(world, partner, Promises(world.history, partner, story), tally, later)
         for step in story.steps:

@@ -77,12 +77,14 @@ class Story(_Told):
         judges_rows: each id is a request of its own to the partner.
         max_refused: additions that may be refused in a delivery that counts as delivered.
         heals: what was edited by hand is undone.
+        there: users, and others, whom the target holds from the start, and whom nobody of us has sent.
     """
 
     steps: tuple[Step, ...] = ()
     judges_rows: bool = False
     max_refused: int = 0
     heals: bool = False
+    there: Numbers = NOBODY
 
 
 _OFTEN, _SELDOM = 0.8, 0.4
@@ -130,6 +132,7 @@ def story_of(seed: int) -> Story:
         judges_rows=chance.random() < 1 / 2,
         max_refused=chance.choice([0, 0, 1, 2]),
         heals=chance.random() < 1 / 2,
+        there=Numbers(chance.sample(range(IDS + STRANGERS), chance.randint(0, IDS))),
     )
 
 
