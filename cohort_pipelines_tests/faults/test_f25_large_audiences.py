@@ -35,7 +35,7 @@ BY_FILE, BY_MESSAGE = "by_file", "by_message"
 PARTNERS = {BY_FILE: FILES, BY_MESSAGE: MESSAGES}
 
 GIBIBYTE = 1024.0
-OBJECTS, ARROW_BYTES = 0.1, 8.0  # for each user more; two row groups, of 65,536, are the most that is held
+OBJECTS, ARROW_BYTES = 0.1, 16.0  # for each user more; two row groups, of 65,536, are the most that is held
 UNTIL_IT_SPILLS = 128.0  # megabytes that DuckDB may take, as it does from some 700,000 users on, and nobody else
 
 
