@@ -11,6 +11,7 @@ from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.databases import KINDS, postgres_url
 from cohort_pipelines_tests.delivery.world import World
 from cohort_pipelines_tests.faults.projects import Faulty, opened, opening
+from cohort_pipelines_tests.faults.traces import Traces
 from cohort_pipelines_tests.faults.wires import Wired, skipping_waits
 
 
@@ -34,6 +35,12 @@ def project(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: A
     """Return the demo's project, with everybody well."""
     with opened(tmp_path) as project:
         yield project
+
+
+@pytest.fixture
+def traces(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Traces:
+    caplog.set_level(0)
+    return Traces(caplog, capfd)
 
 
 @pytest.fixture(params=KINDS)

@@ -1,4 +1,4 @@
-"""F11: one id that the partner refuses poisons a message: it is listed with the reason, and all others are sent."""
+"""F11: one id that is refused poisons a message: it is listed with the reason, in the receipt alone; all others go."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from cohort_pipelines_tests.faults.projects import (
     sync,
     to_the_window_before,
 )
+from cohort_pipelines_tests.faults.traces import Traces
 
 FLAGS, GROUP, TOLERANT = "beta_flags", "beta_group", "beta_tolerant"
 DECLARED = {
@@ -49,7 +50,9 @@ def refused_rows(project: Faulty, name: str, window: str) -> list[dict[str, obje
 
 
 @pytest.mark.parametrize("name", PARTNER)
-def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_sent(beta: Faulty, name: str) -> None:
+def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_sent(
+    beta: Faulty, name: str, traces: Traces
+) -> None:
     with clock.shifted(to_the_window_before(2)):
         assert beta.run(name).success
     before = beta.held(name)
@@ -73,6 +76,9 @@ def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_s
         assert "refused 1 additions and 0 removals; everything else was sent" in said(result)
     if name != FLAGS:
         assert beta.judge.asked().total() - asked <= 2 + 14  # of 49 additions in one message
+
+    found = traces.found(beta, said(result))
+    assert found.outside_parquet(wanted | {"joiner-4"}) == []
 
     beta.behave(PARTNER[name], refuse=[])
     assert beta.run(name).success
