@@ -1,11 +1,20 @@
-"""F36: a removal is refused; that is red whatever the tolerance for additions, and it is tried in every window."""
+"""F36: a removal is refused; that is red whatever the tolerance for additions, and it is tried in every window.
+
+Unless the id was out anyway, and its removal was asked for to heal alone.
+"""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from cohort_pipelines import clock
+from cohort_pipelines.delivery import AttemptState, Terms
+from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped
+from cohort_pipelines_tests.delivery.world import SYNC, World, users
+from cohort_pipelines_tests.faults.checker import Checker
 from cohort_pipelines_tests.faults.projects import (
     MESSAGES,
     MIXPANEL,
@@ -15,7 +24,9 @@ from cohort_pipelines_tests.faults.projects import (
     said,
     sync,
     to_the_window_before,
+    without_waiting,
 )
+from cohort_pipelines_tests.faults.wires import Wired
 
 FLAGS, GROUP = "beta_flags", "beta_group"
 DECLARED = {
@@ -62,3 +73,97 @@ def test_f36_a_refused_removal_is_red_within_the_tolerance_and_tried_again(
     tolerant.behave(partner, refuse=[])
     assert tolerant.run(name).success
     assert tolerant.held(name) == tolerant.judge.payload(name, tolerant.window(name)) == wanted | {bad_joiner}
+
+
+STAY, GONE, REFUSED = users(*range(10)), users(*range(10, 14)), users(10)
+LEAVER, DISPUTED, UNHEARD = users(0), users(8), users(9)
+WEEKLY = Terms(heal_within=timedelta(days=7), max_refused=5)
+DUE = timedelta(days=8)
+
+
+@pytest.fixture
+def world(tmp_path: Path, wired: Wired) -> World:
+    """Return a world whose target holds STAY, and held GONE before; from now on some may not be named."""
+    world = World(tmp_path)
+    for audience in (STAY | GONE, STAY):
+        world.overwrite(audience, partner=wired.partner(), terms=WEEKLY)
+        world.next_window()
+    return world
+
+
+def refused_removals(world: World, wired: Wired) -> set[str]:
+    """Return whose removals the receipt of the open window lists as refused; it lists nothing else."""
+    [file] = Checker(world.folder, wired.standins).files(SYNC, "receipt", world.window.key)
+    [receipt] = pq.read_table(file, columns=["refused_rows"]).to_pylist()
+    assert {row["operation"] for row in receipt["refused_rows"]} <= {"remove"}
+    return {row["id"] for row in receipt["refused_rows"]}
+
+
+def test_f36_who_is_out_and_is_refused_when_healed_is_no_failure(world: World, wired: Wired) -> None:
+    wired.behave(refuse=sorted(REFUSED))
+    with clock.shifted(DUE):
+        receipt = world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
+        assert (receipt.state, receipt.refused, receipt.leavers) == (AttemptState.DELIVERED, 1, 0)
+        assert receipt.healed == len(STAY | GONE)
+        assert refused_removals(world, wired) == REFUSED
+        assert wired.members == STAY
+
+    world.next_window()
+    with clock.shifted(2 * DUE):  # to heal alone nobody is asked for them again
+        receipt = world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
+    assert (receipt.state, receipt.refused, receipt.healed) == (AttemptState.DELIVERED, 0, len(STAY | GONE) - 1)
+
+
+def test_f36_who_was_refused_when_healed_and_has_been_in_since_is_a_failure(world: World, wired: Wired) -> None:
+    wired.behave(refuse=sorted(REFUSED))
+    with clock.shifted(DUE):
+        world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
+        world.next_window()
+        wired.behave(refuse=[])
+        world.overwrite(STAY | REFUSED, partner=wired.partner(), terms=WEEKLY)
+        assert wired.members == STAY | REFUSED
+        wired.behave(refuse=sorted(REFUSED))
+        for _ in range(2):  # in each window anew
+            world.next_window()
+            with pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+                world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
+            assert refused_removals(world, wired) == REFUSED
+        wired.behave(refuse=[])
+        world.next_window()
+        assert world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY).leavers == 1
+    assert wired.members == STAY
+
+
+def test_f36_who_may_be_in_is_a_failure_beside_who_was_out_and_is_healed(
+    world: World, wired: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is known to be in; two may be: an addition was refused that was to heal, and a removal got no answer."""
+    without_waiting(monkeypatch)
+    leave = LEAVER | DISPUTED | UNHEARD
+    wired.behave(refuse=sorted(DISPUTED))
+    with clock.shifted(DUE):
+        assert world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY).refused == 1
+        world.next_window()
+        wired.fault(kind="lost_response", times=None)
+        with pytest.raises(DeliveryStopped):
+            world.overwrite(STAY - UNHEARD, partner=wired.partner(), terms=WEEKLY)
+    wired.mend()
+    wired.hold(STAY)
+    wired.behave(refuse=sorted(REFUSED | leave))
+
+    world.next_window()
+    with clock.shifted(2 * DUE):
+        with pytest.raises(DeliveryRefused, match="0 additions and 4 removals"):
+            world.overwrite(STAY - leave, partner=wired.partner(), terms=WEEKLY)
+        assert refused_removals(world, wired) == REFUSED | leave
+
+        world.next_window()
+        with pytest.raises(DeliveryRefused, match="0 additions and 3 removals"):
+            world.overwrite(STAY - leave, partner=wired.partner(), terms=WEEKLY)
+        assert refused_removals(world, wired) == leave
+        assert wired.members == STAY
+
+        wired.behave(refuse=[])
+        world.next_window()
+        world.overwrite(STAY - leave, partner=wired.partner(), terms=WEEKLY)
+    assert wired.members == STAY - leave
