@@ -35,12 +35,12 @@ def require_exact(project: Faulty) -> None:
 
 
 def require_refused(project: Faulty) -> None:
-    before, asked = project.all_held(), project.judge.asked()
+    before, asked, queried = project.all_held(), project.judge.asked(), project.judge.queried()
     for name in SYNCS:
         sentence = said(project.run(name))
         assert WAY_OUT in sentence, name
         assert "Nothing was sent; the audience is as it was." in sentence, name
-    assert (project.all_held(), project.judge.asked()) == (before, asked)
+    assert (project.all_held(), project.judge.asked(), project.judge.queried()) == (before, asked, queried)
 
 
 def deliver_half(project: Faulty) -> None:
