@@ -22,12 +22,19 @@ from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.standins.engage import Engage
 from cohort_pipelines.windows import Cadence
 from cohort_pipelines_tests.faults.projects import MESSAGES, MIXPANEL, Faulty, opened, said, sync, to_the_window_before
+from cohort_pipelines_tests.faults.projects import TAPLYTICS as FLAGS
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 from cohort_pipelines_tests.orchestration.test_schedules import evaluate
 
 QUARTER = timedelta(minutes=15)
 OVER = "Nothing was sent; the audience is as it was."
-QUARTERLY = "beta_users"
+HOURS = {
+    "mixpanel": MIXPANEL,
+    "apptimize": MESSAGES,
+    "taplytics": FLAGS,
+    "quarterly": sync("apptimize", "Beta", "recurring"),
+    "two_hourly": sync("taplytics", "Beta"),
+}
 
 
 def windows_with_a_snapshot(project: Faulty, name: str) -> set[str]:
@@ -43,7 +50,9 @@ def tick(project: Faulty, name: str, job: str) -> str:
 
     assert project.run(name, request.partition_key).success
 
-    assert windows_with_a_snapshot(project, name) - before <= {Cadence.QUARTER_HOUR.window_at(moment).key}
+    cadence = project.syncs[name].cadence
+    assert cadence is not None
+    assert windows_with_a_snapshot(project, name) - before <= {cadence.window_at(moment).key}
     return str(request.partition_key)
 
 
@@ -82,29 +91,35 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [datetime(2025, 3, 30, 1, tzinfo=UTC), datetime(2025, 10, 26, 1, tzinfo=UTC)],
     ids=["to summer time", "back"],
 )
-def test_f17_the_host_changes_its_hours_and_every_window_comes_once(tmp_path: Path, change: datetime) -> None:
-    before = change - 2 * QUARTER
+@pytest.mark.parametrize(
+    ("name", "job", "cadence"),
+    [("quarterly", "recurring_syncs", Cadence.QUARTER_HOUR), ("two_hourly", "dynamic_syncs", Cadence.TWO_HOURS)],
+)
+def test_f17_the_host_changes_its_hours_and_every_window_comes_once(
+    tmp_path: Path, change: datetime, name: str, job: str, cadence: Cadence
+) -> None:
+    before = cadence.window_at(change - 2 * cadence.value).opens
+    assert before is not None
     assert before.astimezone().utcoffset() != change.astimezone().utcoffset()
-    declared = {"mixpanel": MIXPANEL, "apptimize": MESSAGES, QUARTERLY: sync("apptimize", "Beta", "recurring")}
-    with opened(tmp_path, declared) as project:
-        schedule = project.definitions.resolve_schedule_def("recurring_syncs")
+    with opened(tmp_path, HOURS) as project:
+        schedule = project.definitions.resolve_schedule_def(job)
         ticks = schedule_execution_time_iterator(
             before.timestamp(), schedule.cron_schedule, schedule.execution_timezone, ascending=True
         )
         moments = [moment.astimezone(UTC) for moment in islice(ticks, 5)]
-        assert moments == [before + number * QUARTER for number in range(5)]
+        assert moments == [before + number * cadence.value for number in range(5)]
         keys = []
         for moment in moments:
             with clock.shifted(moment - clock.now()):
-                keys.append(tick(project, QUARTERLY, "recurring_syncs"))
-            assert project.judge.group("Beta") == project.judge.payload(QUARTERLY, keys[-1])
+                keys.append(tick(project, name, job))
+            assert project.held(name) == project.judge.payload(name, keys[-1])
             project.churn(0.02)
 
         assert keys == [f"{moment:%Y-%m-%dT%H%MZ}" for moment in moments]
-        assert [(row.key, row.state) for row in reversed(project.ledger.windows(QUARTERLY))] == [
+        assert [(row.key, row.state) for row in reversed(project.ledger.windows(name))] == [
             (key, "delivered") for key in keys
         ]
-        assert windows_with_a_snapshot(project, QUARTERLY) == set(keys)
+        assert windows_with_a_snapshot(project, name) == set(keys)
 
 
 @pytest.mark.parametrize("page", [0, 2])
