@@ -287,7 +287,8 @@ class Attempt:
         if missing:
             concluded["established"] = False
         if green and self.asked.kind is AttemptKind.RETIRE:
-            concluded |= {} if receipt.unsettled else {"retired": now}  # somebody may be put back, and stay for good
+            if not receipt.unsettled:  # else somebody may still be put back, and would stay for good
+                concluded["retired"] = now
             if self.asked.cohort:
                 cohorts.emptied(connection, self.asked.target, self.asked.cohort)
         if concluded:

@@ -137,7 +137,7 @@ def seal_belief(history: History, sync: str, window: str, rows: Iterable[pa.Reco
 
 
 def doubt_all(history: History, belief: Belief, *, sync: str, window: str) -> Belief:
-    """Return ``belief`` with nobody IN any more, but MAYBE: the partner does not know the target, or has lost it.
+    """Return ``belief`` with nobody IN any more, but MAYBE: the target was lost at the partner, or out of our hands.
 
     Raises:
         HistoryError: the file is gone, damaged or cannot be read, or the new one cannot be written.

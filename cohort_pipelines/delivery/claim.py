@@ -62,15 +62,13 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         pause_within(connection, asked.sync, replace(asked.pause, at=now))
     seq = asked.snapshot_seq if asked.kind is AttemptKind.OVERWRITE else next_seq(connection)
     anew = cohorts.is_anew(target, asked.cohort)
-    taken: dict[str, str | int | None] = {} if superseded else {"owner": asked.sync, "retired": None}
+    turn = {"owner": asked.sync, "retired": None, "head_seq": max(seq, target.head_seq)}
+    taken: dict[str, str | int | None] = {} if superseded else turn
     if taken and target.retired:
         taken["baseline"] = None  # somebody may have filled it since: whoever takes it may say with whom
         taken |= cohorts.NAMELESS if anew else {}  # also where this comes to nothing, and is claimed again
-    head = {
-        "generation": target.generation + 1,
-        "head_seq": target.head_seq if superseded else max(seq, target.head_seq),
-    }
-    connection.execute(update(schema.target).filter_by(id=target.id).values(**head, **taken))
+    claimed = update(schema.target).filter_by(id=target.id)
+    connection.execute(claimed.values(generation=target.generation + 1, **taken))
     attempt = _insert_attempt(connection, target, asked, token=token, seq=seq, now=now)
     return Attempt(
         ledger=ledger,

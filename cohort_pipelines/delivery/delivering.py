@@ -87,8 +87,8 @@ def deliver(
         kind: a window's own overwrite, or what :mod:`cohort_pipelines.delivery.restoring` asks for.
         restored_from: the window whose payload is put back.
         pause: pause the sync in the transaction that claims the target.
-        requested: when the run was asked for, by this host's clock; None: just now. What was asked for by name since
-            goes over it, whichever snapshot is newer.
+        requested: when the run was asked for, by the clock of whoever did; None: just now. What was asked for by name
+            since goes over it, whichever snapshot is newer.
         on_progress: told every half second, in the caller's thread, how many of how many operations are done.
         lease_seconds: how long a dead writer keeps others waiting.
 
@@ -170,7 +170,7 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
     Whatever cannot be recorded now is made up for by the next claim, from the chunks in the ledger.
     """
     counts = overwrite.counts
-    sending = Sending(overwrite.attempt, counts.excused_from)
+    sending = Sending(overwrite.attempt)
     try:
         _send(overwrite, sending, partner, on_progress)
         return _conclude(overwrite, sending)
@@ -198,8 +198,8 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         elif counts.operations or not attempt.established:
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
             with only_while(attempt.lease.require_live):
-                sending.run(partner, phases, counts.operations, on_progress)
-            if not (attempt.established or sending.stopped or sending.yielded):  # a baseline that needed nothing stands
+                sending.run(partner, phases, counts, on_progress)
+            if not (sending.established or sending.stopped or sending.yielded):  # a baseline that needed nothing stands
                 attempt.mark_established()
     except (LeaseLost, LedgerUnusable):
         raise

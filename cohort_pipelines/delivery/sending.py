@@ -16,6 +16,7 @@ from cohort_pipelines import clock, loops
 from cohort_pipelines.delivery.attempt import Attempt
 from cohort_pipelines.delivery.bisecting import Bisection
 from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, Phase, extra_requests, split_by_outcome
+from cohort_pipelines.delivery.plan import PlanCounts
 from cohort_pipelines.delivery.recording import Recorded, Recorder
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.errors import (
@@ -45,29 +46,27 @@ Progress = Callable[[int, int], None]
 class Sending:
     """One attempt's chunks on their way to the partner.
 
-    Rows from ``excused_from`` on only heal ids that are out. That they are refused speaks against nobody: a partner may
-    well refuse to remove who is not there.
-
     Attributes:
         requests: requests made so far.
         done: rows of the plan that got a clear answer so far, ``acknowledged`` of them a good one.
         stopped: why it ended before its plan was done, in words; empty when it was done, or only short of time.
         yielded: whether it ended for want of time, or was cancelled or paused.
         paused: whether it ended since the sync was paused.
+        established: whether it is recorded that the target is there.
         missing: whether the partner does not know the target any more, so that nobody is in it.
     """
 
-    def __init__(self, attempt: Attempt, excused_from: int) -> None:
+    def __init__(self, attempt: Attempt) -> None:
         self.requests = 0
         self.done = 0
         self.acknowledged = 0
         self.stopped = ""
         self.yielded = False
         self.paused = False
+        self.established = attempt.established
         self.missing = False
         self._attempt = attempt
-        self._excused_from = excused_from
-        self._judges_rows = False  # whether a refusal of all says nothing of any row
+        self._excused_from = 0  # rows from here on only heal ids that are out, which a partner may well refuse
         self._deadline = attempt.asked.deadline
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
@@ -79,14 +78,15 @@ class Sending:
         self._not_before = clock.now()  # the partner turned us away until then
         self._backing_off = BackingOff()
 
-    def run(self, wire: ChangeWire, phases: Sequence[Phase], planned: int, on_progress: Progress | None) -> None:
-        """Send ``phases``; return when nothing is under way any more. ``on_progress`` is told rows done of ``planned``.
+    def run(self, wire: ChangeWire, phases: Sequence[Phase], counts: PlanCounts, on_progress: Progress | None) -> None:
+        """Send ``phases``; return when nothing is under way any more. ``on_progress`` is told rows done, of how many.
 
         Raises:
             LeaseLost: another run has taken the target over.
             LedgerUnusable: what happened could not be recorded.
         """
-        self._judges_rows = wire.judges_rows
+        planned = counts.operations
+        self._excused_from = planned if wire.judges_rows else counts.excused_from
         self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
         with loops.running(self._send_all(wire, phases, planned)) as sending:
             try:
@@ -102,7 +102,7 @@ class Sending:
 
     async def _send_all(self, wire: ChangeWire, phases: Sequence[Phase], planned: int) -> None:
         async with wire.open(self._attempt.asked.target.name) as session:
-            if not self._attempt.established:
+            if not self.established:
                 await self._establish(session)
             trusted = await self._open(session, phases)
             for phase in (*phases, *phases):  # additions end before removals begin; then what refused chunks held up
@@ -168,6 +168,7 @@ class Sending:
                 self.requests += made
                 if made:
                     await asyncio.to_thread(self._attempt.mark_established)
+                    self.established = True
                 return
 
     async def _look_for_the_target(self, session: Session) -> None:
@@ -284,8 +285,7 @@ class Sending:
 
     def _is_excused(self, chunk: Chunk, error: PartnerRequestRefused) -> bool:
         """Say whether a refusal may be for somebody who is not there, and not for the connection."""
-        of_rows = bool(self.acknowledged) or error.status in _NOT_THERE
-        return chunk.lo >= self._excused_from and of_rows and not self._judges_rows
+        return chunk.lo >= self._excused_from and (self.acknowledged > 0 or error.status in _NOT_THERE)
 
     def _hold_against_the_target(self, chunk: Chunk, error: PartnerRequestRefused) -> None:
         if not self.acknowledged:

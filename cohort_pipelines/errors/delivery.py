@@ -27,14 +27,19 @@ class DeliverySuperseded(DeliveryError):
     """
 
     def __init__(self, window: str, newer: str, *, export_of: str = "", overtaken: bool = False) -> None:
-        remedy = f" To put a delivered export back: cohort-pipelines restore {export_of} {quote(window)}"
-        super().__init__(
-            f"The run for {window} was asked for before {newer}. Nothing was sent; what was asked for since stays, "
-            "unless this is asked for again."
-            if overtaken
-            else f"The snapshot of {window} is older than {newer}, which the target already has or is getting. "
-            f"Nothing was sent; the newer audience stays.{remedy if export_of else ''}"
-        )
+        if overtaken:
+            said = (
+                f"The run for {window} was asked for before {newer}. Nothing was sent; what was asked for since stays, "
+                "unless this is asked for again."
+            )
+        else:
+            said = (
+                f"The snapshot of {window} is older than {newer}, which the target already has or is getting. "
+                "Nothing was sent; the newer audience stays."
+            )
+        if export_of:
+            said += f" To put a delivered export back: cohort-pipelines restore {export_of} {quote(window)}"
+        super().__init__(said)
         self.newer = newer
 
 

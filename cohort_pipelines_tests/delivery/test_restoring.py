@@ -10,6 +10,14 @@ from cohort_pipelines.history import Stage
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
 
 
+def delivered_before(world: World) -> str:
+    """Deliver users 1 and 2, and return in which window; the one after it is open then."""
+    world.overwrite(users(1, 2))
+    delivered = world.window.key
+    world.next_window()
+    return delivered
+
+
 def test_a_restore_puts_an_earlier_audience_back_and_names_it(world: World) -> None:
     first = world.overwrite(users(1, 2, 3))
     earlier = world.window.key
@@ -31,9 +39,7 @@ def test_a_restore_puts_an_earlier_audience_back_and_names_it(world: World) -> N
 
 
 def test_a_restore_can_be_undone_by_the_name_of_its_window(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.overwrite(users(3, 4))
     world.restore(first)
     restored_in = world.window.key
@@ -45,9 +51,7 @@ def test_a_restore_can_be_undone_by_the_name_of_its_window(world: World) -> None
 
 
 def test_a_window_that_only_a_restore_fell_into_gives_what_was_restored(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.restore(first)
     restored_in = world.window.key
     world.next_window()
@@ -58,9 +62,7 @@ def test_a_window_that_only_a_restore_fell_into_gives_what_was_restored(world: W
 
 
 def test_a_later_window_wins_over_a_restore_and_an_earlier_one_does_not(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.overwrite(users(2, 3))
     queued, queued_seq = world.seal(users(3, 4))  # its run was asked for before the restore
     world.restore(first)
@@ -74,9 +76,7 @@ def test_a_later_window_wins_over_a_restore_and_an_earlier_one_does_not(world: W
 
 @pytest.mark.parametrize("by_name", ["restore", "retirement"])
 def test_a_run_that_waited_and_reads_only_afterwards_is_superseded_too(world: World, by_name: str) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.overwrite(users(2, 3))
     requested = clock.now()
     if by_name == "restore":
@@ -94,9 +94,7 @@ def test_a_run_that_waited_and_reads_only_afterwards_is_superseded_too(world: Wo
 
 
 def test_a_later_window_wins_over_a_restore_that_waited_for_its_turn(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.overwrite(users(2, 3))
     requested = clock.now()  # of the next window's run, while the restore waits
     world.restore(first)
@@ -120,9 +118,7 @@ def test_a_restore_that_a_gate_held_goes_over_nothing(world: World) -> None:
 
 
 def test_a_restore_by_a_clock_that_was_ahead_goes_over_nothing_that_is_asked_for_later(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     with clock.shifted(timedelta(days=30)):
         world.restore(first)
     payload, seq = world.seal(users(3, 4))
@@ -131,9 +127,7 @@ def test_a_restore_by_a_clock_that_was_ahead_goes_over_nothing_that_is_asked_for
 
 
 def test_an_older_snapshot_names_what_was_asked_for_by_name(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     older, older_seq = world.seal(users(3))
     world.restore(first)
     with pytest.raises(DeliverySuperseded, match=f"older than the restore of {first} in {world.window.key}, which"):
@@ -152,9 +146,7 @@ def test_a_restore_passes_the_same_gates(world: World) -> None:
 
 
 def test_a_restore_that_pauses_is_not_overwritten_by_the_next_window(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.overwrite(users(2, 3))
     world.restore(first, pause=True)
     world.next_window()
@@ -167,9 +159,7 @@ def test_a_restore_that_pauses_is_not_overwritten_by_the_next_window(world: Worl
 
 
 def test_the_pause_holds_from_the_claim_on_even_where_the_restore_dies(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.overwrite(users(2, 3))
     point, outcomes = 0, set()
     while "done" not in outcomes:
@@ -206,9 +196,7 @@ def test_a_held_window_cannot_be_restored(world: World) -> None:
 
 
 def test_a_restore_is_no_window_of_its_own(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     world.restore(first)
     assert [window.key for window in world.ledger.windows(SYNC)] == [first]
 
@@ -222,9 +210,7 @@ def test_what_an_unchanged_restore_costs(world: World) -> None:
 
 
 def test_a_restore_that_does_not_get_its_turn_does_not_pause(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     fate = Fate()
     world.partner.on_request = lambda _: setattr(fate, "dead", True)
     payload, seq = world.seal(users(2, 3))
@@ -236,9 +222,7 @@ def test_a_restore_that_does_not_get_its_turn_does_not_pause(world: World) -> No
 
 
 def test_of_a_window_s_payloads_the_one_that_is_named_can_be_put_back(world: World) -> None:
-    world.overwrite(users(1, 2))
-    first = world.window.key
-    world.next_window()
+    first = delivered_before(world)
     named = world.overwrite(users(2, 3))
     world.restore(first)  # in the same window
     target = Target("memory", "localhost", "", "Beta")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import pyarrow as pa
@@ -12,24 +12,15 @@ from cohort_pipelines.delivery import overwrite
 from cohort_pipelines.delivery.belief import Belief, fold
 from cohort_pipelines.delivery.schema import ChunkState
 from cohort_pipelines.history import History, StoredFile
-from cohort_pipelines.identity import Equality
 
 
-def only_when_finished(
-    history: History,
-    base: Belief,
-    plan: StoredFile,
-    chunks: pa.Table,
-    *,
-    equality: Equality = "exact",
-    applies_within: timedelta = timedelta(0),
-) -> Belief:
+def only_when_finished(history: History, base: Belief, plan: StoredFile, chunks: pa.Table, **terms: Any) -> Belief:  # noqa: ANN401
     """Work a plan into belief only where all of it was acknowledged."""
     finished = chunks.filter(pc.field("state") == ChunkState.ACKED)
     rows = sum(hi - lo for lo, hi in zip(finished["lo"].to_pylist(), finished["hi"].to_pylist(), strict=True))
     if rows != plan.rows:
         return base
-    return fold(history, base, plan, chunks, equality=equality, applies_within=applies_within)
+    return fold(history, base, plan, chunks, **terms)
 
 
 @contextmanager
