@@ -23,9 +23,11 @@ class Slices:
     def holding(self, key: str) -> str:
         """Return the SQL condition that the id whose key is ``key`` lies in one of these slices.
 
-        Another version of DuckDB may cut other slices; the round that meets one takes up to twice its time.
+        The slice of an id is what MD5 makes of its key, so that it stays the same with every version of DuckDB, whose
+        own hash may change. It costs 0.15 s for a million ids (hash: 0.01 s).
         """
-        return f"(hash({key}) % {SLICES} + {SLICES - self.first}) % {SLICES} < {self.count}"
+        slice_of_id = f"('0x' || md5({key})[:3])::INTEGER % {SLICES}"  # 12 bits: each slice gets four of their values
+        return f"({slice_of_id} + {SLICES - self.first}) % {SLICES} < {self.count}"
 
 
 def due(

@@ -1,6 +1,8 @@
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import duckdb
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +83,13 @@ def test_what_a_window_has_no_time_for_stays_due(within: timedelta, away: float,
         waiting = due(healed, now, within)
     assert sent == every  # each once, the oldest first
     assert healed == now or not every
+
+
+@pytest.mark.parametrize(
+    ("key", "first"),
+    [("a", 204), ("é", 621), ("user-4711", 217), ("$device:0a1b", 889)],  # the first twelve bits of MD5, modulo 1024
+)
+def test_the_slice_of_an_id_is_pinned(key: str, first: int) -> None:
+    inside, outside = Slices(first, 1), Slices((first + 1) % SLICES, SLICES - 1)
+    query = f"SELECT {inside.holding('$key')}, {outside.holding('$key')}"
+    assert duckdb.execute(query, {"key": key}).fetchall() == [(True, False)]
