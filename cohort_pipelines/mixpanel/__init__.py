@@ -4,12 +4,13 @@ from cohort_pipelines.mixpanel.check import CheckedProject, CohortInfo, check_pr
 from cohort_pipelines.mixpanel.engage import AnonymousMembers
 from cohort_pipelines.mixpanel.pages import snapshot_schema
 from cohort_pipelines.mixpanel.project import Project
-from cohort_pipelines.mixpanel.snapshot import Snapshot, take_snapshot
+from cohort_pipelines.mixpanel.snapshot import Place, Snapshot, take_snapshot
 
 __all__ = [
     "AnonymousMembers",
     "CheckedProject",
     "CohortInfo",
+    "Place",
     "Project",
     "Snapshot",
     "check_project_and_cohorts",

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 _ONE_TIME_PATIENCE = timedelta(hours=1)  # a one-time export has no window's end to wait for
 
 Progress = Callable[[int, int], None]
+Place = Callable[[], AbstractAsyncContextManager[None]]
+"""Returns a new context, inside of which the caller may read the project; entering it waits for a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,14 @@ def take_snapshot(
     on_progress: Progress | None = None,
     on_taken: Callable[[], None] | None = None,
     deadline: datetime | None = None,
+    place: Place = nullcontext,
 ) -> Snapshot:
     """Read the cohort as it is now and seal it under ``window``; nothing is filed unless it is proven complete.
 
     A torn reading is repeated once, at the cost of another query. Two callbacks come from another thread than the
     caller's: ``on_taken`` when page 0 has answered, of each reading anew, and ``on_progress`` with the rows that were
     read and the total after each page. No retry waits past ``deadline``, nor past the window's end, which for an export
-    is one hour from now.
+    is one hour from now. Mixpanel is read only inside of a ``place``, which that thread's event loop enters and leaves.
 
     Raises:
         WindowClosed, WindowNotOpenYet: a snapshot taken now does not belong to the window.
@@ -81,7 +85,7 @@ def take_snapshot(
     """
     kept = tuple(dict.fromkeys(properties))
     filing = _Filing(history, sync, window, kept, on_progress or _ignore, on_taken or _ignore)
-    return loops.run(_take(project, cohort_id, anonymous_members, filing, deadline))
+    return loops.run(_take(project, cohort_id, anonymous_members, filing=filing, deadline=deadline, place=place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +101,17 @@ class _Filing:
 
 
 async def _take(
-    project: Project, cohort_id: int, anonymous_members: AnonymousMembers, filing: _Filing, deadline: datetime | None
+    project: Project,
+    cohort_id: int,
+    anonymous_members: AnonymousMembers,
+    *,
+    filing: _Filing,
+    deadline: datetime | None,
+    place: Place,
 ) -> Snapshot:
     began = clock.now()
     ends = filing.window.closes or began + _ONE_TIME_PATIENCE
-    async with connect(project) as client:
+    async with place(), connect(project) as client:
         reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, min(ends, deadline or ends))
         try:
             return await _read(reader, filing, began=began, reread=False)

@@ -2,7 +2,8 @@ import asyncio
 import os
 import signal
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import FrameType
 from typing import Any
@@ -59,6 +60,20 @@ def test_a_snapshot_says_what_it_is(standins: InThread, project: Project, histor
     assert before <= snapshot.taken_at <= clock.now()
     assert not snapshot.reread
     assert history.versions("beta_users", Stage.COHORT_SNAPSHOT, window.key) == [snapshot.file]
+
+
+def test_mixpanel_is_only_read_inside_of_the_place(standins: InThread, project: Project, history: History) -> None:
+    requests = standins.standins.mixpanel_faults.requests
+    seen: list[int] = []
+
+    @asynccontextmanager
+    async def place() -> AsyncIterator[None]:
+        seen.append(requests.total())
+        yield
+        seen.append(requests.total())
+
+    assert take(project, history, place=place).requests == 3
+    assert seen == [0, 3]
 
 
 def test_fetch_and_skip_agree_on_the_identified(project: Project, history: History) -> None:
