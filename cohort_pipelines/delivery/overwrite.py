@@ -82,13 +82,7 @@ class Overwrite:
         if attempt.anew:
             belief = doubt_all(self.history, belief, sync=asked.sync, window=asked.window)
         self.base, self.adopting = started_from(
-            self.history,
-            target,
-            belief,
-            asked.terms.baseline,
-            sync=asked.sync,
-            window=asked.window,
-            equality=asked.terms.id_equality,
+            self.history, target, belief, asked.terms, sync=asked.sync, window=asked.window
         )
         whole = sends_everybody(partner)
         heal, self.heals_until = pace.slices_due(

@@ -195,9 +195,7 @@ def _believed(
             belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
     if row is not None and is_anew(row, wanted.partner.cohort):
         belief = doubt_all(history, belief, sync=wanted.sync, window=wanted.window)
-    return started_from(
-        history, row, belief, terms.baseline, sync=wanted.sync, window=wanted.window, equality=terms.id_equality
-    )
+    return started_from(history, row, belief, terms, sync=wanted.sync, window=wanted.window)
 
 
 def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[object, ...]], pa.Table]]:

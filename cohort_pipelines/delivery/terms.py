@@ -20,6 +20,7 @@ class Terms:
         heal_within: within which time every id is sent again, to undo what somebody else changed; None: never.
         baseline: what the target held before the first delivery: ``empty``, ``unknown`` (what it held and we never
             send stays), or the path of a CSV or Parquet file of the ids.
+        baseline_has_header: whether that file names its columns; one without has the ids and nothing else.
         max_refused: additions that may be refused in a delivery that still counts as delivered.
     """
 
@@ -27,4 +28,5 @@ class Terms:
     applies_within: timedelta = timedelta(0)
     heal_within: timedelta | None = None
     baseline: str = "unknown"
+    baseline_has_header: bool = True
     max_refused: int = 0

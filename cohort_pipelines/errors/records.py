@@ -66,9 +66,10 @@ class BaselineUnusable(HistoryError):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(
-            f"The baseline {path} cannot be adopted: {problem}. {NOTHING_SENT} It must be a CSV file in UTF-8 or a "
-            "Parquet file with one column of user ids, or with one that is named partner_user_id, user_id or id. Mend "
-            "it, or declare `baseline: empty` or `baseline: unknown`."
+            f"The baseline {path} cannot be adopted: {problem}. {NOTHING_SENT} It must be a CSV file in UTF-8, with "
+            "commas, or a Parquet file, with a column that is named partner_user_id, user_id, distinct_id or id; one "
+            "that has a single column and no such name is declared with `baseline_has_header: false`. Correct it, or "
+            "declare `baseline: empty` or `baseline: unknown`."
         )
 
 

@@ -49,6 +49,7 @@ class CohortSync(Declared, dg.Model):
     anonymous_members: Literal["fetch", "skip"] = "fetch"
     gates: GateSettings = GateSettings()
     baseline: Annotated[str, Field(min_length=1)] = Terms().baseline
+    baseline_has_header: bool = Terms().baseline_has_header
     max_refused: Annotated[int, Field(ge=0)] = Terms().max_refused
     link: Reference = ""
     owners: tuple[str, ...] = ()
@@ -69,7 +70,12 @@ class CohortSync(Declared, dg.Model):
         require_sound(syncs, sources, destinations)
         source, destination = sources[self.source], destinations[self.destination]
         cadence = CADENCES.get(self.type)
-        terms = replace(destination.terms(), baseline=self.baseline, max_refused=self.max_refused)
+        terms = replace(
+            destination.terms(),
+            baseline=self.baseline,
+            baseline_has_header=self.baseline_has_header,
+            max_refused=self.max_refused,
+        )
         rule = replace(destination.id_rule(source.id_merge), equality=terms.id_equality)
         return ResolvedSync(
             name=self.name,

@@ -78,7 +78,7 @@ def test_an_edit_that_is_never_healed_is_found(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_a_stranger_that_is_taken_for_ours_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours = tmp_path / "ours"
-    ours.write_text("\n".join(users(*range(IDS, IDS + STRANGERS))), encoding="utf-8")
+    ours.write_text("\n".join(["id", *users(*range(IDS, IDS + STRANGERS))]), encoding="utf-8")
     monkeypatch.setattr(Promises, "terms", Terms(baseline=str(ours)))
     assert first_broken()[1] == "a stranger was taken for ours"
 
