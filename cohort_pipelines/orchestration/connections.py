@@ -174,8 +174,8 @@ class TaplyticsDestination(Destination):
         )
 
     def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the same under both
-        """Taplytics' userId is Mixpanel's distinct_id."""
-        return IdRule()
+        """Taplytics' userId is Mixpanel's distinct_id; that of a device, before login, is none."""
+        return IdRule(reject_device_ids=True)
 
 
 @dg.scaffold_with(ApptimizeScaffolder)

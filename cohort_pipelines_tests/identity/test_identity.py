@@ -20,7 +20,7 @@ from cohort_pipelines.identity import (
 )
 
 APPTIMIZE = "$apptimize_user_id"
-TAPLYTICS = IdRule()
+TAPLYTICS = IdRule(reject_device_ids=True)
 ORIGINAL = IdRule(source=APPTIMIZE, prefixes=("i_", "a_"))
 SIMPLIFIED = IdRule(reject_device_ids=True, compare_with=APPTIMIZE)
 FILE = IdRule(source=APPTIMIZE, prefixes=("i_", "a_"), strip_prefix="i_")
@@ -37,9 +37,15 @@ def outcome(rule: IdRule, distinct_id: str, apptimize_id: str | None = None) -> 
     return row[PARTNER_ID], row.get("reason")
 
 
-@pytest.mark.parametrize("distinct_id", ["user-1", "$device:x", "é", "=1+1", "+1", "@x", "-1", " ", "a,b", 'q"q', "😀"])
+@pytest.mark.parametrize(
+    "distinct_id", ["user-1", "my$device:x", "é", "=1+1", "+1", "@x", "-1", " ", "a,b", 'q"q', "😀"]
+)
 def test_taplytics_takes_the_distinct_id_as_it_is(distinct_id: str) -> None:
     assert outcome(TAPLYTICS, distinct_id) == (distinct_id, None)
+
+
+def test_taplytics_takes_no_device_for_a_user() -> None:
+    assert outcome(TAPLYTICS, "$device:abc") == ("$device:abc", Reason.DEVICE_ID)
 
 
 @pytest.mark.parametrize(
