@@ -6,7 +6,9 @@ The httpx interface over aiohttp's transport: httpx's own async transport costs 
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -14,6 +16,7 @@ from typing import TypeVar
 import aiohttp
 import httpx
 import tenacity
+from aiohttp.http_exceptions import LineTooLong
 from httpx_aiohttp import AiohttpTransport
 
 from cohort_pipelines import clock
@@ -29,6 +32,9 @@ T = TypeVar("T")
 # httpx writes every URL into its log at INFO, and a URL may hold a key.
 logging.getLogger("httpx").addFilter(lambda record: record.levelno >= logging.WARNING)
 
+_HEADER_BYTES = 64 * 2**10
+_GZIP = zlib.MAX_WBITS | 16
+_OF_THE_BODY_AS_SENT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL, httpx.UnsupportedProtocol, httpx.InvalidURL)
 
 
@@ -41,34 +47,69 @@ class NoAnswer(Exception):
         self.sent = sent
 
 
+class _Transport(AiohttpTransport):
+    """aiohttp's transport, with room for large response headers: its own limit is 8 KB."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context)
+        return aiohttp.ClientSession(connector=connector, max_line_size=_HEADER_BYTES, max_field_size=_HEADER_BYTES)
+
+
 def client(
     base_url: str = "", *, connections: int, headers: Mapping[str, str] | None = None, auth: BasicAuth | None = None
 ) -> AsyncClient:
-    """Open a client with at most ``connections`` connections; time limits are each request's own (:func:`send`)."""
+    """Open a client with at most ``connections`` connections; limits of time and size are each request's own."""
     return AsyncClient(
         base_url=base_url,
-        headers=dict(headers or {}),
+        headers={"accept-encoding": "gzip", **(headers or {})},
         auth=auth,
         timeout=None,
-        transport=AiohttpTransport(limits=httpx.Limits(max_connections=connections)),
+        transport=_Transport(limits=httpx.Limits(max_connections=connections)),
     )
 
 
-async def send(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
-    """Send ``request`` and read the whole answer within ``seconds`` in total, however slowly it trickles.
+async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int) -> Response:
+    """Send ``request`` and read the whole answer, of at most ``max_bytes`` unpacked, within ``seconds`` in total.
 
     Raises:
         NoAnswer: no complete answer came; ``sent`` tells whether the request may have taken effect.
     """
+    if seconds <= 0:
+        raise NoAnswer(TimeoutError.__name__, sent=False)
     try:
-        async with asyncio.timeout(seconds):
-            return await http.send(request)
+        async with asyncio.timeout(seconds), aclosing(await http.send(request, stream=True)) as response:
+            body = await _read(response, max_bytes)
     except TimeoutError:
         raise NoAnswer(TimeoutError.__name__, sent=True) from None
-    except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, zlib.error) as error:
         # the transport calls every broken connection a ConnectTimeout, even one that broke after the request had left
         cause = error.__cause__ or error
-        raise NoAnswer(type(cause).__name__, sent=not isinstance(cause, _NEVER_SENT)) from None
+        raise NoAnswer(_in_words(cause), sent=not isinstance(cause, _NEVER_SENT)) from None
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY_AS_SENT]
+    return Response(response.status_code, headers=headers, content=body, request=request)
+
+
+async def _read(response: Response, max_bytes: int) -> bytes:
+    """Return the body, unpacked piece by piece, so that a small one cannot unpack to more than may be read."""
+    body, gzip = bytearray(), None
+    if response.headers.get("content-encoding", "").lower() in {"gzip", "x-gzip"}:
+        gzip = zlib.decompressobj(_GZIP)
+    async for piece in response.aiter_raw():
+        body += gzip.decompress(piece, max_bytes + 1 - len(body)) if gzip else piece
+        if len(body) > max_bytes:
+            too_large = f"the answer is larger than {max_bytes / 2**20:g} MB"
+            raise NoAnswer(too_large, sent=True)
+        if gzip and gzip.unused_data:
+            raise zlib.error
+    if gzip and response.num_bytes_downloaded and not gzip.eof:
+        raise zlib.error
+    return bytes(body)
+
+
+def _in_words(cause: BaseException) -> str:
+    if isinstance(cause.__cause__, LineTooLong):
+        return f"a header of the answer is larger than {_HEADER_BYTES // 2**10} KB"
+    return "the answer is damaged gzip" if isinstance(cause, zlib.error) else type(cause).__name__
 
 
 def retry_after(response: Response) -> float | None:

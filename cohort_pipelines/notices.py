@@ -33,6 +33,7 @@ SECONDS = 10.0
 Security = Literal["starttls", "ssl", "none"]
 PORTS: Mapping[Security, int] = {"starttls": 587, "ssl": 465, "none": 25}
 
+_ANSWER_BYTES = 2**20
 _MAIL = "e-mail"
 _LOG = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ async def _status(channel: str, url: str, body: bytes) -> int:
         address = checked_url(channel, url)
         async with client(connections=1, headers={"content-type": "application/json"}) as http:
             request = http.build_request("POST", address, content=body)
-            return (await send(http, request, seconds=SECONDS)).status_code
+            return (await send(http, request, seconds=SECONDS, max_bytes=_ANSWER_BYTES)).status_code
     except DestinationInvalid:
         raise NoticeNotSent(channel, "its URL is no plain http:// or https:// URL") from None
     except NoAnswer as gone:

@@ -16,6 +16,8 @@ from cohort_pipelines.mixpanel.project import Project
 
 AT_ONCE = 5  # queries of a project that Mixpanel runs at the same time (docs.mixpanel.com, rate limits)
 REQUEST_SECONDS = 120.0  # for a whole answer; the time that clients of Mixpanel's own staff use
+GRACE_SECONDS = 30.0  # for a request that is under way at the deadline, or begun after it
+ANSWER_BYTES = 64 * 2**20  # a page of a thousand members with all their properties is some MB
 
 T = TypeVar("T")
 
@@ -56,16 +58,18 @@ class Client:
     async def ask(self, question: Question, decode: Callable[[bytes], T], deadline: datetime) -> T:
         """Return the decoded answer; what may pass is asked again, without ever waiting past ``deadline``.
 
+        A request that is under way at ``deadline`` is given up :data:`GRACE_SECONDS` later.
+
         Raises:
             ClockSkewed: the answer is dated by a clock that is not this host's.
             MixpanelError: the refusal or failure, as the class that it is.
         """
-        once = partial(self._ask_once, question, decode)
+        once = partial(self._ask_once, question, decode, deadline)
         return await http.with_retries(once, attempts=question.attempts, deadline=deadline)
 
-    async def _ask_once(self, question: Question, decode: Callable[[bytes], T]) -> T:
+    async def _ask_once(self, question: Question, decode: Callable[[bytes], T], deadline: datetime) -> T:
         asked_at = clock.host_now()
-        response = await self._send(question)
+        response = await self._send(question, deadline)
         if not response.is_success:
             raise refusal(response, question.asked, self.project.project_id, question.cohort_id)
         if answered_at := http.date_of(response):
@@ -77,7 +81,7 @@ class Client:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise MixpanelUnavailable(question.asked, "the answer is not JSON") from None
 
-    async def _send(self, question: Question) -> http.Response:
+    async def _send(self, question: Question, deadline: datetime) -> http.Response:
         request = self.connection.build_request(
             "GET" if question.form is None else "POST",
             question.path,
@@ -85,8 +89,9 @@ class Client:
             data=question.form,
         )
         self.requests += 1
+        seconds = min(REQUEST_SECONDS, max(0.0, (deadline - clock.now()).total_seconds()) + GRACE_SECONDS)
         try:
-            response = await http.send(self.connection, request, seconds=REQUEST_SECONDS)
+            response = await http.send(self.connection, request, seconds=seconds, max_bytes=ANSWER_BYTES)
         except http.NoAnswer as silence:
             self.queries += question.counted and silence.sent  # Mixpanel counts on arrival
             raise _unanswered(question.asked, silence) from None

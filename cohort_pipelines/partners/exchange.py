@@ -23,6 +23,7 @@ from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_af
 
 _permission: ContextVar[Callable[[], None]] = ContextVar("permission", default=lambda: None)
 REQUEST_SECONDS = 30.0  # in total; far below the ten minutes after which delivery takes a request to have settled
+ANSWER_BYTES = 2**20  # a full error page fits in; what a wire documents is far smaller
 ATTEMPTS = 5
 _UNNAMED_WAIT = 5.0  # seconds, on top of those between the tries
 _LONGEST_UNNAMED = 30.0
@@ -55,14 +56,16 @@ async def exchange(
     Raises:
         PartnerUnreachable: no connection was made.
         PartnerTurnedAway: no time was left, so nothing was sent.
-        PartnerOutcomeUnknown: no complete answer came before ``deadline`` or within :data:`REQUEST_SECONDS`.
+        PartnerOutcomeUnknown: no complete answer of at most :data:`ANSWER_BYTES` came before ``deadline`` or within
+            :data:`REQUEST_SECONDS`.
     """
     _permission.get()()
     seconds = min(REQUEST_SECONDS, (deadline - clock.now()).total_seconds())
     if seconds <= 0:
         raise PartnerTurnedAway(partner, "no time was left to ask", 0.0)
     try:
-        return await send(http, http.build_request(method, url, content=body), seconds=seconds)
+        request = http.build_request(method, url, content=body)
+        return await send(http, request, seconds=seconds, max_bytes=ANSWER_BYTES)
     except NoAnswer as gone:
         lost = PartnerOutcomeUnknown if gone.sent else PartnerUnreachable
         raise lost(partner, gone.cause) from None

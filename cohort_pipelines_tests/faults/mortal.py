@@ -21,9 +21,9 @@ def mortal(world: World, fate: Fate) -> Iterator[None]:
     """Let ``world`` die at a point of ``fate``: before or after a commit, a file, a request."""
     replace, symlink_to = Path.replace, Path.symlink_to
 
-    async def mortal_send(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
+    async def mortal_send(http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int) -> Response:
         fate.point()
-        response = await send(http, request, seconds=seconds)
+        response = await send(http, request, seconds=seconds, max_bytes=max_bytes)
         fate.answered()
         return response
 

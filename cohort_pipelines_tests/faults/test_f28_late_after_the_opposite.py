@@ -109,16 +109,18 @@ def test_f28_a_writer_that_was_stopped_in_a_request_sends_it_after_a_green_of_th
     reached, released = threading.Event(), threading.Event()
     stopped: list[int] = []
 
-    async def send_when_released(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
+    async def send_when_released(
+        http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int
+    ) -> Response:
         if threading.get_ident() == stopped[0]:
             reached.set()
             assert released.wait(60)
-        return await send(http, request, seconds=seconds)
+        return await send(http, request, seconds=seconds, max_bytes=max_bytes)
 
-    async def note_the_first(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
+    async def note_the_first(http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int) -> Response:
         if not stopped:
             stopped.append(threading.get_ident())
-        return await send_when_released(http, request, seconds=seconds)
+        return await send_when_released(http, request, seconds=seconds, max_bytes=max_bytes)
 
     monkeypatch.setattr(exchange, "send", note_the_first)
     payload, seq = world.seal(NEW)

@@ -47,8 +47,8 @@ def slow(target: str = "") -> Iterator[None]:
     """Let each request that names ``target`` take ten seconds, one after another, by the clock that is asked."""
     with ExitStack() as passed, pytest.MonkeyPatch.context() as patch:
 
-        async def send_slowly(http: AsyncClient, request: httpx.Request, *, seconds: float) -> Response:
-            response = await send(http, request, seconds=seconds)
+        async def send_slowly(http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int) -> Response:
+            response = await send(http, request, seconds=seconds, max_bytes=max_bytes)
             if target.encode() in request.content:
                 passed.enter_context(clock.shifted(OF_A_REQUEST))
             return response

@@ -148,6 +148,17 @@ def test_a_wait_beyond_the_deadline_is_not_begun(
     assert standins.standins.mixpanel_faults.requests == {("/api/query/engage", 429): 1}
 
 
+def test_a_request_does_not_outlive_the_deadline_and_its_grace(
+    standins: InThread, project: Project, history: History, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "GRACE_SECONDS", 0.2)
+    standins.standins.mixpanel_faults.add(Fault(kind="delay", contains="page=1", seconds=10))
+    deadline = clock.now() + timedelta(seconds=1)
+    with pytest.raises(MixpanelTimedOut, match="page 1"):
+        take(project, history, window, deadline=deadline)
+    assert clock.now() < deadline + timedelta(seconds=5)
+
+
 def test_a_deadline_beyond_the_window_changes_nothing(
     standins: InThread, project: Project, history: History, closing_window: Window
 ) -> None:
