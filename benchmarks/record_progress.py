@@ -116,8 +116,7 @@ def _free() -> Iterator[None]:
 
         async def record(self, ended: Sequence[Ended], begun: Rows | None) -> Recorded:  # noqa: ARG002
             kept.extend(ended)
-            now = clock.now()
-            return Recorded(now, now)
+            return Recorded(clock.now(), clock.monotonic())
 
     def write_and_mark_sent(attempt: Attempt) -> None:
         attempt.record(kept, ())

@@ -1,5 +1,10 @@
-"""The one place that asks what time it is, so that windows can be tested without freezing the world."""
+"""The one place that asks what time it is, so that windows can be tested without freezing the world.
 
+Moments come from :func:`now`, durations from :func:`monotonic`: what measures or limits a wait must not follow a clock
+that is set back or ahead.
+"""
+
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,12 +14,18 @@ from cohort_pipelines.errors import ClockSkewed
 TOLERANCE = timedelta(minutes=1)
 """By how much the clocks of this host, the database and Mixpanel may differ."""
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first also counts while the machine sleeps
 _offset = timedelta(0)
 
 
 def now() -> datetime:
     """Return the current moment, in UTC, shifted when :func:`shifted` is in force."""
     return datetime.now(UTC) + _offset
+
+
+def monotonic() -> float:
+    """Return seconds since an arbitrary moment; setting the host's clock changes nothing, :func:`shifted` does."""
+    return time.clock_gettime(_STEADY) + _offset.total_seconds()
 
 
 def offset() -> timedelta:

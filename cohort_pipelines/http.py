@@ -145,6 +145,7 @@ async def with_retries(
     A :class:`~cohort_pipelines.errors.Transient` error is tried again after its ``retry_after``, or after an
     exponential wait with jitter. When tries or time are used up, the last error is raised as it is.
     """
+    until = clock.monotonic() + (deadline - clock.now()).total_seconds()
     backoff = tenacity.wait_exponential_jitter(multiplier=first_wait, max=30)
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -155,7 +156,7 @@ async def with_retries(
     enough = tenacity.stop_after_attempt(attempts)
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        return enough(state) or (deadline - clock.now()).total_seconds() <= state.upcoming_sleep
+        return enough(state) or until - clock.monotonic() <= state.upcoming_sleep
 
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, Transient)),

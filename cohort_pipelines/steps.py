@@ -65,7 +65,7 @@ def filter_identified(history: History, snapshot: StoredFile) -> Identified:
         HistoryFileMissing, HistoryFileDamaged: the snapshot cannot be trusted.
         HistoryNotReadable, HistoryNotWritable: the disk or the object store refused.
     """
-    began = clock.now()
+    began = clock.monotonic()
     with history.local_file(snapshot) as path, open_parquet(path) as members:
         schema = members.schema_arrow.remove(members.schema_arrow.get_field_index(HAS_PROFILE))
         with history.writer(snapshot.sync, Stage.IDENTIFIED_USERS, snapshot.window, schema) as writer:
@@ -75,7 +75,7 @@ def filter_identified(history: History, snapshot: StoredFile) -> Identified:
         file=writer.stored,
         members=snapshot.rows,
         identified=writer.stored.rows,
-        seconds=(clock.now() - began).total_seconds(),
+        seconds=clock.monotonic() - began,
     )
 
 
@@ -88,7 +88,7 @@ def build_payload(history: History, snapshot: StoredFile, identified: StoredFile
         HistoryNotReadable, HistoryNotWritable: the disk or the object store refused.
         CountsDoNotAddUp: the identified users are not those of the snapshot.
     """
-    began = clock.now()
+    began = clock.monotonic()
     sync, window = snapshot.sync, snapshot.window
     with (
         history.scratch() as scratch,
@@ -114,7 +114,7 @@ def build_payload(history: History, snapshot: StoredFile, identified: StoredFile
         differing_partner_ids=differing,
         identified=identified.rows,
         anonymous=rejected[Reason.ANONYMOUS],
-        seconds=(clock.now() - began).total_seconds(),
+        seconds=clock.monotonic() - began,
     )
 
 

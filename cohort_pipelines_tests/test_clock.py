@@ -1,4 +1,4 @@
-from datetime import timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -47,3 +47,11 @@ def test_shifts_that_end_in_another_order_than_they_began_leave_nothing_behind()
     assert clock.offset() == before + timedelta(minutes=5)
     inner.__exit__(None, None, None)
     assert clock.offset() == before
+
+
+def test_durations_do_not_follow_the_clock_of_the_host_and_can_be_shifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda: datetime(1999, 12, 31, tzinfo=UTC))
+    before = clock.monotonic()
+    assert 0 <= clock.monotonic() - before < 60
+    with clock.shifted(timedelta(hours=1)):
+        assert 3_600 <= clock.monotonic() - before < 3_660

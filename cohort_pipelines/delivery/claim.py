@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection, Row, insert, select, update
 
@@ -33,21 +33,21 @@ def claim(ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt:
         SyncPaused: the sync is paused.
         ClockSkewed: this host's clock and the database's differ.
     """
-    patience = clock.now() + timedelta(seconds=lease_seconds + _A_LITTLE)
-    until = min(patience, asked.deadline) if asked.kind is AttemptKind.OVERWRITE else asked.deadline
+    patience = clock.monotonic() + lease_seconds + _A_LITTLE
+    gives_way = asked.kind is AttemptKind.OVERWRITE
     while True:
         with ledger.write() as connection:
             claimed = _claim(connection, ledger, asked, lease_seconds)
         if isinstance(claimed, Attempt):
             return claimed
-        if clock.now() >= until:
+        if clock.now() >= asked.deadline or (gives_way and clock.monotonic() >= patience):
             raise TargetBusy(asked.target.name, claimed)
         time.sleep(min(_POLL_SECONDS, lease_seconds / 10))
 
 
 def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt | datetime:
     """Return the attempt, or until when somebody else's lease holds."""
-    asked_at, now = clock.now(), ledger.now(connection)
+    asked_at, asked_monotonic, now = clock.now(), clock.monotonic(), ledger.now(connection)
     clock.require_agreement(now - clock.offset(), "the ledger's database")
     target = _pinned(connection, asked, now)
     _settle_accepted(connection, target.id, now - asked.terms.applies_within)
@@ -76,7 +76,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
         id=attempt,
         target_id=target.id,
         generation=target.generation + 1,
-        lease=lease.Lease(ledger, target.id, asked.target.name, token, lease_seconds, renewed=asked_at),
+        lease=lease.Lease(ledger, target.id, asked.target.name, token, lease_seconds, renewed=asked_monotonic),
         started=now,
         established=target.established and not anew,
         anew=anew,

@@ -190,14 +190,14 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         if counts.operations and not _wait_until_applied(overwrite):
             sending.yielded = True
         elif isinstance(partner, FileWire):
-            with only_while(attempt.lease.require_live):
+            with only_while(attempt.lease.require_live_in_loop):
                 published = publish(attempt, partner, overwrite.history, counts.operations)
             sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
             sending.done = sending.acknowledged = published.acknowledged
             sending.requests = published.requests
         elif counts.operations or not attempt.established:
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
-            with only_while(attempt.lease.require_live):
+            with only_while(attempt.lease.require_live_in_loop):
                 sending.run(partner, phases, counts, on_progress)
             if not (sending.established or sending.stopped or sending.yielded):  # a baseline that needed nothing stands
                 attempt.mark_established()

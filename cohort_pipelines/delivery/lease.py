@@ -1,5 +1,6 @@
 """The lease that makes a run a target's one writer: every transaction of the run checks its token, and renews it."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -59,7 +60,7 @@ class Lease:
         target: the target's number in the ledger, ``name`` what it is called.
         token: grows with every taking; 0 for an attempt that was superseded and so has no lease.
         seconds: how long it holds without being renewed.
-        renewed: when it was last known to be held, by this host's clock.
+        renewed: when it was last known to be held, by :func:`cohort_pipelines.clock.monotonic`.
         lost: what has ended the turn since, if anything.
     """
 
@@ -68,7 +69,7 @@ class Lease:
     name: str
     token: int
     seconds: float
-    renewed: datetime
+    renewed: float
     lost: DeliveryError | None = None
 
     @contextmanager
@@ -122,7 +123,7 @@ class Lease:
         Raises:
             LeaseLost: another run has taken the target over.
         """
-        held, asked = {"of_target": self.target, "held_token": self.token}, clock.now()
+        held, asked = {"of_target": self.target, "held_token": self.token}, clock.monotonic()
         with self.ledger.write() as connection:
             expires = self.ledger.now(connection) + timedelta(seconds=self.seconds)
             if connection.execute(_RENEW, held | {"until": expires}).rowcount != 1:
@@ -141,12 +142,25 @@ class Lease:
         """
         if self.lost is not None:
             raise self.lost
-        if clock.now() >= self.renewed + timedelta(seconds=self.seconds):
+        if self._may_be_over:
             self._renew()
+
+    async def require_live_in_loop(self) -> None:
+        """Do the same in an event loop, without blocking it while the ledger is asked.
+
+        Raises:
+            LeaseLost, LedgerUnpaired: as :meth:`require_live`.
+        """
+        if self.lost is not None or self._may_be_over:
+            await asyncio.to_thread(self.require_live)
 
     def give_back(self, connection: Connection) -> None:
         """Let the next writer take it at once; to be called in a transaction of :meth:`fenced`."""
         connection.execute(update(schema.lease).filter_by(target=self.target).values(expires=GIVEN_BACK))
+
+    @property
+    def _may_be_over(self) -> bool:
+        return clock.monotonic() >= self.renewed + self.seconds
 
     def _renew(self) -> None:
         with self.fenced():

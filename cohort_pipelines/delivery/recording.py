@@ -7,7 +7,7 @@ for their turn, and whoever is next takes along what all of them have.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery.chunks import Ended, Rows
@@ -22,15 +22,15 @@ class Recorded:
 
     Attributes:
         at: its moment by the ledger's time.
-        asked: its moment by this host's clock, read before it began.
+        asked: when it began, by :func:`cohort_pipelines.clock.monotonic`.
     """
 
     at: datetime
-    asked: datetime
+    asked: float
 
     def now(self) -> datetime:
-        """Return the ledger's time by this host's clock."""
-        return max(self.at, self.at + (clock.now() - self.asked))  # also where the host's clock was set back
+        """Return the ledger's time, whatever was done to this host's clock since."""
+        return self.at + timedelta(seconds=clock.monotonic() - self.asked)
 
 
 @dataclass(slots=True, eq=False)
@@ -73,12 +73,12 @@ class Recorder:
         taken, self._waiting = self._waiting, []
         ended = [each for waiting in taken for each in waiting.ended]
         begun = [waiting.begun for waiting in taken if waiting.begun is not None]
-        asked = clock.now()
+        asked, now = clock.monotonic(), clock.now()
         try:
             at = await asyncio.to_thread(self._record, ended, begun)
         except SyncPaused as paused:
             for waiting in taken:
-                waiting.recorded = Recorded(asked, asked)
+                waiting.recorded = Recorded(now, asked)
                 waiting.error = None if waiting.begun is None else paused
         except BaseException as error:  # all of them fail by the same cause
             for waiting in taken:

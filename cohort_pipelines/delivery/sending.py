@@ -75,7 +75,7 @@ class Sending:
         self._looked = False  # whether the partner was asked for the target
         self._again: deque[Chunk] = deque()  # what was left untouched
         self._bisection = Bisection(0, judges_rows=True)
-        self._not_before = clock.now()  # the partner turned us away until then
+        self._not_before = clock.monotonic()  # the partner turned us away until then
         self._backing_off = BackingOff()
 
     def run(self, wire: ChangeWire, phases: Sequence[Phase], counts: PlanCounts, on_progress: Progress | None) -> None:
@@ -203,7 +203,7 @@ class Sending:
     async def _work(self, session: Session, chunks: Iterator[Chunk]) -> None:
         ended: Sequence[Ended] = ()
         while (chunk := self._next(chunks)) is not None:
-            if clock.now() < self._not_before:
+            if self._turned_away_for > 0:
                 await self._flush(ended)
                 ended = ()
                 await self._nap()
@@ -235,20 +235,25 @@ class Sending:
             return part
         return next(chunks, None)
 
+    @property
+    def _turned_away_for(self) -> float:
+        """Seconds until the partner may be asked again."""
+        return max(self._not_before - clock.monotonic(), 0.0)
+
     def _must_end(self) -> bool:
         """Say whether no further chunk may be started, though there are some."""
-        if not self.stopped and max(clock.now(), self._not_before) >= self._deadline:
+        if not self.stopped and clock.now() + timedelta(seconds=self._turned_away_for) >= self._deadline:
             self.yielded = True
         return self.yielded or bool(self.stopped)
 
     async def _nap(self) -> None:
         """Wait until the partner may be asked again, or something ends the attempt."""
-        while clock.now() < self._not_before and not self._must_end():  # noqa: ASYNC110  a cancel has no event
-            await asyncio.sleep(min(_NAP_SECONDS, (self._not_before - clock.now()).total_seconds()))
+        while (seconds := self._turned_away_for) and not self._must_end():  # noqa: ASYNC110  a cancel has no event
+            await asyncio.sleep(min(_NAP_SECONDS, seconds))
 
     def _leave_alone(self, seconds: float) -> None:
         """Send nothing for a while, since the partner turned us away and named so many ``seconds``."""
-        self._not_before = max(self._not_before, clock.now() + self._backing_off.turned_away(seconds))
+        self._not_before = max(self._not_before, clock.monotonic() + self._backing_off.turned_away(seconds))
 
     async def _flush(self, ended: Sequence[Ended]) -> None:
         """Record what became of a chunk, if anything, and begin nothing."""
@@ -264,7 +269,7 @@ class Sending:
 
     async def _send(self, session: Session, chunk: Chunk, recorded: Recorded) -> list[Ended]:
         try:
-            self._attempt.lease.require_live()
+            await self._attempt.lease.require_live_in_loop()
             answer = await session.send(chunk.operation, chunk.ids, chunk.page, chunk.pages, self._time_limit())
         except PartnerRequestRefused as error:
             return self._refused(chunk, error, recorded)

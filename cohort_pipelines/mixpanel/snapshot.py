@@ -109,9 +109,9 @@ async def _take(
     deadline: datetime | None,
     place: Place,
 ) -> Snapshot:
-    began = clock.now()
-    ends = filing.window.closes or began + _ONE_TIME_PATIENCE
+    ends = filing.window.closes or clock.now() + _ONE_TIME_PATIENCE
     async with place(), connect(project) as client:
+        began = clock.monotonic()
         reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, min(ends, deadline or ends))
         try:
             return await _read(reader, filing, began=began, reread=False)
@@ -123,7 +123,7 @@ async def _take(
             raise SnapshotTorn(str(torn)) from None
 
 
-async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, reread: bool) -> Snapshot:
+async def _read(reader: CohortReader, filing: _Filing, *, began: float, reread: bool) -> Snapshot:
     """Read the cohort once, prove it and seal it.
 
     Raises:
@@ -136,7 +136,7 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, rerea
         first = await reader.first()
         taken_at = clock.now()
         window.require_open()
-        filing.on_taken()
+        await asyncio.to_thread(filing.on_taken)  # it may have to wait for the ledger
         promise = promise_of(first)
         places = scratch / "places.arrow"
         anonymous = 0
@@ -164,7 +164,7 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: datetime, rerea
         requests=reader.client.requests,
         queries=reader.client.queries,
         reread=reread,
-        seconds=(clock.now() - began).total_seconds(),
+        seconds=clock.monotonic() - began,
     )
 
 

@@ -10,7 +10,7 @@ ledger is known to fit again.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from functools import partial
 from typing import Annotated, Self
 
@@ -172,13 +172,13 @@ def _tell(
     context: dg.SensorEvaluationContext, channels: Mapping[str, Send], untold: Untold
 ) -> tuple[list[str], list[str]]:
     """Tell each channel what it has not been told, oldest first; return what was told, and why something was not."""
-    share = timedelta(seconds=TICK_SECONDS / len(channels) - notices.SECONDS)  # the last may take that long
+    share = TICK_SECONDS / len(channels) - notices.SECONDS  # the last may take that long
     told: list[str] = []
     problems: list[str] = []
     for channel, send in channels.items():
-        until = clock.now() + share
+        until = clock.monotonic() + share
         try:
-            while clock.now() < until:
+            while clock.monotonic() < until:
                 with untold(channel) as notice:
                     if notice is None:
                         break

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -21,7 +21,12 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.http import URL, AsyncClient, NoAnswer, Response, retry_after, send, with_retries
 
-_permission: ContextVar[Callable[[], None]] = ContextVar("permission", default=lambda: None)
+
+async def _always() -> None:
+    """Permit every request."""
+
+
+_permission: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("permission", default=_always)
 REQUEST_SECONDS = 30.0  # in total; far below the ten minutes after which delivery takes a request to have settled
 ANSWER_BYTES = 2**20  # a full error page fits in; what a wire documents is far smaller
 ATTEMPTS = 5
@@ -36,8 +41,8 @@ _SERVER_ERROR = 500
 
 
 @contextmanager
-def only_while(permitted: Callable[[], None]) -> Iterator[None]:
-    """Call ``permitted`` right before each request of what is done within, also in tasks; it raises to prevent one.
+def only_while(permitted: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Await ``permitted()`` right before each request of what is done within, also in tasks; it raises to prevent one.
 
     A request can wait long for its turn after it was decided on, and be tried again.
     """
@@ -59,7 +64,7 @@ async def exchange(
         PartnerOutcomeUnknown: no complete answer of at most :data:`ANSWER_BYTES` came before ``deadline`` or within
             :data:`REQUEST_SECONDS`.
     """
-    _permission.get()()
+    await _permission.get()()
     seconds = min(REQUEST_SECONDS, (deadline - clock.now()).total_seconds())
     if seconds <= 0:
         raise PartnerTurnedAway(partner, "no time was left to ask", 0.0)
@@ -117,11 +122,11 @@ class BackingOff:
 
     times: int = 0
 
-    def turned_away(self, seconds: float) -> timedelta:
-        """Return for how long to ask for nothing; the partner named so many ``seconds``."""
+    def turned_away(self, seconds: float) -> float:
+        """Return for how many seconds to ask for nothing; the partner named so many ``seconds``."""
         least = min(2.0 ** (self.times - 1), _LONGEST_UNNAMED) if self.times else 0.0
         self.times = min(self.times + 1, 10)  # far beyond where it matters
-        return timedelta(seconds=min(max(seconds, least), _LONGEST_WAIT))
+        return min(max(seconds, least), _LONGEST_WAIT)
 
     def taken(self) -> None:
         """Take note that something was not turned away."""

@@ -8,7 +8,7 @@ too. No page can be left out: one that is refused ends the publishing.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import chain, islice
 from math import ceil
 from typing import Literal, Protocol
@@ -23,7 +23,7 @@ from cohort_pipelines.partners.wire import Audience, Permit, Publication
 
 MembersMode = Literal["add", "replace_session"]
 
-_NAP = timedelta(seconds=10)  # a longer wait is made of these, so that a pause is noticed
+_NAP_SECONDS = 10.0  # a longer wait is made of these, so that a pause is noticed
 
 
 class ReplacingMessages:
@@ -107,17 +107,16 @@ class _Course:
 
     async def deliver(self, page_until: Callable[[datetime], _Page]) -> bool:
         """Post a page until it is acknowledged; return False when no more is permitted before."""
-        free_at = clock.now()
-        while (until := self.permit()) is not None:
-            now = clock.now()
-            if now < free_at:
-                await asyncio.sleep(min(free_at - now, until - now, _NAP).total_seconds())
+        free_at = clock.monotonic()
+        while (until := await asyncio.to_thread(self.permit)) is not None:  # it records the permit, which may take long
+            if (left := free_at - clock.monotonic()) > 0:
+                await asyncio.sleep(min(left, (until - clock.now()).total_seconds(), _NAP_SECONDS))
                 continue
             page = page_until(until)
             try:
                 self.doubtful |= await page.deliver()
             except PartnerTurnedAway as busy:
-                free_at = clock.now() + self.backing_off.turned_away(again_after(busy))
+                free_at = clock.monotonic() + self.backing_off.turned_away(again_after(busy))
             except PartnerError as error:
                 error.requests = self.requests + page.requests
                 raise

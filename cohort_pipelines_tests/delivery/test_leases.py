@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -135,8 +136,35 @@ def test_a_lease_that_only_seems_to_have_run_out_is_renewed(world: World) -> Non
     assert receipt.acknowledged == 9
 
 
+def test_an_expired_lease_is_noticed_though_the_clock_of_the_host_was_set_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = MemoryPartner(members=world.partner.members)
+    refused: list[LeaseLost] = []
+
+    def stopped(_number: int) -> None:
+        with clock.shifted(timedelta(minutes=2)):
+            world.next_window()
+            world.overwrite(users(*range(20, 40)))
+            host = clock.now
+            monkeypatch.setattr(clock, "now", lambda: host() - timedelta(hours=1))
+            with pytest.raises(LeaseLost) as lost:
+                only_in_time()
+            refused.append(lost.value)
+            raise lost.value
+
+    slow.on_request = stopped
+    payload, seq = world.seal(users(*range(30)))
+    with pytest.raises(LeaseLost):
+        world.deliver(payload, seq, partner=slow)
+    assert len(refused) == 1  # before the request, and not by what is recorded after it
+    assert world.partner.members == users(*range(20, 40))
+
+
 def only_in_time() -> None:
-    exchange._permission.get()()
+    """Ask what the exchange with a partner asks, from a callback of its event loop."""
+    with ThreadPoolExecutor(1) as another:
+        another.submit(asyncio.run, exchange._permission.get()()).result()  # type: ignore[arg-type]
 
 
 def test_the_lease_of_a_dead_writer_runs_out(world: World) -> None:

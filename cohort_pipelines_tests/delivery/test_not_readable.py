@@ -152,7 +152,7 @@ def test_a_look_at_the_history_that_fails_is_no_end_of_a_turn() -> None:
         def _renew(self) -> None:
             """Stand for a ledger that is there."""
 
-    lease = Ledgerless(None, 1, "Beta", 1, seconds=0.03, renewed=clock.now())  # type: ignore[arg-type]
+    lease = Ledgerless(None, 1, "Beta", 1, seconds=0.03, renewed=clock.monotonic())  # type: ignore[arg-type]
 
     def look() -> None:
         answer = next(answers)

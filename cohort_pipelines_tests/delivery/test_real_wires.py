@@ -14,6 +14,7 @@ from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import World, users
+from cohort_pipelines_tests.event_loops import free_of_the_ledger
 
 
 @pytest.fixture
@@ -41,6 +42,15 @@ def test_per_user_flags_after_a_cut_connection(world: World, standins: InThread)
     receipt = world.deliver(payload, seq, partner=partner)
     assert set(state.members("Beta")) == users(*range(50, 300))
     assert receipt.requests < 250  # the difference, from what is known
+
+
+def test_a_lease_that_may_be_over_is_looked_up_outside_of_the_event_loop(world: World, standins: InThread) -> None:
+    partner = Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url)
+    payload, seq = world.seal(users(1, 2, 3))
+    with free_of_the_ledger() as blocking:
+        world.deliver(payload, seq, partner=partner, lease_seconds=1e-6)
+    assert set(standins.standins.taplytics.members("Beta")) == users(1, 2, 3)
+    assert blocking == []
 
 
 def test_a_lost_answer_that_was_asked_for_again_is_delivered_but_unsettled(world: World, standins: InThread) -> None:

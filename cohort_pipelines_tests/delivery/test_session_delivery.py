@@ -15,6 +15,7 @@ from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
+from cohort_pipelines_tests.event_loops import free_of_the_ledger
 
 SETTLED = timedelta(minutes=11)
 
@@ -61,6 +62,12 @@ def test_each_change_sends_the_whole_audience_and_no_change_sends_nothing(
     world.next_window()
     assert world.overwrite(users(*range(100, 2_600)), partner=receiver).requests == 0
     assert pages(standins) == 6
+
+
+def test_a_session_never_waits_for_the_ledger_in_its_event_loop(world: World, receiver: ReplacingMessages) -> None:
+    with free_of_the_ledger() as blocking:
+        assert world.overwrite(users(*range(1_500)), partner=receiver).acknowledged == 1_500
+    assert blocking == []
 
 
 def test_an_empty_audience_empties_the_group_and_makes_it_where_there_is_none(
@@ -127,7 +134,7 @@ def test_a_page_that_was_tried_twice_leaves_everybody_unsettled_until_it_is_sent
 def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
     world: World, receiver: ReplacingMessages, standins: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cohort_pipelines.partners.replacing._NAP", timedelta(seconds=0.1))
+    monkeypatch.setattr("cohort_pipelines.partners.replacing._NAP_SECONDS", 0.1)
     standins.standins.apptimize_faults.add(
         Fault(kind="status", status=429, headers={"Retry-After": "3600"}, after=1, times=None)
     )

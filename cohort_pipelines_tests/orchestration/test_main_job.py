@@ -7,6 +7,7 @@ import pytest
 
 from cohort_pipelines import clock, history
 from cohort_pipelines.orchestration.assets import build_assets
+from cohort_pipelines_tests.event_loops import free_of_the_ledger
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
 
 NOTHING_SENT = "Nothing was sent; the audience is as it was."
@@ -18,9 +19,11 @@ def fault(service_url: str, **what: object) -> None:
 
 
 def test_both_syncs_make_segment_and_group_equal_their_payloads(project: Project) -> None:
-    for name in (TAPLYTICS, APPTIMIZE):
-        assert project.run(name).success
+    with free_of_the_ledger() as blocking:
+        for name in (TAPLYTICS, APPTIMIZE):
+            assert project.run(name).success
 
+    assert blocking == []  # of their event loops
     assert project.segment == project.payload(TAPLYTICS, project.window(TAPLYTICS))
     assert project.group == project.payload(APPTIMIZE, project.window(APPTIMIZE))
     assert len(project.segment) > len(project.group) > 300
