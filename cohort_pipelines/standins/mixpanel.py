@@ -1,4 +1,4 @@
-"""Mixpanel: cohorts/list, engage, app/me and profile updates.
+"""Mixpanel: cohorts/list, the engage queries, app/me, the App API's cohorts and profile updates.
 
 As lenient as the real one towards clients that we did not write: GET or POST, ``/api/query`` or ``/api/2.0``, with or
 without a slash at the end, parameters anywhere (see :mod:`.parameters`).
@@ -6,12 +6,13 @@ without a slash at the end, parameters anywhere (see :mod:`.parameters`).
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -21,7 +22,7 @@ from cohort_pipelines.standins import mixpanel_answers as answers
 from cohort_pipelines.standins.budget import QueryBudget
 from cohort_pipelines.standins.engage import Engage
 from cohort_pipelines.standins.faults import TWIST
-from cohort_pipelines.standins.parameters import Parameters, asked, decoded, read_parameters
+from cohort_pipelines.standins.parameters import Parameters, asked, decoded, read_parameters, require_known
 from cohort_pipelines.standins.project import Cohort, Project
 
 ROLES = ("owner", "admin", "analyst", "consumer")
@@ -57,19 +58,23 @@ def mixpanel_app(state: MixpanelState) -> Starlette:
     routes = [
         Route(f"/api/{version}/{path}{slash}", handler, methods=["GET", "POST"])
         for version in ("query", "2.0")
-        for path, handler in (("cohorts/list", _cohorts_list), ("engage", _engage))
+        for path, handler in _QUERIES.items()
         for slash in ("", "/")
     ]
     routes += [Route(f"/api/app/me{slash}", _me) for slash in ("", "/")]
     routes += [Route(f"/api/app/projects/{{project_id}}/cohorts{slash}", _app_cohorts) for slash in ("", "/")]
+    routes += [
+        Route(f"/api/app/projects/{{project_id}}/cohorts/{{cohort_id:int}}{slash}", _app_cohort) for slash in ("", "/")
+    ]
     routes += [Route(f"/engage{slash}", _ingest, methods=["POST"]) for slash in ("", "/")]
     routes += [
         Route("/standin/churn", _churn, methods=["POST"]),
         Route("/standin/role", _set_role, methods=["POST"]),
         Route("/standin/integrations", _set_integrations, methods=["POST"]),
+        Route("/standin/unknown_cohort", _set_unknown_cohort, methods=["POST", "DELETE"]),
         Route("/standin/queries", _queries, methods=["GET", "DELETE"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={answers.Answer: _refuse})
+    app = Starlette(routes=routes, exception_handlers={answers.Answer: _refuse, HTTPException: _refuse_route})
     app.state.mixpanel = state
     return app
 
@@ -96,8 +101,9 @@ class Concurrency:
 
 
 async def _cohorts_list(request: Request) -> Response:
-    state = _state(request)
-    _admit(request, await read_parameters(request), counted=True)
+    state, parameters = _state(request), await read_parameters(request)
+    _admit(request, parameters, counted=True)
+    require_known(parameters, (), asked(request))
     return _json([_listed(cohort, state.project_id) for cohort in state.project.cohorts.values()])
 
 
@@ -107,8 +113,21 @@ async def _engage(request: Request) -> Response:
     return _json(_state(request).engage.page(parameters, asked(request), request.scope.get(TWIST, "")))
 
 
+async def _engage_stats(request: Request) -> Response:
+    parameters = await read_parameters(request)
+    _admit(request, parameters, counted=True)
+    return _json(_state(request).engage.stats(parameters, asked(request)))
+
+
+async def _engage_properties(request: Request) -> Response:
+    parameters = await read_parameters(request)
+    _admit(request, parameters, counted=True)
+    return _json(_state(request).engage.properties(parameters, asked(request)))
+
+
 async def _me(request: Request) -> Response:
     _authenticate(request)
+    require_known(await read_parameters(request), (), asked(request))
     state = _state(request)
     project = {
         "name": "Stand-in",
@@ -133,11 +152,18 @@ async def _me(request: Request) -> Response:
 
 async def _app_cohorts(request: Request) -> Response:
     """List the cohorts with their integrations; costs no query (Mixpanel's Terraform provider, client.go)."""
-    state, project_id = _state(request), request.path_params["project_id"]
-    _authenticate(request)
-    _require_access(state, project_id, asked(request))
+    state = await _admit_to_app(request)
     results = [_listed_by_app(cohort, state.active_integrations) for cohort in state.project.cohorts.values()]
     return _json({"status": "ok", "results": results})
+
+
+async def _app_cohort(request: Request) -> Response:
+    state, cohort_id = await _admit_to_app(request), request.path_params["cohort_id"]
+    cohort = state.project.cohorts.get(cohort_id)
+    if cohort is None:
+        not_found = answers.app_error(asked(request), 404, f"cohort {cohort_id} does not exist")
+        raise state.engage.no_such_cohort(not_found)
+    return _json({"status": "ok", "results": _listed_by_app(cohort, state.active_integrations)})
 
 
 async def _ingest(request: Request) -> Response:
@@ -168,6 +194,12 @@ async def _set_integrations(request: Request) -> Response:
     return _json({"count": state.active_integrations})
 
 
+async def _set_unknown_cohort(request: Request) -> Response:
+    given = await request.json() if request.method == "POST" else None
+    _state(request).engage.unknown_cohort = given and (given["status"], given["body"])
+    return _json(given)
+
+
 async def _queries(request: Request) -> Response:
     budget = _state(request).budget
     if request.method == "DELETE":
@@ -178,6 +210,20 @@ async def _queries(request: Request) -> Response:
 async def _refuse(_request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, answers.Answer)  # noqa: S101  Starlette's handlers are typed for any exception
     return refusal.response()
+
+
+async def _refuse_route(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, HTTPException)  # noqa: S101  as above
+    sentence = f"{request.method} of this path is not supported by this stand-in"
+    return answers.app_error(asked(request), refusal.status_code, sentence).response()
+
+
+async def _admit_to_app(request: Request) -> MixpanelState:
+    state, where = _state(request), asked(request)
+    _authenticate(request)
+    _require_access(state, request.path_params["project_id"], where)
+    require_known(await read_parameters(request), (), where)
+    return state
 
 
 def _admit(request: Request, parameters: Parameters, *, counted: bool) -> None:
@@ -195,6 +241,12 @@ def _admit(request: Request, parameters: Parameters, *, counted: bool) -> None:
         raise answers.hour_used_up(where, state.project_id, budget.per_hour, budget.at_once, seconds)
 
 
+_QUERIES: dict[str, Callable[[Request], Awaitable[Response]]] = {
+    "cohorts/list": _cohorts_list,
+    "engage": _engage,
+    "engage/stats": _engage_stats,
+    "engage/properties": _engage_properties,
+}
 _REFUSALS: dict[str, Callable[[str, str], answers.Answer]] = {
     "plan_without_api": answers.plan_without_api,
     "timed_out": answers.timed_out,

@@ -20,17 +20,23 @@ class Answer(Exception):
     """An answer that ends a request early."""
 
     status: int
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | str
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def response(self) -> Response:
         """Return it as a Starlette response."""
-        return Response(msgspec.json.encode(self.body), self.status, dict(self.headers), JSON)
+        body = self.body if isinstance(self.body, str) else msgspec.json.encode(self.body)
+        return Response(body, self.status, dict(self.headers), JSON)
 
 
 def bad_request(asked: str, error: str) -> Answer:
     """400 with Mixpanel's usual body; ``asked`` is the path with its query."""
     return Answer(400, {"request": asked, "error": error})
+
+
+def app_error(asked: str, status: int, error: str) -> Answer:
+    """Return an error in the App API's form (openapi/service-accounts)."""
+    return Answer(status, {"request": asked, "error": error, "status": "error"})
 
 
 def unable_to_authenticate(asked: str) -> Answer:
@@ -40,12 +46,12 @@ def unable_to_authenticate(asked: str) -> Answer:
 
 def credential_refused(asked: str) -> Answer:
     """401: an unknown service account or a wrong secret."""
-    return Answer(401, {"request": asked, "error": "Invalid service account credentials", "status": "error"})
+    return app_error(asked, 401, "Invalid service account credentials")
 
 
 def no_access(asked: str, project_id: str) -> Answer:
     """403: the account does not see the project (status and body are not published)."""
-    return Answer(403, {"request": asked, "error": f"Permission denied for project {project_id}", "status": "error"})
+    return app_error(asked, 403, f"Permission denied for project {project_id}")
 
 
 def plan_without_api(asked: str, _project_id: str) -> Answer:

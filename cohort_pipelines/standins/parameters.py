@@ -4,6 +4,7 @@ The real server tries JSON first, then a form, and lets the body go over the URL
 """
 
 import math
+from collections.abc import Collection
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,10 @@ from starlette.requests import Request
 from cohort_pipelines.standins.mixpanel_answers import bad_request
 
 Parameters: TypeAlias = dict[str, Any]
+
+_EVERYWHERE = frozenset(
+    {"project_id", "query_origin"}
+)  # the latter names the client (mixpanel-headless, api_client.py)
 
 
 async def read_parameters(request: Request) -> Parameters:
@@ -24,9 +29,19 @@ async def read_parameters(request: Request) -> Parameters:
             decoded = msgspec.json.decode(body)
         except msgspec.DecodeError:
             decoded = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        if isinstance(decoded, dict):
-            parameters |= decoded
+        parameters |= decoded if isinstance(decoded, dict) else {"data": decoded}  # "data": profile updates
     return parameters
+
+
+def require_known(parameters: Parameters, known: Collection[str], where: str) -> None:
+    """Refuse a request that carries a parameter which would be ignored.
+
+    Raises:
+        Answer: 400, it carries another than ``known`` ones.
+    """
+    for name in parameters:
+        if name not in known and name not in _EVERYWHERE:
+            raise bad_request(where, f"{name} is not supported by this stand-in")
 
 
 def asked(request: Request) -> str:
@@ -62,3 +77,32 @@ def whole_number(value: Any, default: int, where: str) -> int:  # noqa: ANN401  
     if not math.isfinite(number) or number != int(number):
         raise bad_request(where, "a parameter is not a whole number")
     return int(number)
+
+
+def strings(value: Any, where: str) -> list[str] | None:  # noqa: ANN401  JSON, as text or as an object
+    """Return a parameter that is a JSON array of strings; None when it is absent or empty text.
+
+    Raises:
+        Answer: 400, it is something else.
+    """
+    if value in (None, ""):
+        return None
+    try:
+        return msgspec.convert(decoded(value, where), list[str])
+    except msgspec.ValidationError:
+        raise bad_request(where, "a parameter is not a JSON array of strings") from None
+
+
+def boolean(value: Any, where: str) -> bool:  # noqa: ANN401  true or false, as text or as itself
+    """Return a parameter that is true or false.
+
+    Raises:
+        Answer: 400, it is something else.
+    """
+    match str(value).lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+        case _:
+            raise bad_request(where, "a parameter is neither true nor false")

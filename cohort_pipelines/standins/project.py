@@ -73,6 +73,10 @@ class Project:
             flags = map(and_, flags, self.with_profile)
         return array("I", compress(range(self.size), flags))
 
+    def has(self, number: int, cohort: Cohort | None, *, profile: bool) -> bool:
+        """Tell whether the user is in ``cohort`` now (None: anybody is), with ``profile`` one who has a profile."""
+        return bool((cohort is None or cohort.flags[number]) and (not profile or self.with_profile[number]))
+
     def distinct_id(self, number: int) -> str:
         """Return the user's canonical distinct_id."""
         first_new = self.population.size
