@@ -23,6 +23,7 @@ from rich.table import Table
 from cohort_pipelines import clock, history, http, progress, settings
 from cohort_pipelines.errors import ProjectFolderInvalid, SyncUnknown
 from cohort_pipelines.history import History, Stage
+from cohort_pipelines.identity import Reason
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.processes import only_one
@@ -213,7 +214,8 @@ def _cell(done: Delivered, name: str) -> str:
     if name == "members":
         return f"{done.members:,}"
     if name == "identified":
-        return f"{done.members - done.rejected.get('anonymous', 0):,}"
+        unidentified = sum(done.rejected.get(reason, 0) for reason in (Reason.ANONYMOUS, Reason.MALFORMED_MEMBER))
+        return f"{done.members - unidentified:,}"
     value = done.receipt["users" if name == "delivered" else name]
     return f"{value:.1f}" if name == "seconds" else f"{int(value):,}"
 

@@ -5,7 +5,8 @@ before login. With original ID merge it may be any id of a cluster, so a partner
 (docs.mixpanel.com, ID Management and the partners' pages). An :class:`IdRule` says which column, and what it must be.
 
 Only strings and integers can be ids. A list, an object, a boolean or a fraction in a property comes as its JSON behind
-:data:`NOT_TEXT`, and is malformed by every rule; so is a string that begins with that character.
+:data:`NOT_TEXT`, and is malformed by every rule; so is a string that begins with that character. The distinct_id of a
+member that could not be read begins with it too, followed by what came.
 """
 
 import re
@@ -20,7 +21,7 @@ DISTINCT_ID = "distinct_id"
 PARTNER_ID = "partner_user_id"
 EQUALITY_KEY = "equality_key"
 DEVICE_PREFIX = "$device:"
-NOT_TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # precedes the JSON of a property that is no string and no integer
+NOT_TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # precedes the JSON of what is no string and no integer
 MAX_ID_BYTES = 1024  # what receivers of Mixpanel's cohort webhook take (Flagsmith's serializer)
 _UNUSABLE = r"[\x00-\x1f\x7f\x{FFFD}]"  # control characters, and what stands for broken Unicode: two ids would be one
 
@@ -41,6 +42,7 @@ class Reason(StrEnum):
     """Why a member is not in the payload."""
 
     ANONYMOUS = "anonymous"
+    MALFORMED_MEMBER = "malformed_member"
     NO_PARTNER_ID = "no_partner_id"
     MALFORMED_PARTNER_ID = "malformed_partner_id"
     DEVICE_ID = "device_id"

@@ -17,7 +17,7 @@ from cohort_pipelines.errors import CountsDoNotAddUp, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.history.writer import StageWriter
-from cohort_pipelines.identity import IdRule, Reason
+from cohort_pipelines.identity import NOT_TEXT, IdRule, Reason
 
 HAS_PROFILE = "has_profile"
 _BATCH = 65_536
@@ -25,11 +25,20 @@ _BATCH = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The identified users of a snapshot: the file, members before, users after, seconds it took."""
+    """The identified users of a snapshot.
+
+    Attributes:
+        file: their sealed file.
+        members: members of the snapshot.
+        identified: those with a profile.
+        malformed: those who could not be read.
+        seconds: how long it took.
+    """
 
     file: StoredFile
     members: int
     identified: int
+    malformed: int
     seconds: float
 
 
@@ -68,14 +77,17 @@ def filter_identified(history: History, snapshot: StoredFile) -> Identified:
     began = clock.monotonic()
     with history.local_file(snapshot) as path, open_parquet(path) as members:
         schema = members.schema_arrow.remove(members.schema_arrow.get_field_index(HAS_PROFILE))
+        malformed = 0
         with history.writer(snapshot.sync, Stage.IDENTIFIED_USERS, snapshot.window, schema) as writer:
             for batch in members.iter_batches(_BATCH):
+                malformed += pc.sum(pc.starts_with(batch.column(identity.DISTINCT_ID), NOT_TEXT)).as_py() or 0
                 writer.write(batch.filter(batch.column(HAS_PROFILE)).select(schema.names))
     return Identified(
         file=writer.stored,
         members=snapshot.rows,
         identified=writer.stored.rows,
         seconds=clock.monotonic() - began,
+        malformed=malformed,
     )
 
 
@@ -104,7 +116,8 @@ def build_payload(history: History, snapshot: StoredFile, identified: StoredFile
             for ids in _payload_ids(db, scratch, rule, unsorted):
                 payload.write(ids)
         rejected = _write_rejects(db, members, left_out, rejects)
-        if {payload.rows + rejects.rows, identified.rows + rejected[Reason.ANONYMOUS]} != {snapshot.rows}:
+        unidentified = rejected[Reason.ANONYMOUS] + rejected[Reason.MALFORMED_MEMBER]
+        if {payload.rows + rejects.rows, identified.rows + unidentified} != {snapshot.rows}:
             raise CountsDoNotAddUp(snapshot.rows, payload.rows, rejects.rows)
     return Payload(
         file=payload.stored,
@@ -177,14 +190,18 @@ def _first_of_each(candidates: Iterable[pa.RecordBatch], rejects: StageWriter) -
 def _write_rejects(
     db: duckdb.DuckDBPyConnection, members: Path, left_out: Path, rejects: StageWriter
 ) -> dict[str, int]:
-    """Write the anonymous members and ``left_out``, sorted; return how many each reason has, none included."""
-    anonymous = (
+    """Write the unidentified members and ``left_out``, sorted; return how many each reason has, none included."""
+    malformed = f"starts_with(distinct_id, '{NOT_TEXT}')"
+    reason = f"CASE WHEN {malformed} THEN '{Reason.MALFORMED_MEMBER}' ELSE '{Reason.ANONYMOUS}' END"
+    unidentified = (
         db.read_parquet(exactly(members))
         .filter(f"not {HAS_PROFILE}")
-        .project(f"distinct_id, null::varchar as partner_user_id, '{Reason.ANONYMOUS}' as reason")
+        .project(f"distinct_id, null::varchar as partner_user_id, {reason} as reason")
     )
     rejected = dict.fromkeys((reason.value for reason in Reason), 0)
-    for batch in _sorted(anonymous.union(db.read_parquet(exactly(left_out))), "reason, distinct_id, partner_user_id"):
+    for batch in _sorted(
+        unidentified.union(db.read_parquet(exactly(left_out))), "reason, distinct_id, partner_user_id"
+    ):
         rejects.write(batch)
         for count in batch.column("reason").value_counts().to_pylist():
             rejected[count["values"]] += count["counts"]

@@ -16,8 +16,8 @@ from cohort_pipelines.engine import engine
 from cohort_pipelines.history.disk import writing
 from cohort_pipelines.mixpanel.pages import Page, snapshot_schema
 
-_PLACES = pa.schema([snapshot_schema(()).field(name) for name in ("distinct_id", "page")])
-_REPEATED = "SELECT 1 FROM places GROUP BY distinct_id HAVING min(page) <> max(page) LIMIT 1"
+_PLACES = pa.schema([pa.field("came", pa.binary()), snapshot_schema(()).field("page")])
+_REPEATED = "SELECT 1 FROM places WHERE came IS NOT NULL GROUP BY came HAVING min(page) <> max(page) LIMIT 1"
 
 
 class Torn(Exception):
@@ -71,7 +71,7 @@ def promise_of(first: Page) -> Promise:
 
 
 @contextmanager
-def noting(path: Path) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def noting(path: Path) -> Iterator[Callable[[Page], None]]:
     """Yield a function that notes, in a new file at ``path``, who stands on which page.
 
     Raises:
@@ -81,9 +81,9 @@ def noting(path: Path) -> Iterator[Callable[[pa.RecordBatch], None]]:
         with writing(path):
             places = opened.enter_context(pa.ipc.new_stream(opened.enter_context(pa.OSFile(str(path), "wb")), _PLACES))
 
-        def note(members: pa.RecordBatch) -> None:
+        def note(page: Page) -> None:
             with writing(path):
-                places.write_batch(members.select(_PLACES.names))
+                places.write_batch(pa.record_batch([page.came, page.members["page"]], schema=_PLACES))
 
         try:
             yield note
@@ -94,6 +94,8 @@ def noting(path: Path) -> Iterator[Callable[[pa.RecordBatch], None]]:
 
 def require_no_repeats(path: Path) -> None:
     """Refuse if anybody noted at ``path`` stands on two pages; twice on one page is for identity to judge.
+
+    Members are told apart by their distinct_ids as they came, and those without one are passed over.
 
     Raises:
         Torn: somebody does, so somebody else may stand on none.

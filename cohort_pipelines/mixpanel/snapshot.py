@@ -36,6 +36,7 @@ class Snapshot:
         total: members of the cohort, as Mixpanel counted them on page 0.
         rows: rows of the file; equal to ``total``, or it would not have been sealed.
         anonymous: members without a profile.
+        malformed: members that cannot be read.
         pages: pages of the session.
         requests: HTTP requests made, failed ones and a first reading included.
         queries: how many of them counted against the project's queries per hour.
@@ -48,6 +49,7 @@ class Snapshot:
     total: int
     rows: int
     anonymous: int
+    malformed: int
     pages: int
     requests: int
     queries: int
@@ -139,15 +141,16 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: float, reread: 
         await asyncio.to_thread(filing.on_taken)  # it may have to wait for the ledger
         promise = promise_of(first)
         places = scratch / "places.arrow"
-        anonymous = 0
+        anonymous = malformed = 0
         with noting(places) as note:
 
             def take(number: int, page: Page) -> None:
-                nonlocal anonymous
+                nonlocal anonymous, malformed
                 promise.require_kept(number, page)
                 writer.write(page.members)
-                note(page.members)
+                note(page)
                 anonymous += page.anonymous
+                malformed += page.malformed
                 filing.on_progress(writer.rows, promise.total)
 
             take(0, first)
@@ -160,6 +163,7 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: float, reread: 
         total=promise.total,
         rows=writer.rows,
         anonymous=anonymous,
+        malformed=malformed,
         pages=promise.pages,
         requests=reader.client.requests,
         queries=reader.client.queries,

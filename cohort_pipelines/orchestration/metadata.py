@@ -37,7 +37,8 @@ def of_snapshot(snapshot: Snapshot) -> Metadata:
     return _of_file(snapshot.file, snapshot.seconds) | {
         "members": snapshot.rows,
         "anonymous": snapshot.anonymous,
-        "share identified": share(snapshot.rows - snapshot.anonymous, snapshot.rows),
+        "malformed": snapshot.malformed,
+        "share identified": share(snapshot.rows - snapshot.anonymous - snapshot.malformed, snapshot.rows),
         "taken at": dg.MetadataValue.timestamp(snapshot.taken_at),
         "pages": snapshot.pages,
         "requests": snapshot.requests,
@@ -63,7 +64,8 @@ def of_identified(found: Identified) -> Metadata:
     return _of_file(found.file, found.seconds) | {
         "members": found.members,
         "identified": found.identified,
-        "anonymous": found.members - found.identified,
+        "anonymous": found.members - found.identified - found.malformed,
+        "malformed": found.malformed,
         "share identified": share(found.identified, found.members),
     }
 

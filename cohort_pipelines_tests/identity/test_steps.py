@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cohort_pipelines import engine, steps
 from cohort_pipelines.errors import CountsDoNotAddUp, HistoryFileDamaged, HistoryNotWritable, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.identity import Equality, IdRule, Reason
+from cohort_pipelines.identity import NOT_TEXT, Equality, IdRule, Reason
 
 WINDOW = "2026-11-22T1215Z"
 APPTIMIZE = "$apptimize_user_id"
@@ -99,6 +99,7 @@ def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -
     ]
     assert payload.rejected == {
         "anonymous": 1,
+        "malformed_member": 0,
         "no_partner_id": 1,
         "malformed_partner_id": 1,
         "device_id": 0,
@@ -106,6 +107,18 @@ def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -
         "invalid_text": 1,
     }
     assert (payload.users, payload.identified, payload.anonymous) == (2, 6, 1)
+
+
+def test_malformed_members_are_neither_identified_nor_anonymous(history: History) -> None:
+    malformed = NOT_TEXT + "null"
+    members: list[Member] = [("m1", True, "a_1"), ("m2", False, None), (malformed, False, None)]
+    found = steps.filter_identified(history, snapshot_of(history, *members))
+    payload, ids, rejects = built(history, ORIGINAL, *members)
+
+    assert (found.identified, found.malformed) == (1, 1)
+    assert ids == ["a_1"]
+    assert rejects == [("m2", None, "anonymous"), (malformed, None, "malformed_member")]
+    assert (payload.identified, payload.anonymous, payload.rejected["malformed_member"]) == (1, 1, 1)
 
 
 def test_simplified_id_merge_counts_differing_ids(history: History) -> None:

@@ -81,7 +81,7 @@ def noted(folder: Path, *pages: Page) -> Path:
     path = folder / "places.arrow"
     with noting(path) as note:
         for page in pages:
-            note(page.members)
+            note(page)
     return path
 
 
