@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import aiohttp
 import httpx
+import msgspec
 import tenacity
 from aiohttp.http_exceptions import LineTooLong
 from httpx_aiohttp import AiohttpTransport
@@ -28,6 +29,9 @@ Response = httpx.Response
 URL = httpx.URL
 
 T = TypeVar("T")
+
+NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a body raises: it has another shape, is no JSON, is no Unicode, or is nested too deep."""
 
 # httpx writes every URL into its log at INFO, and a URL may hold a key.
 logging.getLogger("httpx").addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from cohort_pipelines.errors import PartnerError, PartnerOutcomeUnknown, PartnerRequestRefused
-from cohort_pipelines.http import Response
+from cohort_pipelines.http import NO_JSON, Response
 from cohort_pipelines.partners.exchange import failure, require_success
 
 Action = Literal["members", "add_members", "remove_members"]
@@ -41,7 +41,7 @@ def encode(cohort: Cohort, action: Action, members: Sequence[Mapping[str, str]],
 class _Reply(msgspec.Struct):
     """The reply's published fields; the error is read leniently, since receivers differ in its shape."""
 
-    status: str | None = None
+    status: str
     action: str | None = None
     error: Any = None
 
@@ -50,25 +50,21 @@ _decoder = msgspec.json.Decoder(_Reply)
 
 
 def require_accepted(partner: str, action: Action, response: Response) -> None:
-    """Refuse a reply that does not say that the message was taken.
+    """Refuse every reply but the published one: a 2xx and a JSON object with `status: success` and the same action.
 
-    A reply is good when it is a 2xx whose body is empty, or a JSON object that says `status: success` for the same
-    action, or says neither status nor error. Usertour answers a failure with 200, so the body counts as well.
+    Flagsmith and Usertour answer so. Usertour answers a failure with a 2xx too, so the body decides.
 
     Raises:
         PartnerKeyRefused, PartnerRequestRefused, PartnerOutcomeUnknown: what the status or the body says.
     """
     require_success(partner, response)
-    if not response.content:
-        return
     try:
         reply = _decoder.decode(response.content)
-    except msgspec.DecodeError:
+    except NO_JSON:
         raise _not_the_wire(partner, response) from None
     if reply.status == "failure":
         raise _reported_failure(partner, reply.error, response)
-    accepted = reply.status == "success" or (reply.status is None and not reply.error)
-    if not accepted or reply.action not in {None, action}:
+    if (reply.status, reply.action) != ("success", action):
         raise _not_the_wire(partner, response)
 
 

@@ -24,7 +24,7 @@ from cohort_pipelines.errors import (
     PartnerTurnedAway,
     PartnerUnreachable,
 )
-from cohort_pipelines.http import URL, AsyncClient, Response, client
+from cohort_pipelines.http import NO_JSON, URL, AsyncClient, Response, client
 from cohort_pipelines.partners.exchange import (
     REQUEST_SECONDS,
     again_after,
@@ -113,7 +113,7 @@ class Taplytics:
 class _Custom(msgspec.Struct):
     """What is read of the user object that Taplytics answers with."""
 
-    custom_data: Any = None
+    custom_data: dict[str, Any]
 
 
 _decoder = msgspec.json.Decoder(_Custom)
@@ -229,20 +229,16 @@ class _Flags:
 
 
 def _require_user(response: Response, flag: Mapping[str, bool]) -> None:
-    """Refuse a success whose body is no user object, or one whose custom data lacks ``flag``.
+    """Refuse a success whose body is not what is documented: the user, with the merged custom data.
 
-    The answer is documented to be the user with the merged custom data (source: the module's docstring); one without
-    any is taken for good.
+    Source: the module's docstring.
 
     Raises:
         PartnerOutcomeUnknown: something other than Taplytics answered, or the flag was not stored.
     """
-    if not response.content:
-        return
     try:
         stored = _decoder.decode(response.content).custom_data
-    except msgspec.DecodeError:
+    except NO_JSON:
         raise PartnerOutcomeUnknown(_NAME, f"HTTP {response.status_code} with no user object") from None
-    for name, member in flag.items():
-        if isinstance(stored, dict) and stored.get(name) is not member:
-            raise PartnerOutcomeUnknown(_NAME, "it answered with a user who does not have what was sent")
+    if any(stored.get(name) is not member for name, member in flag.items()):
+        raise PartnerOutcomeUnknown(_NAME, "it answered with a user who does not have what was sent")

@@ -1,6 +1,7 @@
 """A server that answers with any bytes at all, for what no well-behaved server can be made to do."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,12 +37,18 @@ def raw(
     return Raw("\r\n".join([*lines, "", ""]).encode() + body, hang_up=length is not None)
 
 
-def in_turn(*answers: Raw) -> Reply:
+async def taken(asked: Asked) -> Raw:
+    """Answer a cohort message as a receiver does that took it."""
+    return raw(200, json.dumps({"action": json.loads(asked.body)["action"], "status": "success"}).encode())
+
+
+def in_turn(*answers: Raw | Reply) -> Reply:
     """Answer with each once, and with the last for ever."""
     left = list(answers)
 
-    async def reply(_asked: Asked) -> Raw:
-        return left.pop(0) if len(left) > 1 else left[0]
+    async def reply(asked: Asked) -> Raw:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        return answer if isinstance(answer, Raw) else await answer(asked)
 
     return reply
 

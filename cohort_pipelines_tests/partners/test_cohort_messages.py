@@ -18,11 +18,24 @@ from cohort_pipelines.partners import CohortMessages, apptimize_http
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread
-from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, tried_once, within
+from cohort_pipelines_tests.partners.odd_server import (
+    Asked,
+    Raw,
+    Reply,
+    in_turn,
+    odd_server,
+    raw,
+    taken,
+    tried_once,
+    within,
+)
 
 T = TypeVar("T")
 
 TOO_SHORT_TO_END = 0.4
+TAKEN = b'{"action": "add_members", "status": "success"}'
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+TAKEN_IN_A_CHUNK = b"%x\r\n%s\r\n" % (len(TAKEN), TAKEN)
 
 
 def run(scenario: Coroutine[Any, Any, T]) -> T:
@@ -92,7 +105,7 @@ def test_messages_are_the_published_ones() -> None:
         await session.send(Operation.ADD, ["a", "b"], 2, 5, deadline)
         await session.send(Operation.REMOVE, ["c"], 5, 5, deadline)
 
-    _, asked = answered(in_turn(raw(204)), whole_export)
+    _, asked = answered(taken, whole_export)
     empty, added, removed = (json.loads(one.body) for one in asked)
 
     session_id = empty["parameters"]["mixpanel_session_id"]
@@ -116,7 +129,7 @@ def test_messages_are_the_published_ones() -> None:
 
 def test_each_export_has_a_session_of_its_own() -> None:
     async def scenario() -> set[str]:
-        async with odd_server(in_turn(raw())) as server:
+        async with odd_server(taken) as server:
             for _ in range(2):
                 async with receiver(server.url).open("Beta") as session:
                     await session.establish(within())
@@ -128,14 +141,11 @@ def test_each_export_has_a_session_of_its_own() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b'{"action": "add_members", "status": "success"}',
-        b'{"status": "success", "more": [1]}',
-        b"{}",
-        b'{"message": "ok"}',
+        b'{"action": "add_members", "status": "success", "error": null, "more": [1]}',
     ],
 )
-def test_a_success_is_acknowledged(body: bytes) -> None:
+def test_the_published_reply_is_an_acknowledgement(body: bytes) -> None:
     assert answered(in_turn(raw(200, body)), add_two)[0] == Answer(requests=1)
 
 
@@ -146,13 +156,27 @@ def test_a_success_is_acknowledged(body: bytes) -> None:
         pytest.param(raw(200, b"<!doctype html>Just a moment"), id="html"),
         pytest.param(raw(200, b"ok"), id="text"),
         pytest.param(raw(200, b'"success"'), id="not an object"),
+        pytest.param(raw(200), id="no body"),
+        pytest.param(raw(204), id="204"),
+        pytest.param(raw(200, b"{}"), id="empty object"),
+        pytest.param(raw(200, b'{"success": false}'), id="success false"),
+        pytest.param(raw(200, b'{"success": true}'), id="success true"),
+        pytest.param(raw(200, b'{"message": "ok"}'), id="message"),
+        pytest.param(raw(200, b'{"status": "success"}'), id="no action"),
+        pytest.param(raw(200, b'{"action": "add_members"}'), id="no status"),
         pytest.param(raw(200, b'{"status": "success", "action": "members"}'), id="of another message"),
+        pytest.param(raw(200, b'{"status": "\xff"}'), id="no Unicode"),
+        pytest.param(raw(200, b'{"error": ' + b"[" * 100_000), id="nested too deep"),
+        pytest.param(raw(200, TAKEN + b" " * 2**20), id="larger than any reply"),
+        pytest.param(raw(200, TAKEN, length=99), id="shorter than its Content-Length"),
+        pytest.param(Raw(CHUNKED + TAKEN_IN_A_CHUNK, hang_up=True), id="without the last chunk"),
+        pytest.param(Raw(CHUNKED, hang_up=True), id="cut after its headers"),
         pytest.param(raw(200, b'{"status": "queued"}'), id="another status"),
         pytest.param(raw(200, b'{"error": {"message": "no"}}'), id="error without status"),
         pytest.param(raw(200, b'{"status": "failure", "error": {"message": "b", "code": 503}}'), id="failure 503"),
         pytest.param(raw(200, b'{"status"', length=99), id="half a body"),
         pytest.param(Raw(b"", hang_up=True), id="cut"),
-        pytest.param(Raw(raw(200, b"{}").content, trickle=0.05), id="slow-loris"),
+        pytest.param(Raw(raw(200, TAKEN).content, trickle=0.05), id="slow-loris"),
     ],
 )
 def test_an_answer_that_confirms_nothing_leaves_every_row_unknown(answer: Raw) -> None:
@@ -186,7 +210,7 @@ def test_a_refused_page_is_refused_as_a_whole_in_words_of_ours(answer: Raw, erro
 
 
 def test_a_wait_that_fits_is_waited_for_and_one_that_does_not_is_not_begun() -> None:
-    brief = answered(in_turn(raw(429, headers={"Retry-After": "1"}), raw()), add_two, seconds=10)[0]
+    brief = answered(in_turn(raw(429, headers={"Retry-After": "1"}), taken), add_two, seconds=10)[0]
     absurd = answered(in_turn(raw(503, headers={"Retry-After": "86400"})), add_two, seconds=10)[0]
 
     assert brief == Answer(requests=2)

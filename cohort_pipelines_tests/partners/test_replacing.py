@@ -23,7 +23,7 @@ from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, within
+from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_turn, odd_server, raw, taken, within
 
 TARGET = "Mixpanel: Beta"
 NO_MORE_TRIES = 0.4
@@ -129,7 +129,7 @@ def test_ids_arrive_byte_for_byte(partner: ReplacingMessages, standins: InThread
     ("rows", "pages"), [(0, [(1, 1, 0)]), (1_000, [(1, 1, 1_000)]), (1_001, [(1, 2, 1_000), (2, 2, 1)])]
 )
 def test_pages_are_numbered_and_know_how_many_they_are(rows: int, pages: list[tuple[int, int, int]]) -> None:
-    _, messages = published(in_turn(raw(204)), audience(users(*range(rows))))
+    _, messages = published(taken, audience(users(*range(rows))))
 
     assert pages_of(messages) == pages
     assert {message["action"] for message in messages} == {"members"}
@@ -138,12 +138,12 @@ def test_pages_are_numbered_and_know_how_many_they_are(rows: int, pages: list[tu
 
 def test_a_session_is_one_generation_of_one_audience() -> None:
     def session(generation: int, checksum: str) -> str:
-        _, messages = published(in_turn(raw()), audience(users(*range(1_001)), generation, checksum))
+        _, messages = published(taken, audience(users(*range(1_001)), generation, checksum))
         (name,) = {message["parameters"]["mixpanel_session_id"] for message in messages}
         return str(name)
 
     async def same_server() -> list[str]:
-        async with odd_server(in_turn(raw())) as server:
+        async with odd_server(taken) as server:
             for generation, checksum in [(1, "a"), (1, "a"), (2, "a"), (1, "b")]:
                 receiver = ReplacingMessages(webhook(url=server.url))
                 await asyncio.to_thread(receiver.publish, TARGET, audience(users(1), generation, checksum), within)
@@ -158,13 +158,13 @@ def test_a_session_is_one_generation_of_one_audience() -> None:
 def test_pages_go_out_one_after_another() -> None:
     under_way = most = 0
 
-    async def reply(_asked: Asked) -> Raw:
+    async def reply(asked: Asked) -> Raw:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(0.01)
         under_way -= 1
-        return raw()
+        return await taken(asked)
 
     _, messages = published(reply, audience(users(*range(4_500))))
 
@@ -193,7 +193,7 @@ def test_a_page_that_got_no_answer_is_sent_again_and_leaves_a_doubt(
 )
 @pytest.mark.parametrize("page", [1, 2])
 def test_a_refusal_ends_it_at_once(answer: Raw, error: type[PartnerError], page: int) -> None:
-    answers = [raw()] * (page - 1) + [answer]
+    answers: list[Raw | Reply] = [*[taken] * (page - 1), answer]
 
     ended, messages = published(in_turn(*answers), audience(users(*range(3_000))))
 
@@ -202,9 +202,11 @@ def test_a_refusal_ends_it_at_once(answer: Raw, error: type[PartnerError], page:
     assert (len(messages), ended.requests) == (page, page)
 
 
-@pytest.mark.parametrize("answer", [raw(500), raw(200, b"<html>"), raw(200, b"{}", length=99), Raw(b"", hang_up=True)])
+@pytest.mark.parametrize(
+    "answer", [raw(500), raw(200), raw(200, b"{}"), raw(200, b"{}", length=99), Raw(b"", hang_up=True)]
+)
 def test_what_gets_no_clear_answer_in_time_is_unknown(answer: Raw) -> None:
-    ended, messages = published(in_turn(raw(), answer), audience(users(*range(1_500))), lambda: within(NO_MORE_TRIES))
+    ended, messages = published(in_turn(taken, answer), audience(users(*range(1_500))), lambda: within(NO_MORE_TRIES))
 
     assert type(ended) is PartnerOutcomeUnknown
     assert ended.requests == len(messages) >= 2
@@ -257,7 +259,7 @@ def test_a_receiver_that_is_busy_for_ever_is_asked_less_and_less(wait: str) -> N
 
 def test_a_receiver_that_was_busy_takes_the_rest() -> None:
     ended, messages = published(
-        in_turn(raw(), raw(429, headers={"retry-after": "0"}), raw()), audience(users(*range(1_500)))
+        in_turn(taken, raw(429, headers={"retry-after": "0"}), taken), audience(users(*range(1_500)))
     )
 
     assert ended == Publication(requests=3)

@@ -23,9 +23,11 @@ from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_tur
 
 T = TypeVar("T")
 
-USER = b'{"user_id": "u"}'
+USER = b'{"user_id": "u", "custom_data": {"Beta": true}}'
 KEY = "tl-key-not-to-be-seen"
 TOO_SHORT_TO_END = 0.4
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+USER_IN_A_CHUNK = b"%x\r\n%s\r\n" % (len(USER), USER)
 
 
 def stand_in(standins: InThread, **settings: Any) -> Taplytics:  # noqa: ANN401  any of the settings
@@ -198,7 +200,21 @@ def test_rows_refused_with_different_statuses_are_told_row_by_row() -> None:
         pytest.param(raw(500), "HTTP 500", id="500"),
         pytest.param(raw(503), "HTTP 503", id="503"),
         pytest.param(raw(200, b"<!doctype html>Just a moment"), "no user object", id="html"),
+        pytest.param(raw(200), "no user object", id="no body"),
+        pytest.param(raw(204), "no user object", id="204"),
         pytest.param(raw(200, b"[]"), "no user object", id="not an object"),
+        pytest.param(raw(200, b"{}"), "no user object", id="empty object"),
+        pytest.param(raw(200, b'{"error": "no such project"}'), "no user object", id="error"),
+        pytest.param(raw(200, b'{"user_id": "u"}'), "no user object", id="no custom data"),
+        pytest.param(raw(200, b'{"custom_data": null}'), "no user object", id="null"),
+        pytest.param(raw(200, b'{"custom_data": {}}'), "does not have", id="empty custom data"),
+        pytest.param(raw(200, b'{"custom_data": {"Beta": 1}}'), "does not have", id="a number"),
+        pytest.param(raw(200, b'{"user_id": "\xff"}'), "no user object", id="no Unicode"),
+        pytest.param(raw(200, b'{"custom_data": ' + b'{"a":' * 100_000), "no user object", id="nested too deep"),
+        pytest.param(raw(200, b" " * 2**20 + USER), "larger than 1 MB", id="larger than any user"),
+        pytest.param(Raw(CHUNKED, hang_up=True), "did not confirm", id="cut after its headers"),
+        pytest.param(Raw(CHUNKED + USER_IN_A_CHUNK, hang_up=True), "did not confirm", id="without the last chunk"),
+        pytest.param(raw(200, USER, headers={"x": "a" * 72_000}), "larger than 64 KB", id="headers too large"),
         pytest.param(raw(200, b'{"user_id": "u", "custom_'), "no user object", id="half a JSON"),
         pytest.param(raw(200, b'{"custom_data": {"Beta": false}}'), "does not have", id="opposite"),
         pytest.param(raw(200, b'{"custom_data": {"Beta": "true"}}'), "does not have", id="another value"),
@@ -218,8 +234,8 @@ def test_an_answer_that_confirms_nothing_is_unknown(answer: Raw, seen: str) -> N
     assert got.requests == len(asked) == 1
 
 
-@pytest.mark.parametrize("body", [b"", USER, b'{"custom_data": null}', b'{"custom_data": {"Beta": true}}', b"{}"])
-def test_a_success_with_no_body_or_a_user_object_is_acknowledged(body: bytes) -> None:
+@pytest.mark.parametrize("body", [USER, b'{"_id": "5", "custom_data": {"Other": 1, "Beta": true}, "email": null}'])
+def test_the_user_with_what_was_sent_is_an_acknowledgement(body: bytes) -> None:
     assert answered(in_turn(raw(200, body)), ["u"])[0] == Answer(requests=1)
 
 

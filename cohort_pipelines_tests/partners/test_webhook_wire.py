@@ -9,14 +9,14 @@ import pytest
 from cohort_pipelines.errors import DestinationInvalid, PartnerError
 from cohort_pipelines.partners import apptimize_http, webhook
 from cohort_pipelines.partners.wire import Operation
-from cohort_pipelines_tests.partners.odd_server import Raw, in_turn, odd_server, raw, within
+from cohort_pipelines_tests.partners.odd_server import Raw, in_turn, odd_server, raw, taken, within
 
 SECRET = "se cret+&/%41ü=?"
 
 
 def first_head(settings: dict[str, Any], path: str = "/hook") -> str:
     async def scenario() -> str:
-        async with odd_server(in_turn(raw())) as server:
+        async with odd_server(taken) as server:
             async with webhook(url=server.url + path, **settings).open("Beta") as session:
                 await session.establish(within())
             return server.asked[0].head
@@ -102,7 +102,7 @@ def test_the_account_tells_receivers_of_one_host_apart() -> None:
 
 def test_apptimize_sends_its_token_in_the_documented_header_and_ids_under_the_chosen_key() -> None:
     async def scenario() -> tuple[str, bytes]:
-        async with odd_server(in_turn(raw())) as server:
+        async with odd_server(taken) as server:
             partner = apptimize_http(url=server.url, token="abc", region="eu", id_key="$apptimize_user_id")
             async with partner.open("Mixpanel: Beta") as session:
                 await session.send(Operation.ADD, ["i_1"], 1, 1, within())
