@@ -22,7 +22,8 @@ from cohort_pipelines.standins import mixpanel_answers as answers
 from cohort_pipelines.standins.budget import QueryBudget
 from cohort_pipelines.standins.engage import Engage
 from cohort_pipelines.standins.faults import TWIST
-from cohort_pipelines.standins.parameters import Parameters, asked, decoded, read_parameters, require_known
+from cohort_pipelines.standins.parameters import Parameters, asked, read_parameters, require_known
+from cohort_pipelines.standins.profile_updates import apply_update, profile_updates
 from cohort_pipelines.standins.project import Cohort, Project
 
 ROLES = ("owner", "admin", "analyst", "consumer")
@@ -167,11 +168,9 @@ async def _app_cohort(request: Request) -> Response:
 
 
 async def _ingest(request: Request) -> Response:
-    parameters = await read_parameters(request)
-    text = parameters["data"] if "data" in parameters else (await request.body()).decode()
-    updates = decoded(text, asked(request))
-    for update in updates if isinstance(updates, list) else [updates]:
-        _update_profile(_state(request), update)
+    state, parameters, where = _state(request), await read_parameters(request), asked(request)
+    for update in profile_updates(parameters, where):
+        apply_update(state.project, state.token, update, where)
     if parameters.get("verbose") == "1":
         return _json({"status": 1, "error": None})
     return PlainTextResponse("1")  # 200 whatever the records are worth (docs, profile-set.mdx)
@@ -303,16 +302,6 @@ def _listed_by_app(cohort: Cohort, integrations: int) -> dict[str, Any]:
         "data_group_id": None,
         "active_integrations": list(range(1, integrations + 1)),
     }
-
-
-def _update_profile(state: MixpanelState, update: Any) -> None:  # noqa: ANN401  what a client sent
-    if not isinstance(update, dict) or update.get("$token") != state.token or not update.get("$distinct_id"):
-        return
-    distinct_id = str(update["$distinct_id"])
-    if "$delete" in update:
-        state.project.delete(distinct_id)
-    else:
-        state.project.set(distinct_id, update.get("$set", {}) | dict.fromkeys(update.get("$unset", [])))
 
 
 def _state(request: Request) -> MixpanelState:

@@ -96,8 +96,8 @@ class Project:
         number = self._ids.get(some_id)
         return self.population.number_of(some_id) if number is None else number
 
-    def set(self, distinct_id: str, properties: Properties) -> None:
-        """Set profile properties, creating the user if need be; None unsets one.
+    def set(self, distinct_id: str, properties: Properties, *, seen: bool = True) -> None:
+        """Set profile properties, creating the user if need be; None unsets one. ``seen``: the user was there now.
 
         With original ID merge, setting ``$apptimize_user_id`` also makes its value an alias of the user
         (docs/cohort-sync/integrations/apptimize.mdx); with simplified ID merge aliases do nothing.
@@ -105,8 +105,8 @@ class Project:
         number = self.find(distinct_id)
         if number is None:
             number = self._add(distinct_id)
-        seen = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        self._change(number, {"$last_seen": seen} | properties)
+        last_seen = {"$last_seen": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")} if seen else {}
+        self._change(number, last_seen | properties)
         alias = properties.get(PARTNER_ID)
         if isinstance(alias, str) and self.population.id_merge == "original" and self.find(alias) is None:
             self._ids[alias] = number
