@@ -31,9 +31,9 @@ def is_live(expires: datetime, now: datetime) -> bool:
     return now < expires <= now + _LONGEST
 
 
-def live(now: datetime) -> ColumnElement[bool]:
-    """Say the same of a row of :data:`schema.lease`."""
-    return and_(schema.lease.c.expires > now, schema.lease.c.expires <= now + _LONGEST)
+def live(now: datetime, expires: ColumnElement[datetime] = schema.lease.c.expires) -> ColumnElement[bool]:
+    """Say the same of rows of :data:`schema.lease`, or of another table whose rows hold for no longer."""
+    return and_(expires > now, expires <= now + _LONGEST)
 
 
 def take(connection: Connection, target: int, holder: str, now: datetime, seconds: float) -> int | datetime:

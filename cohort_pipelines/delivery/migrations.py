@@ -100,4 +100,16 @@ def _to_3(op: Operations) -> None:
         op.execute(f"UPDATE target SET {name} = ({newest})")  # noqa: S608  constants
 
 
-_STEPS: Mapping[int, _Step] = {2: _to_2, 3: _to_3}
+def _to_4(op: Operations) -> None:
+    """Add the permits to read a Mixpanel project."""
+    op.create_table(
+        "reading",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("project", sa.String, nullable=False, index=True),
+        sa.Column("cohort_id", sa.Integer, nullable=False),
+        sa.Column("expires", Moment, nullable=False),
+        sqlite_autoincrement=True,
+    )
+
+
+_STEPS: Mapping[int, _Step] = {2: _to_2, 3: _to_3, 4: _to_4}

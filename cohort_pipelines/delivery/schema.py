@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held", "yielded"]
 
@@ -139,6 +139,16 @@ lease = Table(
     Column("token", Integer, nullable=False),
     Column("holder", String, nullable=False),
     Column("expires", Moment, nullable=False),
+)
+
+reading = Table(  # who reads a Mixpanel project, and behind them who waits for that, in the order of asking
+    "reading",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("project", String, nullable=False, index=True),
+    Column("cohort_id", Integer, nullable=False),
+    Column("expires", Moment, nullable=False),
+    sqlite_autoincrement=True,  # a number of its own for each, also once the last row is gone
 )
 
 window = Table(

@@ -165,6 +165,16 @@ class MixpanelUnavailable(Transient, MixpanelError):
         self.retry_after = retry_after
 
 
+class ReadingDeferred(Transient, MixpanelError):
+    """Other readings of the project left no time for this one."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__(
+            f"Other cohorts of Mixpanel {project} were read until this run's deadline. {NOTHING_SENT} The next window "
+            "asks again; fewer syncs of the project, or later windows for some of them, prevent it."
+        )
+
+
 class SnapshotTorn(MixpanelError):
     """The pages that were read do not make up the cohort that page 0 promised."""
 

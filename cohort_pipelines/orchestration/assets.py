@@ -39,7 +39,6 @@ def _cohort_snapshot(sync: ResolvedSync) -> dg.AssetsDefinition:
         partitions_def=sync.partitions_def,
         kinds={"mixpanel", "parquet"},
         owners=sync.owners,
-        pool=f"mixpanel_{sync.project_id}",
         required_resource_keys={sync.source, "records"},
         description=(
             f"Every member of Mixpanel cohort {sync.cohort_id} in one window, proven complete, never changed "

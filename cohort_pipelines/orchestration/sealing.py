@@ -1,12 +1,15 @@
 """How a window comes by its snapshot: the sealed one is kept, a sibling's is referred to, or Mixpanel is read."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import dagster as dg
 
 from cohort_pipelines import mixpanel, progress
 from cohort_pipelines.delivery import SealedSnapshot
+from cohort_pipelines.delivery.permits import permit
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.mixpanel import Snapshot, snapshot_schema
 from cohort_pipelines.orchestration import metadata
@@ -24,40 +27,72 @@ def seal_snapshot(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Ste
 
     Raises:
         WindowClosed, WindowNotOpenYet: none is sealed, and none can be taken now.
+        ReadingDeferred: other syncs of the project were reading until the deadline.
         MixpanelError, HistoryNotWritable: it could not be taken; nothing is filed.
     """
-    if not refresh:
-        if sealed := at.ledger.find_snapshot(sync.name, at.window.key):
-            return metadata.of_kept_snapshot(sealed)
-        if sibling := _sibling(sync, at):
-            _refer(sync, sibling, at)
-            return metadata.of_kept_snapshot(sibling)
+    if not refresh and (sealed := at.ledger.find_snapshot(sync.name, at.window.key)):
+        return metadata.of_kept_snapshot(sealed)
     numbers: list[int] = []
-    snapshot = _take(sync, context, at, on_taken=lambda: numbers.append(at.ledger.begin_snapshot()))
+    try:
+        if not refresh:
+            _require_none_of_a_sibling(sync, at)
+        snapshot = _take(sync, context, at, refresh=refresh, numbers=numbers)
+    except _TakenBySibling as found:
+        _refer(sync, found.snapshot, at)
+        return metadata.of_kept_snapshot(found.snapshot)
     _record(sync, snapshot.file, snapshot, at, seq=numbers[-1])
     return metadata.of_snapshot(snapshot)
 
 
-def _take(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step, *, on_taken: Callable[[], None]) -> Snapshot:
+class _TakenBySibling(Exception):
+    """Another sync has taken a snapshot that serves this one too."""
+
+    def __init__(self, snapshot: SealedSnapshot) -> None:
+        super().__init__()
+        self.snapshot = snapshot
+
+
+def _take(
+    sync: ResolvedSync,
+    context: dg.AssetExecutionContext,
+    at: Step,
+    *,
+    refresh: bool,
+    numbers: list[int],
+) -> Snapshot:
+    project = getattr(context.resources, sync.source).project()
+    until = deadline(context, sync.cadence, at.window)
+
+    @asynccontextmanager
+    async def place() -> AsyncIterator[None]:
+        key = f"project {project.project_id} at {project.base_url}"
+        async with permit(at.ledger, key, sync.cohort_id, deadline=until):
+            if not refresh:  # a sibling may have been read meanwhile
+                await asyncio.to_thread(_require_none_of_a_sibling, sync, at)
+            yield
+
     return mixpanel.take_snapshot(
-        getattr(context.resources, sync.source).project(),
+        project,
         sync.cohort_id,
         at.history,
         sync=sync.name,
         window=at.window,
         properties=sync.rule.properties,
         anonymous_members=sync.anonymous_members,
-        deadline=deadline(context, sync.cadence, at.window),
-        on_taken=on_taken,
+        deadline=until,
+        place=place,
+        on_taken=lambda: numbers.append(at.ledger.begin_snapshot()),
         on_progress=partial(progress.report, sync.name, "cohort_snapshot"),
     )
 
 
-def _sibling(sync: ResolvedSync, at: Step) -> SealedSnapshot | None:
+def _require_none_of_a_sibling(sync: ResolvedSync, at: Step) -> None:
     if at.window.opens is None:
-        return None
+        return
     at.window.require_open()
-    return at.ledger.find_shared(sync.project_id, sync.cohort_id, sync.reading, since=at.window.opens)
+    found = at.ledger.find_shared(sync.project_id, sync.cohort_id, sync.reading, since=at.window.opens)
+    if found is not None:
+        raise _TakenBySibling(found)
 
 
 def _refer(sync: ResolvedSync, sibling: SealedSnapshot, at: Step) -> None:

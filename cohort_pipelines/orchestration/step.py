@@ -8,7 +8,8 @@ import dagster as dg
 
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.delivery.pairing import require_paired
-from cohort_pipelines.errors import CohortPipelinesError, DeliveryError, Transient
+from cohort_pipelines.delivery.schema import WindowState
+from cohort_pipelines.errors import CohortPipelinesError, DeliveryError, ReadingDeferred, Transient
 from cohort_pipelines.history import History
 from cohort_pipelines.orchestration.partitions import window_of
 from cohort_pipelines.orchestration.resolved import ResolvedSync
@@ -52,5 +53,6 @@ def _noted(ledger: Ledger, sync: ResolvedSync, window: Window) -> Iterator[None]
     except DeliveryError:
         raise
     except CohortPipelinesError as error:
-        ledger.note_window(sync.name, window.key, "failed", str(error))
+        state: WindowState = "yielded" if isinstance(error, ReadingDeferred) else "failed"
+        ledger.note_window(sync.name, window.key, state, str(error))
         raise
