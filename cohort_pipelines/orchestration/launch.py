@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 from dotenv import load_dotenv
@@ -19,7 +20,7 @@ from cohort_pipelines.orchestration.connections import (
     destinations_in,
     sources_in,
 )
-from cohort_pipelines.orchestration.dead_runs import process_tag
+from cohort_pipelines.orchestration.dead_runs import end_dead_runs, process_tag
 from cohort_pipelines.orchestration.instance import instance_at
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
@@ -100,6 +101,7 @@ def opened(project: Path) -> Iterator[OpenProject]:
         with as_one_sentence():
             definitions = project_definitions(package)
         with instance_at(home) as instance:
+            end_dead_runs(instance)
             yield OpenProject(found.syncs, found.sources, found.destinations, definitions, instance)
 
 
@@ -149,11 +151,13 @@ def run_sync(project: OpenProject, name: str, partition_key: str, *, stages: Seq
         asset_selection=keys,
         asset_check_selection={check for check in sync.inline_checks if check.asset_key in keys},
     )
+    run_id = str(uuid4())
     result = job.execute_in_process(
+        run_id=run_id,
         instance=project.instance,
         partition_key=partition_key,
         run_config=_QUIET,
-        tags=runtime_tags(sync.cadence) | process_tag(),
+        tags=runtime_tags(sync.cadence) | process_tag(run_id),
         raise_on_error=False,
     )
     error = _failure(result) or _unfinished(result)
@@ -192,10 +196,12 @@ def run_operation(project: OpenProject, job: str, config: Mapping[str, object]) 
     """
     definition = project.definitions.resolve_job_def(job)
     [operation] = definition.graph.node_dict
+    run_id = str(uuid4())
     result = definition.execute_in_process(
+        run_id=run_id,
         instance=project.instance,
         run_config={"ops": {operation: {"config": dict(config)}}, **_QUIET},
-        tags=runtime_tags(None) | process_tag(),
+        tags=runtime_tags(None) | process_tag(run_id),
         raise_on_error=False,
     )
     return _failure(result)

@@ -15,6 +15,7 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import Ledger, pausing
 from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.orchestration.checks import FRESH
+from cohort_pipelines.orchestration.dead_runs import end_dead_runs
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.packing import pack
 from cohort_pipelines.orchestration.resolved import ResolvedSync
@@ -101,6 +102,8 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
         window = cadence.window_at(context.scheduled_execution_time)
         skipped = {sync.name: reason for sync in syncs if ledger and (reason := _why_skipped(sync, ledger))}
         is_open = window == cadence.window_at(clock.now())
+        if is_open and context.instance_ref:
+            end_dead_runs(context.instance)
         if ledger and is_open:  # the UI evaluates ticks of any time, to show what they would do
             _note(syncs, window, skipped, ledger)
         judged = [(sync, _left_out(sync, window, skipped)) for sync in syncs]

@@ -1,9 +1,17 @@
+import os
+import socket
+import subprocess
+import sys
+from uuid import uuid4
+
 import dagster as dg
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from cohort_pipelines.orchestration.dead_runs import end_dead_runs, process_tag
+from cohort_pipelines.orchestration import dead_runs
+from cohort_pipelines.orchestration.dead_runs import PROCESS_TAG, end_dead_runs, process_tag
+from cohort_pipelines.orchestration.resources import Records
 
 ALIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 NOT_ALIVE = [
@@ -14,41 +22,128 @@ NOT_ALIVE = [
 ]
 
 
+def started_run(
+    instance: DagsterInstance, process: int | None = None, status: DagsterRunStatus = DagsterRunStatus.STARTED
+) -> dg.DagsterRun:
+    """Make a run that names a process, or this one, as its worker."""
+    run_id = str(uuid4())
+    run: dg.DagsterRun = create_run_for_test(instance, run_id=run_id, status=status, tags=process_tag(run_id, process))
+    return run
+
+
+def run_of_a_killed_process(
+    instance: DagsterInstance, status: DagsterRunStatus = DagsterRunStatus.STARTED
+) -> dg.DagsterRun:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        run = started_run(instance, child.pid, status)
+        child.kill()
+    return run
+
+
 @pytest.mark.parametrize("status", ALIVE)
-def test_a_run_that_nobody_works_on_any_more_is_ended(status: DagsterRunStatus) -> None:
+def test_a_run_without_a_worker_is_ended_only_where_no_daemon_lives(status: DagsterRunStatus) -> None:
     with dg.instance_for_test() as instance:
         run = create_run_for_test(instance, status=status)
 
-        assert end_dead_runs() == 1
+        assert end_dead_runs(instance) == 0
+        assert end_dead_runs(instance, untagged=True) == 1
 
         assert status_of(instance, run) == DagsterRunStatus.FAILURE
-        assert end_dead_runs() == 0
+        assert end_dead_runs(instance, untagged=True) == 0
+
+
+@pytest.mark.parametrize("status", ALIVE)
+def test_a_run_whose_worker_was_killed_is_ended_and_one_whose_worker_lives_is_not(status: DagsterRunStatus) -> None:
+    with dg.instance_for_test() as instance:
+        lives = started_run(instance, status=status)
+        assert end_dead_runs(instance) == 0
+        dead = run_of_a_killed_process(instance, status)
+
+        assert end_dead_runs(instance, untagged=True) == 1
+        assert (status_of(instance, lives), status_of(instance, dead)) == (status, DagsterRunStatus.FAILURE)
+
+
+def test_a_worker_that_was_killed_and_is_not_reaped_yet_is_dead() -> None:
+    with (
+        dg.instance_for_test() as instance,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child,
+    ):
+        started_run(instance, child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+        assert end_dead_runs(instance) == 1
+
+
+def test_a_run_is_ended_whose_process_number_has_come_to_another_process() -> None:
+    with dg.instance_for_test() as instance:
+        run_id = str(uuid4())
+        [(tag, mine)] = process_tag(run_id).items()
+        before, _, started = mine.rpartition(":")
+        other = {tag: f"{before}:{int(started) - 1}"}
+        create_run_for_test(instance, run_id=run_id, status=DagsterRunStatus.STARTED, tags=other)
+
+        assert end_dead_runs(instance) == 1
 
 
 @pytest.mark.parametrize(("signal", "ended"), [(None, 0), (ProcessLookupError, 1), (PermissionError, 1)])
-def test_a_run_of_the_command_line_is_ended_unless_its_process_lives(
+def test_where_the_kernel_names_no_start_the_number_decides(
     monkeypatch: pytest.MonkeyPatch, signal: type[OSError] | None, ended: int
 ) -> None:
-    """After a reboot its number may be that of another user's process."""
+    """After a reboot it may be that of another user's process."""
 
     def kill(_process: int, _signal: int) -> None:
         if signal:
             raise signal
 
+    monkeypatch.setattr(dead_runs, "_started", lambda _process: "")
+    monkeypatch.setattr("os.kill", kill)
     with dg.instance_for_test() as instance:
-        create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=process_tag())
-        monkeypatch.setattr("os.kill", kill)
-        assert end_dead_runs() == ended
+        started_run(instance)
+        assert end_dead_runs(instance) == ended
 
 
-def test_a_run_is_ended_whose_process_number_has_come_to_another_process() -> None:
-    [(tag, mine)] = process_tag().items()
-    host, number, started = mine.rsplit(":", 2)
+def test_a_run_of_another_host_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with dg.instance_for_test() as instance:
-        create_run_for_test(
-            instance, status=DagsterRunStatus.STARTED, tags={tag: f"{host}:{number}:{int(started) - 1}"}
-        )
-        assert end_dead_runs() == 1
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "another")
+            run_of_a_killed_process(instance)
+        assert end_dead_runs(instance) == 0
+
+
+def test_a_run_that_is_executed_again_is_not_taken_for_that_of_the_dead_process() -> None:
+    with dg.instance_for_test() as instance:
+        dead = run_of_a_killed_process(instance)
+        again = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=dead.tags)
+
+        assert end_dead_runs(instance) == 1
+        assert status_of(instance, again) == DagsterRunStatus.STARTED
+
+
+@dg.op(required_resource_keys={"records"})
+def look() -> int:
+    return os.getpid()
+
+
+@dg.job(executor_def=dg.in_process_executor, resource_defs={"records": Records()})
+def one_process() -> None:
+    look()
+
+
+@dg.job(executor_def=dg.multiprocess_executor, resource_defs={"records": Records()})
+def a_process_for_each_step() -> None:
+    look()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [one_process, a_process_for_each_step])
+def test_a_run_names_its_worker_also_where_each_step_has_a_process_of_its_own(job: dg.JobDefinition) -> None:
+    with dg.instance_for_test() as instance:
+        result = dg.execute_job(dg.reconstructable(globals()[job.name]), instance=instance)
+
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        assert run.tags[PROCESS_TAG] == process_tag(run.run_id)[PROCESS_TAG]
 
 
 @pytest.mark.parametrize("status", NOT_ALIVE)
@@ -56,7 +151,7 @@ def test_any_other_run_stays_as_it_is(status: DagsterRunStatus) -> None:
     with dg.instance_for_test() as instance:
         run = create_run_for_test(instance, status=status)
 
-        assert end_dead_runs() == 0
+        assert end_dead_runs(instance, untagged=True) == 0
 
         assert status_of(instance, run) == status
 
