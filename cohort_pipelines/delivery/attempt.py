@@ -28,6 +28,8 @@ from cohort_pipelines.errors import DeliverySuperseded, LeaseLost, SyncPaused
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.partners.wire import NamedCohort
 
+_GENERATIONS_OF_A_DAY = 100  # windows of a quarter of an hour, and some more
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -205,6 +207,23 @@ class Attempt:
         """Say whether the partner ever acknowledged anything for this target."""
         acknowledged = schema.chunk.c.state.in_([ChunkState.ACKED, ChunkState.DOUBTED])
         query = select(schema.chunk.c.lo).join(schema.attempt).filter_by(target=self.target_id).where(acknowledged)
+        with self.ledger.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
+    def heard_since(self, moment: datetime) -> bool:
+        """Say whether a delivery to this target has ended since ``moment`` with an answer of the partner's."""
+        attempt, receipt = schema.attempt, schema.receipt
+        query = (
+            select(receipt.c.at)
+            .join(attempt)
+            .where(
+                attempt.c.target == self.target_id,
+                attempt.c.generation > self.generation - _GENERATIONS_OF_A_DAY,  # so that no older ones are read
+                receipt.c.at >= moment,
+                receipt.c.state != AttemptState.STOPPED,
+                receipt.c.counts["requests"].as_integer() > 0,
+            )
+        )
         with self.ledger.read() as connection:
             return connection.execute(query.limit(1)).first() is not None
 

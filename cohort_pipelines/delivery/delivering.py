@@ -6,12 +6,12 @@ of these records, whatever the verdict on the whole; the next attempt starts fro
 
 import time
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import judging, pairing
-from cohort_pipelines.delivery.attempt import Asked
+from cohort_pipelines.delivery.attempt import Asked, Attempt
 from cohort_pipelines.delivery.chunks import read_phases
 from cohort_pipelines.delivery.claim import claim
 from cohort_pipelines.delivery.gates import Gates
@@ -45,6 +45,7 @@ from cohort_pipelines.partners.wire import ChangeWire, FileWire
 from cohort_pipelines.windows import Window
 
 _POLL_SECONDS = 1.0
+_LOOK_EVERY = timedelta(days=1)
 _BY_NAME = {AttemptKind.RESTORE: "restore", AttemptKind.RETIRE: "retirement"}
 
 
@@ -70,6 +71,9 @@ def deliver(
     lease_seconds: float = LEASE_SECONDS,
 ) -> Receipt:
     """Make the target's ids equal ``payload``, a file of the history with the column `partner_user_id`.
+
+    An export and a restore ask the partner for the target first, a window does so where nothing was heard of it for a
+    day. Where it is gone, an export and a restore make it anew and fill it; a window ends there, and the next one does.
 
     Args:
         ledger: what was sent so far, and whose turn it is.
@@ -121,12 +125,40 @@ def deliver(
         cohort=partner.cohort,
         requested=requested,
     )
+    once = partial(
+        _deliver_once,
+        asked,
+        ledger=ledger,
+        history=history,
+        partner=partner,
+        gates=gates,
+        on_progress=on_progress,
+        lease_seconds=lease_seconds,
+    )
+    try:
+        return once()
+    except DeliveryStopped as stopped:
+        if not (stopped.missing and _is_by_hand(asked)):
+            raise
+    return once()
+
+
+def _deliver_once(
+    asked: Asked,
+    *,
+    ledger: Ledger,
+    history: History,
+    partner: ChangeWire | FileWire,
+    gates: Gates | None,
+    on_progress: Progress | None,
+    lease_seconds: float,
+) -> Receipt:
     try:
         attempt = claim(ledger, asked, lease_seconds)
     except (TargetBusy, TargetNotItsOwn, SyncPaused) as error:
-        if kind is AttemptKind.OVERWRITE:
+        if asked.kind is AttemptKind.OVERWRITE:
             passes = isinstance(error, TargetBusy | SyncPaused)  # by itself, or when somebody says so
-            ledger.note_window(sync, window.key, "skipped" if passes else "failed", str(error))
+            ledger.note_window(asked.sync, asked.window, "skipped" if passes else "failed", str(error))
         raise
     overwrite = Overwrite(attempt, history)
     if attempt.superseded:
@@ -186,19 +218,20 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
     attempt, plan, counts = overwrite.attempt, overwrite.plan, overwrite.counts
     if plan is None:
         return
+    look = _must_look(attempt)
     try:
         if counts.operations and not _wait_until_applied(overwrite):
             sending.yielded = True
         elif isinstance(partner, FileWire):
             with only_while(attempt.lease.require_live_in_loop):
-                published = publish(attempt, partner, overwrite.history, counts.operations)
+                published = publish(attempt, partner, overwrite.history, counts.operations, look=look)
             sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
             sending.done = sending.acknowledged = published.acknowledged
             sending.requests = published.requests
-        elif counts.operations or not attempt.established:
+        elif counts.operations or look or not attempt.established:
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
             with only_while(attempt.lease.require_live_in_loop):
-                sending.run(partner, phases, counts, on_progress)
+                sending.run(partner, phases, counts, on_progress, look=look)
             if not (sending.established or sending.stopped or sending.yielded):  # a baseline that needed nothing stands
                 attempt.mark_established()
     except (LeaseLost, LedgerUnusable):
@@ -217,6 +250,18 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
         with suppress(CohortPipelinesError):  # what cannot be recorded now is made up for by the next claim
             overwrite.end(AttemptState.YIELDED, type(error).__name__)
         raise
+
+
+def _must_look(attempt: Attempt) -> bool:
+    """Say whether the partner is to be asked for the target, also where nothing is to be sent."""
+    if attempt.asked.kind is AttemptKind.RETIRE:
+        return False
+    return _is_by_hand(attempt.asked) or not attempt.heard_since(attempt.now() - _LOOK_EVERY)
+
+
+def _is_by_hand(asked: Asked) -> bool:
+    """Say whether a person asked for the audience to be there: an export or a restore."""
+    return asked.kind is not AttemptKind.RETIRE and bool(_asked_by_name(asked))
 
 
 def _wait_until_applied(overwrite: Overwrite) -> bool:

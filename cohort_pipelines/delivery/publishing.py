@@ -1,5 +1,6 @@
 """Publishing a payload whole, to a partner that takes it as one file or as pages that only count together."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from cohort_pipelines.errors import (
     PartnerFolderNotWritable,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTargetMissing,
     PartnerUnreachable,
     SyncPaused,
 )
@@ -42,10 +44,11 @@ class Published:
     requests: int = 0
 
 
-def publish(attempt: Attempt, wire: FileWire, history: History, operations: int) -> Published:
+def publish(attempt: Attempt, wire: FileWire, history: History, operations: int, *, look: bool) -> Published:
     """Publish the payload, as one chunk that covers all ``operations`` of the plan.
 
-    Where nothing is planned, it is published if the partner does not hold it: files can be deleted or edited.
+    Where nothing is planned, it is published if the partner does not hold it: files can be deleted or edited. With
+    ``look`` a partner that cannot be read is asked whether it knows the target.
 
     Raises:
         LeaseLost: another run has taken the target over.
@@ -56,8 +59,11 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int)
     ids = (column_of(batch) for batch in history.batches(payload, ["partner_user_id"]))
     audience = Audience(ids, payload.rows, attempt.generation, payload.checksum)
     try:
-        if not operations and attempt.established and wire.holds(target, payload.checksum):
-            return Published()
+        if not operations and attempt.established:
+            with suppress(PartnerTargetMissing):
+                looked = wire.find(target) if look else 0
+                if wire.holds(target, payload.checksum):
+                    return Published(requests=looked)
         publication = wire.publish(target, audience, permits.another)
     except SyncPaused:
         permits.end(ChunkState.UNKNOWN, "paused")

@@ -6,7 +6,7 @@ that the workers end between two chunks and what they know is recorded.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import wait
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -78,8 +78,18 @@ class Sending:
         self._not_before = clock.monotonic()  # the partner turned us away until then
         self._backing_off = BackingOff()
 
-    def run(self, wire: ChangeWire, phases: Sequence[Phase], counts: PlanCounts, on_progress: Progress | None) -> None:
+    def run(
+        self,
+        wire: ChangeWire,
+        phases: Sequence[Phase],
+        counts: PlanCounts,
+        on_progress: Progress | None,
+        *,
+        look: bool = False,
+    ) -> None:
         """Send ``phases``; return when nothing is under way any more. ``on_progress`` is told rows done, of how many.
+
+        With ``look`` the partner is asked for the target first.
 
         Raises:
             LeaseLost: another run has taken the target over.
@@ -88,7 +98,7 @@ class Sending:
         planned = counts.operations
         self._excused_from = planned if wire.judges_rows else counts.excused_from
         self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
-        with loops.running(self._send_all(wire, phases, planned)) as sending:
+        with loops.running(self._send_all(wire, phases, planned, look=look)) as sending:
             try:
                 while not sending.done():
                     wait([sending], _PROGRESS_SECONDS)
@@ -100,10 +110,12 @@ class Sending:
                 raise
             sending.result()
 
-    async def _send_all(self, wire: ChangeWire, phases: Sequence[Phase], planned: int) -> None:
+    async def _send_all(self, wire: ChangeWire, phases: Sequence[Phase], planned: int, *, look: bool) -> None:
         async with wire.open(self._attempt.asked.target.name) as session:
             if not self.established:
                 await self._establish(session)
+            elif look:
+                await self._ask(session.find)
             trusted = await self._open(session, phases)
             for phase in (*phases, *phases):  # additions end before removals begin; then what refused chunks held up
                 if not self._in_doubt:
@@ -151,12 +163,20 @@ class Sending:
             yield chunk
 
     async def _establish(self, session: Session) -> None:
+        if await self._ask(session.establish):
+            await asyncio.to_thread(self._attempt.mark_established)
+            self.established = True
+
+    async def _ask(self, ask: Callable[[datetime], Awaitable[int]]) -> int:
+        """Return how many requests ``ask`` made, once the partner has time for it; 0 where it came to nothing."""
         while not self._must_end():
             try:
                 await asyncio.to_thread(self._attempt.require_turn)
-                made = await session.establish(self._time_limit())
+                made = await ask(self._time_limit())
             except SyncPaused:
                 self.paused = self.yielded = True
+            except PartnerTargetMissing as missing:
+                self._miss(missing)
             except PartnerTurnedAway as busy:
                 self.requests += busy.requests
                 self._leave_alone(again_after(busy))
@@ -166,10 +186,8 @@ class Sending:
                 self._stop(str(error), for_good=True)
             else:
                 self.requests += made
-                if made:
-                    await asyncio.to_thread(self._attempt.mark_established)
-                    self.established = True
-                return
+                return made
+        return 0
 
     async def _look_for_the_target(self, session: Session) -> None:
         """Where all that was heard is that something is not there, ask once whether the target is: a user may be it."""
@@ -181,13 +199,16 @@ class Sending:
             await asyncio.to_thread(self._attempt.require_turn)
             self.requests += await session.find(self._time_limit())
         except PartnerTargetMissing as missing:
-            self.requests += missing.requests
-            self.missing = True
-            self.stopped = str(missing)
+            self._miss(missing)
         except PartnerError as unclear:
             self.requests += unclear.requests
         except SyncPaused:
             self.paused = self.yielded = True
+
+    def _miss(self, missing: PartnerTargetMissing) -> None:
+        self.requests += missing.requests
+        self.missing = True
+        self.stopped = str(missing)
 
     async def _send_chunks(self, session: Session, chunks: Iterator[Chunk], workers: int) -> None:
         try:

@@ -182,7 +182,10 @@ class NotSealedYet(DeliveryError):
 
 
 class DeliveryStopped(DeliveryError):
-    """The delivery ended before its plan was done; what is unknown is remembered and sent again."""
+    """The delivery ended before its plan was done; what is unknown is remembered and sent again.
+
+    ``missing``: the partner does not know the target any more.
+    """
 
     def __init__(self, cause: str, done: int, planned: int, *, missing: bool = False) -> None:
         holds = "a mix of the old and the new audience" if done else "what it held, but for what got no clear answer,"
@@ -192,6 +195,7 @@ class DeliveryStopped(DeliveryError):
         elif done == planned > 0:
             until = "All of it was acknowledged; the next run goes on from exactly what is known."
         super().__init__(f"The delivery stopped after {done:,} of {planned:,} changes: {cause.rstrip('.')}. {until}")
+        self.missing = missing
 
 
 class DeliveryYielded(DeliveryError):

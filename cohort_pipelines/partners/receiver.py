@@ -191,6 +191,8 @@ class _Messages:
     async def find(self, deadline: datetime) -> int:
         """Send an empty `add_members`, as Mixpanel does when nobody joined; Flagsmith answers 404 for an unknown group.
 
+        A receiver that refuses it with another status is one that takes no empty message, and tells nothing.
+
         Raises:
             PartnerTargetMissing: it answers 404 or 410.
             PartnerError: it would not tell.
@@ -199,9 +201,10 @@ class _Messages:
         try:
             await page.deliver()
         except PartnerRequestRefused as refusal:
-            missing = PartnerTargetMissing(self.partner, refusal.status) if refusal.may_miss_the_target else refusal
-            missing.requests = page.requests
-            raise missing from None
+            if refusal.may_miss_the_target:
+                missing = PartnerTargetMissing(self.partner, refusal.status)
+                missing.requests = page.requests
+                raise missing from None
         except PartnerError as failed:
             failed.requests = page.requests
             raise

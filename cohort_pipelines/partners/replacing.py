@@ -8,7 +8,7 @@ too. No page can be left out: one that is refused ends the publishing.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from math import ceil
 from typing import Literal, Protocol
@@ -16,7 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from cohort_pipelines import clock, loops
 from cohort_pipelines.errors import PartnerError, PartnerTurnedAway
-from cohort_pipelines.partners.exchange import BackingOff, again_after
+from cohort_pipelines.partners.exchange import REQUEST_SECONDS, BackingOff, again_after
 from cohort_pipelines.partners.messages import PAGE_ROWS
 from cohort_pipelines.partners.receiver import CohortMessages
 from cohort_pipelines.partners.wire import Audience, Permit, Publication
@@ -59,6 +59,15 @@ class ReplacingMessages:
         """
         return loops.run(self._publish(target, audience, permit))
 
+    def find(self, target: str) -> int:
+        """Ask as a receiver that adds is asked.
+
+        Raises:
+            PartnerTargetMissing: it answers 404 or 410.
+            PartnerError: it would not tell.
+        """
+        return loops.run(self._find(target))
+
     def holds(self, target: str, checksum: str) -> bool:  # noqa: ARG002  the interface's arguments
         """Take it for true: a receiver cannot be read; healing sends the audience again."""
         return True
@@ -70,6 +79,10 @@ class ReplacingMessages:
             PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
         """
         return await self._receiver.check(target)
+
+    async def _find(self, target: str) -> int:
+        async with self._receiver.open(target) as session:
+            return await session.find(clock.now() + timedelta(seconds=REQUEST_SECONDS))
 
     async def _publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         users, pages = chain.from_iterable(audience.ids), max(1, -(-audience.rows // PAGE_ROWS))

@@ -170,6 +170,15 @@ class FileWire(Protocol):
         """
         ...
 
+    def find(self, target: str) -> int:
+        """Ask for the target, changing nobody in it; return the requests made (0: :meth:`holds` tells by reading it).
+
+        Raises:
+            PartnerTargetMissing: the partner does not know it.
+            PartnerError: the partner would not tell.
+        """
+        ...
+
     def holds(self, target: str, checksum: str) -> bool:
         """Say whether the target has the audience called ``checksum``; True where the partner cannot be read.
 

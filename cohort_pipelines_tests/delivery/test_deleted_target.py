@@ -1,15 +1,22 @@
 """Somebody deletes the target at the partner: it is made anew, with everybody, by the second delivery after that."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import Terms, pausing
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused, SyncPaused
+from cohort_pipelines.delivery import Receipt, Terms, pausing
+from cohort_pipelines.errors import (
+    DeliveryRefused,
+    DeliveryStopped,
+    PartnerRequestRefused,
+    PartnerUnreachable,
+    SyncPaused,
+)
 from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.windows import one_time_window
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
 
@@ -140,3 +147,81 @@ def _refusing_the_last(partner: MemoryPartner, operation: Operation, ids: Sequen
 
 def _unknown_user(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
     raise PartnerRequestRefused(partner.wire, 404)
+
+
+def export(world: World, audience: set[str], name: str) -> Receipt:
+    world.window = one_time_window(name)
+    return world.overwrite(audience)
+
+
+def test_an_unchanged_export_makes_a_deleted_target_anew_and_fills_it(world: World) -> None:
+    audience = users(*range(10))
+    export(world, audience, "first")
+    world.partner.delete()
+
+    receipt = export(world, audience, "second")
+
+    assert (receipt.state, world.partner.members, world.partner.established) == ("delivered", audience, 2)
+
+
+def test_an_unchanged_export_asks_once_whether_the_target_is_there(world: World) -> None:
+    asked: list[int] = []
+    world.partner.on_find = lambda: asked.append(1)
+    export(world, users(1, 2, 3), "first")
+    sent = len(world.partner.requests)
+
+    receipt = export(world, users(1, 2, 3), "second")
+
+    assert (receipt.requests, len(asked), len(world.partner.requests)) == (1, 1, sent)
+
+
+def test_an_export_that_cannot_ask_for_the_target_is_red(world: World) -> None:
+    export(world, users(1, 2, 3), "first")
+    world.partner.on_find = _raising(PartnerUnreachable("P", "refused"))
+
+    with pytest.raises(DeliveryStopped, match="could not be reached"):
+        export(world, users(1, 2, 3), "second")
+
+
+def test_a_restore_of_what_is_there_makes_a_deleted_target_anew_and_fills_it(world: World) -> None:
+    audience, window = users(*range(10)), world.window.key
+    world.overwrite(audience)
+    world.partner.delete()
+    world.next_window()
+
+    receipt = world.restore(window)
+
+    assert (receipt.state, world.partner.members, world.partner.established) == ("delivered", audience, 2)
+
+
+def test_windows_without_changes_ask_for_the_target_once_a_day(world: World) -> None:
+    asked: list[int] = []
+    world.partner.on_find = lambda: asked.append(1)
+    world.overwrite(users(1, 2, 3))
+    for hours in range(1, 72, 2):
+        with clock.shifted(timedelta(hours=hours)):
+            world.next_window()
+            world.overwrite(users(1, 2, 3))
+
+    assert len(asked) == 2
+
+
+def test_a_quiet_window_names_a_deleted_target_within_a_day(world: World) -> None:
+    audience = users(*range(10))
+    world.overwrite(audience)
+    world.partner.delete()
+    with clock.shifted(timedelta(hours=25)):
+        world.next_window()
+        with pytest.raises(DeliveryStopped, match="deleted there"):
+            world.overwrite(audience)
+        world.next_window()
+        world.overwrite(audience)
+
+    assert world.partner.members == audience
+
+
+def _raising(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail

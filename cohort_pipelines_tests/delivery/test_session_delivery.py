@@ -14,6 +14,7 @@ from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.windows import one_time_window
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 from cohort_pipelines_tests.event_loops import free_of_the_ledger
 
@@ -62,6 +63,21 @@ def test_each_change_sends_the_whole_audience_and_no_change_sends_nothing(
     world.next_window()
     assert world.overwrite(users(*range(100, 2_600)), partner=receiver).requests == 0
     assert pages(standins) == 6
+
+
+def test_an_unchanged_export_sends_a_deleted_group_everybody(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    audience = users(*range(1_500))
+    for name, requests in (("first", 2), ("second", 1)):
+        world.window = one_time_window(name)
+        assert world.overwrite(audience, partner=receiver).requests == requests
+    standins.standins.apptimize.groups.clear()
+
+    world.window = one_time_window("third")
+    world.overwrite(audience, partner=receiver)
+
+    assert group(standins) == audience
 
 
 def test_a_session_never_waits_for_the_ledger_in_its_event_loop(world: World, receiver: ReplacingMessages) -> None:
