@@ -13,7 +13,6 @@ from cohort_pipelines.windows import Window
 
 BODIES = (
     "",
-    "<html><title>Error</title></html>",
     '{"error": ""}',
     '{"error": "Bad filter", "status": "error"}',
     '{"request": "/api/query/engage", "error": "cohort 5 does not exist"}',
