@@ -26,7 +26,7 @@ from cohort_pipelines.history import History, Stage
 from cohort_pipelines.identity import Reason
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.processes import only_one
+from cohort_pipelines.processes import HOST, only_one
 from cohort_pipelines.scaffold import write_instance_files
 from cohort_pipelines.standins.kept import FOLDER, keep, kept_settings
 from cohort_pipelines.standins.server import running
@@ -62,7 +62,7 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     wanted = kept_settings(data, members=members)
     with running(wanted) as addresses:
         keep(data, wanted, addresses)
-        os.environ.update(addresses.environment())
+        os.environ.update(addresses.environment() | http.direct_to(HOST))
         with launch.opened(Path()) as project:
             held = _two_windows(project, [only] if only else names, addresses, console)
     _say_where(folder, addresses, console)

@@ -19,6 +19,7 @@ import msgspec
 import typer
 
 from cohort_pipelines.errors import PortTaken, ProjectFolderInvalid, ServiceEnded
+from cohort_pipelines.http import direct_to
 from cohort_pipelines.processes import HOST, Child, answers, only_one, start_guarded, stop_all, told_to_stop, watch
 from cohort_pipelines.settings import data_root
 from cohort_pipelines.standins.kept import environment_file, keep, kept_settings
@@ -54,7 +55,7 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
         children: dict[str, Child] = {}
         stack.callback(stop_all, children)  # Dagster first: its runs may be talking to the stand-ins
         if standins:
-            environment |= _start_standins(project / data_root(), children).environment()
+            environment |= _start_standins(project / data_root(), children).environment() | direct_to(HOST)
         _end_dead_runs(project, environment)
         typer.echo("Starting Dagster")
         children[_DAGSTER] = start_guarded(_dagster(port), folder=project, environment=environment, keep_open=lock)

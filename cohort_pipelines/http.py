@@ -6,12 +6,16 @@ The httpx interface over aiohttp's transport: httpx's own async transport costs 
 
 import asyncio
 import logging
+import os
 import zlib
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
@@ -21,7 +25,7 @@ from aiohttp.http_exceptions import LineTooLong
 from httpx_aiohttp import AiohttpTransport
 
 from cohort_pipelines import clock
-from cohort_pipelines.errors import Transient
+from cohort_pipelines.errors import CertificatesUnreadable, Transient
 
 AsyncClient = httpx.AsyncClient
 BasicAuth = httpx.BasicAuth
@@ -39,7 +43,13 @@ logging.getLogger("httpx").addFilter(lambda record: record.levelno >= logging.WA
 _HEADER_BYTES = 64 * 2**10
 _GZIP = zlib.MAX_WBITS | 16
 _OF_THE_BODY_AS_SENT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
-_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.InvalidURL, httpx.UnsupportedProtocol, httpx.InvalidURL)
+_NEVER_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
 
 
 class NoAnswer(Exception):
@@ -51,8 +61,18 @@ class NoAnswer(Exception):
         self.sent = sent
 
 
+class _ProxyUnusable(Exception):
+    """A proxy that the environment names is none that can be used."""
+
+
 class _Transport(AiohttpTransport):
-    """aiohttp's transport, with room for large response headers: its own limit is 8 KB."""
+    """aiohttp's transport, with the environment's proxies, and room for large response headers: its limit is 8 KB."""
+
+    async def handle_async_request(self, request: httpx.Request) -> Response:
+        self.proxy = _proxy_to(request.url)  # it is read before anything else can run
+        if self.proxy and request.url.scheme == "http":  # else they belong to the tunnel alone
+            request.headers.update(self.proxy.headers)
+        return await super().handle_async_request(request)
 
     def get_client(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context)
@@ -62,14 +82,49 @@ class _Transport(AiohttpTransport):
 def client(
     base_url: str = "", *, connections: int, headers: Mapping[str, str] | None = None, auth: BasicAuth | None = None
 ) -> AsyncClient:
-    """Open a client with at most ``connections`` connections; limits of time and size are each request's own."""
+    """Open a client with at most ``connections`` connections; limits of time and size are each request's own.
+
+    It goes through the proxies that the environment names, and trusts the certificates of `SSL_CERT_FILE` or
+    `SSL_CERT_DIR` where that is set.
+
+    Raises:
+        CertificatesUnreadable: that cannot be read.
+    """
+    try:
+        transport = _Transport(limits=httpx.Limits(max_connections=connections))
+    except OSError as error:
+        raise CertificatesUnreadable(type(error).__name__) from None
     return AsyncClient(
         base_url=base_url,
         headers={"accept-encoding": "gzip", **(headers or {})},
         auth=auth,
         timeout=None,
-        transport=_Transport(limits=httpx.Limits(max_connections=connections)),
+        transport=transport,
     )
+
+
+def direct_to(host: str) -> dict[str, str]:
+    """Return the environment variables by which no proxy is asked for ``host``, beside those that need none anyway."""
+    hosts = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
+def _proxy_to(url: URL) -> httpx.Proxy | None:
+    """Return the environment's proxy for ``url``, as curl chooses it; names in lower case come before upper case."""
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    if not proxy or proxy_bypass(f"{host}:{port}"):
+        return None
+    try:
+        found = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
+    except (ValueError, httpx.InvalidURL):
+        raise _ProxyUnusable from None
+    if found.url.scheme not in {"http", "https"}:
+        raise _ProxyUnusable
+    login = b64encode(b":".join(found.raw_auth)).decode() if found.raw_auth else ""
+    return httpx.Proxy(found.url, headers={"proxy-authorization": f"Basic {login}"} if login else None)
 
 
 async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int) -> Response:
@@ -82,7 +137,12 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max
         raise NoAnswer(TimeoutError.__name__, sent=False)
     try:
         async with asyncio.timeout(seconds), aclosing(await http.send(request, stream=True)) as response:
+            if response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:  # only a proxy answers so
+                raise NoAnswer(_refused_by_proxy(response.status_code), sent=False)
             body = await _read(response, max_bytes)
+    except _ProxyUnusable:
+        unusable = "the proxy that the environment names is no http:// or https:// URL"
+        raise NoAnswer(unusable, sent=False) from None
     except TimeoutError:
         raise NoAnswer(TimeoutError.__name__, sent=True) from None
     except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, zlib.error) as error:
@@ -110,7 +170,18 @@ async def _read(response: Response, max_bytes: int) -> bytes:
     return bytes(body)
 
 
+def _refused_by_proxy(status: int) -> str:
+    wrong = (
+        "its user name or password is missing or wrong" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else ""
+    )
+    return f"the proxy refused with HTTP {status}{wrong and f': {wrong}'}"
+
+
 def _in_words(cause: BaseException) -> str:
+    if isinstance(cause, aiohttp.ClientProxyConnectionError):
+        return "no connection to the proxy that the environment names"
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        return _refused_by_proxy(cause.status)
     if isinstance(cause.__cause__, LineTooLong):
         return f"a header of the answer is larger than {_HEADER_BYTES // 2**10} KB"
     return "the answer is damaged gzip" if isinstance(cause, zlib.error) else type(cause).__name__

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from cohort_pipelines import clock, loops
-from cohort_pipelines.errors import DestinationInvalid, NoticeNotSent
+from cohort_pipelines.errors import CertificatesUnreadable, DestinationInvalid, NoticeNotSent
 from cohort_pipelines.http import NoAnswer, client, send
 from cohort_pipelines.partners.exchange import checked_url
 
@@ -168,6 +168,8 @@ async def _status(channel: str, url: str, body: bytes) -> int:
             return (await send(http, request, seconds=SECONDS, max_bytes=_ANSWER_BYTES)).status_code
     except DestinationInvalid:
         raise NoticeNotSent(channel, "its URL is no plain http:// or https:// URL") from None
+    except CertificatesUnreadable as unreadable:
+        raise NoticeNotSent(channel, str(unreadable)) from None
     except NoAnswer as gone:
         raise NoticeNotSent(channel, f"no complete answer came ({gone.cause})") from None
 

@@ -6,6 +6,7 @@ user id. Whether trying again can help is a type: :class:`Transient` or not.
 
 from cohort_pipelines.errors.base import NOTHING_SENT, CohortPipelinesError, Transient
 from cohort_pipelines.errors.configuration import (
+    CertificatesUnreadable,
     ConfigurationError,
     ConfirmationNeeded,
     DestinationInvalid,
@@ -95,6 +96,7 @@ __all__ = [
     "NOTHING_SENT",
     "AlertsUntold",
     "BaselineUnusable",
+    "CertificatesUnreadable",
     "ClockSkewed",
     "CohortDeliveredTwice",
     "CohortMoved",

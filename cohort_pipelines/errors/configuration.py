@@ -20,6 +20,16 @@ class MissingVariable(ConfigurationError):
         self.name = name
 
 
+class CertificatesUnreadable(ConfigurationError):
+    """The certificates that the environment names cannot be read."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({cause}). Nothing was asked of "
+            "any service. Name a file of PEM certificates, or unset the variable."
+        )
+
+
 class SyncUnknown(ConfigurationError):
     """A command named a sync that the project does not declare."""
 
