@@ -198,7 +198,7 @@ def test_windows_without_changes_ask_for_the_target_once_a_day(world: World) -> 
     asked: list[int] = []
     world.partner.on_find = lambda: asked.append(1)
     world.overwrite(users(1, 2, 3))
-    for hours in range(1, 72, 2):
+    for hours in range(6, 72, 6):
         with clock.shifted(timedelta(hours=hours)):
             world.next_window()
             world.overwrite(users(1, 2, 3))

@@ -246,13 +246,13 @@ def test_a_message_fewer_is_under_way_than_there_are_workers() -> None:
     in_flight: list[int] = [0]
     full = asyncio.Event()
 
-    async def reply(_asked: Asked) -> Raw:
+    async def reply(asked: Asked) -> Raw:
         in_flight.append(in_flight[-1] + 1)
         if in_flight[-1] == 2:
             full.set()
         await full.wait()
         in_flight.append(in_flight[-1] - 1)
-        return raw()
+        return await taken(asked)
 
     async def scenario() -> int:
         async with odd_server(reply) as server:
