@@ -53,13 +53,13 @@ def show_history(
     from cohort_pipelines.orchestration import launch
     from cohort_pipelines.orchestration.resources import fitting_ledger
 
-    with launch.declared(project) as declared:
+    with launch.within(project) as package:
         ledger = fitting_ledger()
-        known = declared.syncs.get(sync)  # one that is declared no more has a history all the same
+        known = launch.sync_called(sync, package)  # one that is declared no more has a history all the same
         scheduled = known.open_window("") if known and known.cadence else None
         listed = entries(ledger, sync, limit, before=scheduled) if ledger else []
         if not listed:
-            declared.sync(sync)
+            launch.require_known(sync, package, ledger)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(entry) for entry in listed], default=_as_text))
         return

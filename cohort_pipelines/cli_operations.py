@@ -24,7 +24,8 @@ from cohort_pipelines.cli_options import (
 
 if TYPE_CHECKING:
     from cohort_pipelines.delivery.releasing import HeldAttempt
-    from cohort_pipelines.orchestration.launch import Declarations, OpenProject
+    from cohort_pipelines.orchestration.launch import OpenProject
+    from cohort_pipelines.orchestration.resolved import ResolvedSync
 
 Forget = Annotated[
     bool,
@@ -45,11 +46,11 @@ def pause(sync: Sync, because: Because, who: Who = "", project: ProjectFolder = 
     from cohort_pipelines.delivery import pairing, pausing
     from cohort_pipelines.history import History
     from cohort_pipelines.orchestration import launch
-    from cohort_pipelines.orchestration.resources import own_ledger
+    from cohort_pipelines.orchestration.resources import fitting_ledger, own_ledger
     from cohort_pipelines.settings import history_root
 
-    with launch.declared(project) as declared:
-        declared.sync(sync)
+    with launch.within(project) as package:
+        launch.require_known(sync, package, fitting_ledger())
         ledger = own_ledger()
         pausing.pause(ledger, sync, who=asking(who), why=because)
         pairing.keep_in_mind(ledger, History(history_root()))
@@ -65,12 +66,13 @@ def resume(sync: Sync, project: ProjectFolder = Path()) -> None:
     from cohort_pipelines.orchestration.resources import fitting_ledger
     from cohort_pipelines.settings import history_root
 
-    with launch.declared(project) as declared:
-        turn = _turn(declared, sync)
+    with launch.within(project) as package:
         ledger = fitting_ledger()
+        launch.require_known(sync, package, ledger)
         was_paused = ledger is not None and pausing.resume(ledger, sync)
         if ledger is not None and was_paused:
             pairing.keep_in_mind(ledger, History(history_root()))
+        turn = _turn(launch.sync_called(sync, package))
     said = f"is resumed; its next {turn} delivers" if was_paused else "was not paused"
     console().print(f"{sync} {said}.")
 
@@ -160,7 +162,7 @@ def restore(
     with launch.opened(project) as opened:
         print_plan(planning.plan_restore(opened, sync, window))
         if not pause_too:
-            turn = _turn(opened, sync)
+            turn = _turn(opened.sync(sync))
             console().print(f"The next {turn} delivers the cohort as it is then, unless the sync is paused: --pause")
         confirm(f"Put the audience of {window} back?", yes=yes)
         wanted = {"sync": sync, "window": window, "pause": pause_too, "who": asking(who)}
@@ -222,7 +224,7 @@ def rebuild(
     from cohort_pipelines.orchestration import launch
     from cohort_pipelines.settings import history_root, ledger_url
 
-    with launch.declared(project):
+    with launch.within(project):
         question = (
             "Stop whatever delivers: daemon, webserver and exports. Rebuild the ledger from the history? The next "
             "deliveries then send every id again."
@@ -264,9 +266,11 @@ def _operate(project: "OpenProject", job: str, config: Mapping[str, object]) -> 
         raise fail(error)
 
 
-def _turn(project: "Declarations", sync: str) -> str:
+def _turn(sync: "ResolvedSync | None") -> str:
     """Return the word for when the sync delivers next."""
-    return "window" if project.sync(sync).cadence else "export"
+    if sync is None:
+        return "window or export"
+    return "window" if sync.cadence else "export"
 
 
 def _origin(held: "HeldAttempt") -> str:

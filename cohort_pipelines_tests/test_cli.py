@@ -112,7 +112,8 @@ def test_check_says_what_does_not_load_besides_connections_and_syncs(run: Run, t
     checked = run("check", "--project", str(tmp_path / "alerted-syncs"))
 
     assert checked.code == 1
-    assert "The alerts on_call tell nobody" in checked.err
+    assert "The alerts on_call tell nobody" in checked.findings["on_call"]
+    assert len(checked.findings) == 7
 
 
 NOT_THERE = "; it answers 404, so either the group is not there yet or the path of the URL is wrong"
@@ -228,23 +229,33 @@ def test_check_reads_the_env_file_of_the_project(
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("type: one_time", "type: dynamic\n  since: tomorrow", "launch_list.*Invalid isoformat string: 'tomorrow'"),
-        ("cohort_id:", "cohrt_id:", "launch_list.*cohrt_id: Extra inputs are not permitted"),
+        ("type: one_time", "type: dynamic\n  since: tomorrow", "declared wrongly: since: input should be a valid date"),
+        ("cohort_id:", "cohrt_id:", "declared wrongly: cohort_id: it is missing; cohrt_id: there is no such attribute"),
         ("source: demo_project", "source: nowhere", "names the source 'nowhere', which no folder declares"),
-        ("target: Launch List", "target: [", "while parsing a flow sequence.*launch_list/defs.yaml"),
+        ("target: Launch List", "target: [", "the file is no YAML: while parsing a flow sequence.*, line 7"),
+        ("cohort_id: 1478097", "cohort_id: 1\n  target: A", "The key 'target' stands twice, in lines 6 and 8"),
+        ("CohortSync", "CohortSink", "cannot be read: .*CohortSink"),
+        ("Launch List", "Gr\udcf6\udcdfe", "cannot be read: the file is not in UTF-8"),
+        ("Launch List", '"{{ nowhere.to_be_found }}"', "declared wrongly: .*'nowhere' is undefined|nowhere not found"),
+        ("attributes:", "atributes:", "cannot be read: atributes: there is no such attribute"),
     ],
 )
-def test_a_project_that_does_not_load_gets_a_sentence(
+def test_a_declaration_that_does_not_load_gets_a_sentence(
     run: Run, export_project: Path, old: str, new: str, says: str
 ) -> None:
     (file,) = export_project.glob("*/defs/launch_list/defs.yaml")
-    file.write_text(LAUNCH_LIST.replace(old, new), encoding="utf-8")
+    file.write_text(LAUNCH_LIST.replace(old, new), encoding="utf-8", errors="surrogateescape")
 
-    for command in (("check",), ("export", "launch_list")):
-        refused = run(*command, "--project", str(export_project))
-        assert (refused.code, refused.out) == (1, "")
-        assert re.search(says, refused.err)
-        assert len(refused.err.splitlines()) == 1
+    checked, refused = (
+        run(*command, "--project", str(export_project)) for command in (("check",), ("export", "launch_list"))
+    )
+
+    assert (checked.code, refused.code, checked.err, refused.out) == (1, 1, "", "")
+    assert re.search(says, checked.findings["launch_list"])
+    assert re.search(says, refused.err)
+    assert "defs/launch_list/defs.yaml" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    assert checked.findings["demo_project"].startswith("Connected")
 
 
 def test_a_folder_that_is_no_project_gets_a_sentence(tmp_path: Path) -> None:

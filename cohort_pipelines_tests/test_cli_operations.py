@@ -309,7 +309,9 @@ def test_what_nothing_reaches_is_said_before_anybody_is_asked(
     for command in ("retarget", "retire"):
         refused = run(command, "launch_list", *here)
         assert (refused.code, refused.out) == (1, "")
-        assert refused.err.startswith("TargetNotKnown: launch_list: no declared destination reaches 'Launch List'")
+        assert refused.err.startswith(
+            "TargetNotKnown: launch_list: no destination that can be loaded reaches 'Launch List'"
+        )
     asked = run("retarget", "launch_list", "--forget", *here)
     assert asked.out == "'Launch List' (taplytics) is given up as it is: up to 276 users stay there.\n"
     assert run("retarget", "launch_list", "--forget", "--yes", *here).code == 0
@@ -389,7 +391,9 @@ def test_a_target_is_given_up_where_not_even_a_destination_is_declared_any_more(
     assert orphan.endswith("they stay there until: cohort-pipelines retire launch_list")
     refused = run("retire", "launch_list", "--yes", *here)
     assert (refused.code, refused.out) == (1, "")
-    assert refused.err.startswith("TargetNotKnown: launch_list: no declared destination reaches 'Launch List'")
+    assert refused.err.startswith(
+        "TargetNotKnown: launch_list: no destination that can be loaded reaches 'Launch List'"
+    )
     assert "give it up as it is with --forget" in refused.err
     retired = run("retire", "launch_list", "--forget", "--yes", *here)
 
@@ -454,3 +458,37 @@ def test_a_sync_that_is_not_declared_gets_a_sentence(run: Run, command: tuple[st
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.startswith("SyncUnknown: This project declares no sync 'nobodys_list'. Nothing was run.")
     assert APPTIMIZE in refused.err
+
+
+def test_pause_resume_and_history_need_no_declaration(run: Run, export_project: Path) -> None:
+    here = ("--project", str(export_project))
+    assert run("pause", "launch_list", "--because", "not yet", *here).code == 0
+    Ledger(f"sqlite:///{export_project}/data/ledger.sqlite").note_window("launch_list", "spring", "failed", "no answer")
+    for file in export_project.glob("*/defs/*/defs.yaml"):
+        file.write_text("no: [declaration", encoding="utf-8")
+    (file.parents[1] / "broken.py").write_text("raise RuntimeError", encoding="utf-8")
+
+    assert run("resume", "launch_list", *here).out == "launch_list is resumed; its next window or export delivers.\n"
+    assert run("pause", "launch_list", "--because", "a holiday", *here).code == 0
+    assert "failed: no answer" in run("history", "launch_list", *here).out
+    unknown = run("pause", "nowhere", "--because", "a holiday", *here)
+    assert (unknown.code, unknown.out) == (1, "")
+    assert unknown.err.startswith("ProjectNotLoaded: ")
+
+
+def test_a_command_needs_no_declarations_but_its_own(run: Run, export_project: Path, standins: InThread) -> None:
+    here = ("--project", str(export_project))
+    (package,) = (file.parents[2] for file in export_project.glob("*/defs/launch_list/defs.yaml"))
+    for name, text in {
+        "no_yaml": "no: [declaration",
+        "twice": LAUNCH_LIST.replace("List", "A: 1"),
+        "empty": "",
+    }.items():
+        (package / "defs" / name).mkdir()
+        (package / "defs" / name / "defs.yaml").write_text(text, encoding="utf-8")
+
+    assert run("export", "launch_list", "--name", "spring", *here).code == 0
+    assert run("plan", "launch_list", *here).code == 0
+    assert run("restore", "launch_list", "spring", "--yes", *here).code == 0
+    assert segment(standins, "Launch List") == payload(export_project, "launch_list", "spring")
+    assert run("check", *here).code == 1

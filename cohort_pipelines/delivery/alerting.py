@@ -42,11 +42,13 @@ class Watched:
         sync: its name.
         promise: the age that its newest delivered snapshot may have; None for a one-time export, which is never late.
         begins: when its first window opens; before that it cannot be late.
+        unloadable: why its declaration cannot be loaded, so that nothing of it is run; empty where it can.
     """
 
     sync: str
     promise: timedelta | None = None
     begins: datetime | None = None
+    unloadable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Judgement:
 def judge(ledger: Ledger, watched: Watched) -> Judgement:
     """Say how a sync fares. It changes nothing, and opens no window.
 
-    The first of these that is true counts:
+    A declaration that cannot be loaded is ``failing``, whatever became of its windows. Else the first of these that is
+    true counts:
 
     1. ``paused``: somebody paused it. Nothing is promised meanwhile.
     2. ``held`` or ``failing``, by the newest window that came to an end: a gate holds its payload; or it failed, was
@@ -80,6 +83,8 @@ def judge(ledger: Ledger, watched: Watched) -> Judgement:
     newest = ledger.newest_delivered(watched.sync)
     with ledger.read() as connection:
         now = ledger.now(connection)
+        if watched.unloadable:
+            return Judgement(Health.FAILING, watched.unloadable, now)
         if pause := paused_within(connection, watched.sync):
             return Judgement(Health.PAUSED, "Nothing is sent until it is resumed.", pause.at or now)
         outcome = _newest_outcome(connection, watched)

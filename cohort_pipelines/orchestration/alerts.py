@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, time
 from functools import partial
-from typing import Annotated, Self
+from typing import Annotated, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from cohort_pipelines import clock, environment, notices
 from cohort_pipelines.delivery import Ledger
@@ -25,7 +25,8 @@ from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpa
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
 from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
-from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile, WatchedUnknown
+from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile
+from cohort_pipelines.orchestration.rules import Siblings, siblings_in
 from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
 from cohort_pipelines.orchestration.sync import CohortSync
 from cohort_pipelines.orchestration.unpaired import Unpaired, remembered
@@ -71,37 +72,43 @@ class Email(dg.Resolvable, dg.Model):
 class Alerts(Declared, dg.Model):
     """Who is told how the syncs fare: through one channel or several, of all syncs or some."""
 
+    role: ClassVar[str] = "alerts"
+
     slack: Secret = ""
     webhook: Reference = ""
     email: Email | None = None
     syncs: tuple[str, ...] = ()
 
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """Load, and refuse secrets and a declaration that could tell nobody.
+    def require_usable(self) -> None:
+        """Refuse secrets that stand in the file, and a declaration that could alert no channel.
 
         Raises:
             SecretInFile: a secret is not a reference to the environment.
-            AlertsWithoutChannel: nobody is told anything.
+            AlertsWithoutChannel: there is no channel.
         """
-        declared = super().load(attributes, context)
-        password = declared.email.password if declared.email else ""
-        for field, text in (("slack", declared.slack), ("email.password", password)):
+        password = self.email.password if self.email else ""
+        for field, text in (("slack", self.slack), ("email.password", password)):
             if text and not environment.is_reference(text):
-                raise SecretInFile(declared.name, field, declared.file)
-        if not declared.channels:
-            raise AlertsWithoutChannel(declared.name, declared.file)
-        return declared
+                raise SecretInFile(self.name, field, self.file)
+        if not self.channels:
+            raise AlertsWithoutChannel(self.name, self.file)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Build the sensor, once every sync that is named is known."""
-        known = {sync.name: sync for sync in context.component_tree.get_all_components(of_type=CohortSync)}
-        for name in self.syncs:
-            if name not in known:
-                raise WatchedUnknown(self.name, name, known, self.file)
-        watched = [_watched(known[name]) for name in self.syncs or sorted(known)]
+        """Build the sensor, unless a sync is named that nothing declares."""
+        siblings = siblings_in(context.component_tree)
+        if wrong := siblings.unloadable_for(self):
+            return wrong.build_defs(context)
         project = context.defs_module_name.partition(".")[0]
-        return dg.Definitions(sensors=[_sensor(self.name, project, self.channels, watched)])
+        return dg.Definitions(sensors=[_sensor(self.name, project, self.channels, self._watched(siblings))])
+
+    def _watched(self, siblings: Siblings) -> list[Watched]:
+        """Return the syncs to watch, and the declarations that cannot be loaded: all of them, or those named."""
+        problems = {each.name: each.problem for each in siblings.unloadable if each.may_be_a_sync or not self.syncs}
+        names = self.syncs or sorted({*siblings.syncs, *problems})
+        return [
+            Watched(name, unloadable=problems[name]) if name in problems else _watched(siblings.syncs[name])
+            for name in names
+        ]
 
     @property
     def channels(self) -> dict[str, Send]:

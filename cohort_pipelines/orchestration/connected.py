@@ -1,6 +1,6 @@
 """Is it connected? One answer for each connection and each sync, for the command line and for the asset check."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,9 +9,10 @@ import dagster as dg
 from cohort_pipelines import loops, mixpanel
 from cohort_pipelines.errors import CohortPipelinesError
 from cohort_pipelines.mixpanel import CheckedProject
-from cohort_pipelines.orchestration.connections import Destination, MixpanelProject, destinations_in, sources_in
+from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
 from cohort_pipelines.orchestration.looked_after import ledger_findings
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.rules import siblings_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,14 @@ def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Des
 def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Finding]:
     """Check every connection and every sync of a project, one after another; each Mixpanel project costs one query.
 
-    Last come orphaned targets and pauses, if the ledger knows of any.
+    First come declarations that cannot be loaded, last orphaned targets and pauses, if the ledger knows of any.
     """
-    destinations = destinations_in(tree)
+    siblings = siblings_in(tree)
+    destinations = siblings.destinations
+    for wrong in siblings.unloadable:
+        yield Finding(wrong.name, connected=False, text=wrong.problem)
     projects: dict[str, CheckedProject | CohortPipelinesError] = {}
-    for name, source in sources_in(tree).items():
+    for name, source in siblings.sources.items():
         projects[name] = _checked(source)
         yield _finding(name, partial(_project_connected, projects[name]))
     for name, destination in destinations.items():
@@ -63,7 +67,7 @@ def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Fin
         yield _finding(name, partial(destination_connected, destination, first))
     for sync in syncs:
         yield _finding(sync.name, partial(_sync_connected, sync, projects[sync.source], destinations))
-    for name, usable, text in ledger_findings(syncs, destinations):
+    for name, usable, text in ledger_findings(syncs, siblings.unloadable_syncs, destinations):
         yield Finding(name, connected=usable, text=text, warning=usable)
 
 
@@ -85,7 +89,7 @@ def _project_connected(checked: CheckedProject | CohortPipelinesError) -> str:
 
 
 def _sync_connected(
-    sync: ResolvedSync, checked: CheckedProject | CohortPipelinesError, destinations: dict[str, Destination]
+    sync: ResolvedSync, checked: CheckedProject | CohortPipelinesError, destinations: Mapping[str, Destination]
 ) -> str:
     return sync_connected(sync, _found(checked), destinations[sync.destination])
 

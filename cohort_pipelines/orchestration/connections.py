@@ -7,10 +7,10 @@ syncs that need it and no other.
 
 from abc import abstractmethod
 from datetime import timedelta
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from cohort_pipelines import environment, partners
 from cohort_pipelines.delivery import Target, Terms
@@ -18,6 +18,7 @@ from cohort_pipelines.identity import Equality, IdRule
 from cohort_pipelines.mixpanel import Project, snapshot_schema
 from cohort_pipelines.orchestration.declared import SECRET, Declared, Reference, Secret
 from cohort_pipelines.orchestration.invalid import PropertyReserved, SecretInFile, SettingsMisplaced, SettingsMissing
+from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.orchestration.scaffolders import (
     ApptimizeScaffolder,
     MixpanelProjectScaffolder,
@@ -54,22 +55,21 @@ _AUTH_NEEDS = {
 class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  # resources of ours yield themselves
     """A connection is a resource under its own name."""
 
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """Load, and refuse secrets; here and not while resolving, since Dagster then quotes the file's lines.
+    def require_usable(self) -> None:
+        """Refuse secrets that stand in the file.
 
         Raises:
             SecretInFile: a secret is not a reference to the environment.
         """
-        declared = super().load(attributes, context)
-        for field, info in cls.model_fields.items():
-            text = getattr(declared, field)
+        for field, info in type(self).model_fields.items():
+            text = getattr(self, field)
             if SECRET in info.metadata and text and not environment.is_reference(text):
-                raise SecretInFile(declared.name, field, declared.file)
-        return declared
+                raise SecretInFile(self.name, field, self.file)
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002  the interface's argument
-        """Offer the declaration to the assets as the resource of its name."""
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Offer the declaration to the assets as the resource of its name, unless its siblings contradict it."""
+        if wrong := siblings_in(context.component_tree).unloadable_for(self):
+            return wrong.build_defs(context)
         return dg.Definitions(resources={self.name: self})
 
     def value(self, field: str) -> str:
@@ -84,6 +84,8 @@ class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  
 @dg.scaffold_with(MixpanelProjectScaffolder)
 class MixpanelProject(Connection):
     """A Mixpanel project to read cohorts from, with a service account that is a project admin."""
+
+    role: ClassVar[str] = "source"
 
     project_id: int
     region: Literal["us", "eu", "in"] = "us"
@@ -113,6 +115,7 @@ class MixpanelProject(Connection):
 class Destination(Connection):
     """A partner to deliver to."""
 
+    role: ClassVar[str] = "destination"
     types: ClassVar[frozenset[SyncType]]
     partner_kind: ClassVar[str]
 
@@ -195,18 +198,17 @@ class ApptimizeDestination(Destination):
     prefix: Literal["", "keep", "strip"] = ""
     members: MembersMode = "add"
 
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """Load, and require what the chosen way of delivery needs; refuse what it does not have."""
-        declared = super().load(attributes, context)
-        needed = ("url", "token") if declared.delivery == "http" else ("folder", "prefix")
-        missing = [field for field in needed if not getattr(declared, field)]
+    def require_usable(self) -> None:
+        """Require what the chosen way of delivery needs; refuse what it does not have."""
+        super().require_usable()
+        needed = ("url", "token") if self.delivery == "http" else ("folder", "prefix")
+        missing = [field for field in needed if not getattr(self, field)]
         if missing:
-            raise SettingsMissing(declared.name, f"delivery: {declared.delivery}", missing, declared.file)
-        misplaced = [field for field in _NOT_FOR_FILES if getattr(declared, field) != cls.model_fields[field].default]
-        if declared.delivery == "file" and misplaced:
-            raise SettingsMisplaced(declared.name, "delivery: file", misplaced, declared.file)
-        return declared
+            raise SettingsMissing(self.name, f"delivery: {self.delivery}", missing, self.file)
+        fields = type(self).model_fields
+        misplaced = [field for field in _NOT_FOR_FILES if getattr(self, field) != fields[field].default]
+        if self.delivery == "file" and misplaced:
+            raise SettingsMisplaced(self.name, "delivery: file", misplaced, self.file)
 
     def terms(self) -> Terms:
         """Return what is true of its targets; a published file is looked at in every window, not sent again."""
@@ -265,16 +267,14 @@ class WebhookDestination(Destination):
     match_on: Annotated[str, Field(min_length=1)] = "distinct_id"
     members: MembersMode = "add"
 
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """Load, and require what the chosen authentication needs."""
-        declared = super().load(attributes, context)
-        missing = [field for field in _AUTH_NEEDS[declared.auth] if not getattr(declared, field)]
+    def require_usable(self) -> None:
+        """Require what the chosen authentication needs."""
+        super().require_usable()
+        missing = [field for field in _AUTH_NEEDS[self.auth] if not getattr(self, field)]
         if missing:
-            raise SettingsMissing(declared.name, f"auth: {declared.auth}", missing, declared.file)
-        if declared.match_on in RESERVED_COLUMNS:
-            raise PropertyReserved(declared.name, declared.match_on, declared.file)
-        return declared
+            raise SettingsMissing(self.name, f"auth: {self.auth}", missing, self.file)
+        if self.match_on in RESERVED_COLUMNS:
+            raise PropertyReserved(self.name, self.match_on, self.file)
 
     @property
     def names_cohorts(self) -> bool:
@@ -309,13 +309,3 @@ class WebhookDestination(Destination):
 def target_named(partner: Partner, name: str) -> Target:
     """Return the target called ``name`` where ``partner`` ends, as the ledger knows it."""
     return Target(partner.wire, partner.host, partner.account, name)
-
-
-def sources_in(tree: dg.ComponentTree) -> dict[str, MixpanelProject]:
-    """Return the Mixpanel projects that are declared, by name."""
-    return {source.name: source for source in tree.get_all_components(of_type=MixpanelProject)}
-
-
-def destinations_in(tree: dg.ComponentTree) -> dict[str, Destination]:
-    """Return the destinations that are declared, of every partner, by name."""
-    return {each.name: each for kind in Destination.__subclasses__() for each in tree.get_all_components(of_type=kind)}

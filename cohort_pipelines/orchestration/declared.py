@@ -1,15 +1,23 @@
-"""What every declaration has in common: the name of its folder, the file to point at, references kept unresolved."""
+"""What every declaration has in common: its name, its file, references kept; and what becomes of a wrong one.
+
+Dagster stops the whole code location at the first declaration that it cannot load. Here a wrong one becomes an
+:class:`Unloadable` in its own place: Dagster is given a model that takes any attributes, so that they reach
+:meth:`Declared.load`, which validates them and is free to return something else.
+"""
 
 import re
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, PrivateAttr, RootModel
 
-from cohort_pipelines.orchestration.invalid import NameUnusable
+from cohort_pipelines.orchestration.doubled import require_single_keys
+from cohort_pipelines.orchestration.invalid import AttributesInvalid, DeclarationInvalid, FileUnreadable, NameUnusable
+from cohort_pipelines.orchestration.sentences import sentence
 
-USABLE_NAME = re.compile(r"[a-z0-9_]+")
-
+USABLE_NAME = re.compile(r"[a-z0-9_]{1,100}")  # a folder of the history is called sync=<name>
+YAML_NAMES = ("defs.yaml", "defs.yml", "component.yaml")  # what Dagster reads, in its order
 
 REFERENCE = dg.Resolver.passthrough(description="Text that may hold {{ env.NAME }} references.")
 SECRET = dg.Resolver.passthrough(description="One {{ env.NAME }} reference; never the secret itself.")
@@ -20,23 +28,57 @@ Secret = Annotated[str, SECRET]
 class Declared(dg.Component, dg.Resolvable):
     """A component that knows the folder which declares it: the folder's name is the declaration's name."""
 
+    role: ClassVar[str] = ""
+
     _name: str = PrivateAttr("")
     _file: str = PrivateAttr("")
+    _document: int = PrivateAttr(0)
 
     @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """Load from YAML and remember where it stood.
+    def get_model_cls(cls) -> type[BaseModel]:
+        """Return a model that takes any attributes; the JSON schema that editors and `dg` see is the strict one."""
+        strict = cls.model()
+
+        class Given(RootModel[dict[str, Any]]):
+            @classmethod
+            def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+                return strict.model_json_schema(*arguments, **options)
+
+        return Given
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Declared":
+        """Load from YAML and remember where it stood; what is wrong becomes an :class:`Unloadable`."""
+        name, path, document = context.path.name, yaml_in(context.path), _document(context)
+        file = str(path.relative_to(context.project_root))
+        given = {} if attributes is None else attributes.model_dump()
+        try:
+            require_single_keys(path, document, file)
+            if not USABLE_NAME.fullmatch(name):
+                raise NameUnusable(name, file)  # noqa: TRY301  so that one place deals with all that is wrong
+            declared = super().load(cls.model().model_validate(given), context)
+            declared._place(name, file, document)  # noqa: SLF001  its own
+            declared.require_usable()
+        except Exception as error:  # noqa: BLE001  ours, pydantic's, Dagster's, Jinja's, those of what a template calls
+            found = (
+                error
+                if isinstance(error, DeclarationInvalid)
+                else AttributesInvalid(name, sentence(error, given), file)
+            )
+            wrong = Unloadable(problem=str(found), kind=cls.role)
+            wrong._place(name, file, document)  # noqa: SLF001  its own
+            return wrong
+        return declared
+
+    def _place(self, name: str, file: str, document: int = 0) -> None:
+        self._name, self._file, self._document = name, file, document
+
+    def require_usable(self) -> None:
+        """Refuse attributes that contradict one another.
 
         Raises:
-            NameUnusable: the folder's name cannot be that of assets and groups.
+            DeclarationInvalid: what is wrong with them.
         """
-        name = context.path.name
-        file = str((context.path / "defs.yaml").relative_to(context.project_root))
-        if not USABLE_NAME.fullmatch(name):
-            raise NameUnusable(name, file)
-        declared = super().load(attributes, context)
-        declared._name, declared._file = name, file  # noqa: SLF001  its own
-        return declared
 
     @property
     def name(self) -> str:
@@ -47,3 +89,65 @@ class Declared(dg.Component, dg.Resolvable):
     def file(self) -> str:
         """The declaring file, relative to the project."""
         return self._file
+
+
+class Unloadable(Declared, dg.Model):
+    """What stands in the place of a declaration that is wrong: one asset that fails with the reason.
+
+    Attributes:
+        problem: what is wrong, in a sentence or two.
+        kind: the role of what was declared; empty where that cannot be told.
+    """
+
+    problem: str
+    kind: str = ""
+
+    @property
+    def may_be_a_sync(self) -> bool:
+        """Whether it was declared as a sync, or as something that cannot be told."""
+        return self.kind in {"sync", ""}
+
+    @property
+    def key(self) -> dg.AssetKey:
+        """The failing asset: `<name>/declaration`, with the folders around it and the number of a further document."""
+        folders = Path(self.file).parent.parts[2:]  # below <package>/defs
+        number = [str(self._document + 1)] if self._document else []
+        return dg.AssetKey([*(folders or (self.name,)), *number, "declaration"])
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002  the interface's argument
+        """Return an asset under the declaration's name that says what is wrong, and fails with it."""
+
+        @dg.asset(key=self.key, group_name=re.sub(r"\W", "_", self.name, flags=re.ASCII), description=self.problem)
+        def declaration() -> None:
+            raise dg.Failure(self.problem, allow_retries=False)
+
+        return dg.Definitions(assets=[declaration])
+
+
+def unloadable(declared: Declared, error: DeclarationInvalid) -> Unloadable:
+    """Return what stands in the place of ``declared``, which is wrong as ``error`` says."""
+    made = Unloadable(problem=str(error), kind=declared.role)
+    made._place(declared.name, declared.file, declared._document)  # noqa: SLF001  its own
+    return made
+
+
+def unreadable(name: str, problem: str, file: str) -> Unloadable:
+    """Return what stands in the place of a ``file`` that is no declaration at all."""
+    made = Unloadable(problem=str(FileUnreadable(name, problem, file)))
+    made._place(name, file)  # noqa: SLF001  its own
+    return made
+
+
+def yaml_in(folder: Path) -> Path:
+    """Return the file that declares what is in ``folder``."""
+    return next((path for name in YAML_NAMES if (path := folder / name).exists()), folder / YAML_NAMES[0])
+
+
+def declared_in(tree: dg.ComponentTree) -> list[Declared]:
+    """Return every declaration of ours, the unloadable ones among them."""
+    return tree.get_all_components(of_type=Declared)  # type: ignore[type-abstract]  # its subclasses are asked for
+
+
+def _document(context: dg.ComponentLoadContext) -> int:
+    key = getattr(context.component_decl.loc, "instance_key", None)
+    return key if isinstance(key, int) else 0

@@ -1,23 +1,71 @@
-"""What can be wrong with declarations. Each error names the files and says what to change; nothing is loaded then."""
+"""What can be wrong with declarations. Each error names the files and says what to change; the others are loaded."""
 
 from collections.abc import Iterable
 
 from cohort_pipelines.errors import ConfigurationError
 
+USABLE = 0.8  # of a project's queries; the others are left to people and other tools
+
 
 class ProjectNotLoaded(ConfigurationError):
-    """A declaration cannot be read: a key is unknown, a value is of the wrong kind, the YAML is broken."""
+    """A project's code cannot be loaded: a module of it fails, or Dagster itself refuses what it declares."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"The project cannot be loaded: {problem}. Nothing was run. `dg check defs` shows the lines.")
+
+
+class SyncUnloadable(ConfigurationError):
+    """A command names a sync that is declared wrongly."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
 
 
 class DeclarationInvalid(ConfigurationError):
     """A defs.yaml contradicts itself, its siblings or what the partner can do; ``files`` are those to look at."""
 
     def __init__(self, problem: str, files: tuple[str, ...], remedy: str) -> None:
-        super().__init__(f"{problem} ({', '.join(files)}). Nothing was loaded. {remedy}")
+        super().__init__(f"{problem} ({', '.join(files)}). Nothing is sent for it until that is corrected. {remedy}")
         self.files = files
+
+
+class FileUnreadable(DeclarationInvalid):
+    """A file under defs is no declaration at all: its bytes, its YAML or its `type` cannot be used."""
+
+    def __init__(self, name: str, problem: str, file: str) -> None:
+        super().__init__(f"{name} cannot be read: {problem}", (file,), "Correct the file; `dg check yaml` shows lines.")
+
+
+class AttributesInvalid(DeclarationInvalid):
+    """An attribute is unknown or missing, or its value cannot be used. No value is repeated: it may be a secret."""
+
+    def __init__(self, name: str, problem: str, file: str) -> None:
+        super().__init__(f"{name} is declared wrongly: {problem}", (file,), "Correct these attributes.")
+
+
+class KeyDoubled(DeclarationInvalid):
+    """A key stands twice in one mapping of the YAML."""
+
+    def __init__(self, key: str, file: str, lines: Iterable[int]) -> None:
+        super().__init__(
+            f"The key {key!r} stands twice, in lines {' and '.join(map(str, lines))}", (file,), "Keep one of them."
+        )
+
+
+class NameDoubled(DeclarationInvalid):
+    """Two declarations have one name."""
+
+    def __init__(self, name: str, files: tuple[str, ...]) -> None:
+        super().__init__(f"The name {name!r} is declared twice", files, "Give each folder a name of its own.")
+
+
+class ConnectionUnloadable(DeclarationInvalid):
+    """A sync's source or destination is declared, but wrongly."""
+
+    def __init__(self, sync: str, role: str, name: str, problem: str, file: str) -> None:
+        super().__init__(
+            f"The sync {sync} needs the {role} {name!r}, which cannot be loaded", (file,), f"The cause: {problem}"
+        )
 
 
 class NameUnusable(DeclarationInvalid):
@@ -137,12 +185,13 @@ class DestinationsAlike(DeclarationInvalid):
 class BudgetTooSmall(DeclarationInvalid):
     """The project's queries cannot carry the cadences of its syncs."""
 
-    def __init__(self, project_id: int, needed: float, usable: float, granted: int, files: tuple[str, ...]) -> None:
+    def __init__(self, sync: str, project_id: int, needed: float, granted: int, files: tuple[str, ...]) -> None:
         super().__init__(
-            f"The syncs of Mixpanel project {project_id} need {needed:g} queries an hour, and {usable:g} of its "
-            f"{granted} are to be used",
+            f"{sync} is left out: the syncs of Mixpanel project {project_id} need {needed:g} queries an hour, and "
+            f"{granted * USABLE:g} of its {granted} are to be used",
             files,
-            "Declare fewer syncs on this project, or set queries_per_hour to what Mixpanel has granted.",
+            "Those with the earliest first windows go on. Declare fewer syncs on this project, or set queries_per_hour "
+            "to what Mixpanel has granted.",
         )
 
 

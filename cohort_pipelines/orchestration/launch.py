@@ -12,20 +12,20 @@ import dagster as dg
 from dotenv import load_dotenv
 
 from cohort_pipelines import clock
-from cohort_pipelines.errors import ProjectFolderInvalid, SyncUnknown
+from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.delivery.listing import entries
+from cohort_pipelines.errors import CohortPipelinesError, ProjectFolderInvalid, SyncUnknown
 from cohort_pipelines.orchestration.connected import Finding, check_all
-from cohort_pipelines.orchestration.connections import (
-    Destination,
-    MixpanelProject,
-    destinations_in,
-    sources_in,
-)
+from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
 from cohort_pipelines.orchestration.dead_runs import end_dead_runs, process_tag
+from cohort_pipelines.orchestration.declared import Unloadable
 from cohort_pipelines.orchestration.instance import instance_at
+from cohort_pipelines.orchestration.invalid import ProjectNotLoaded, SyncUnloadable
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
 from cohort_pipelines.orchestration.resolved import DELIVERED, STAGES, ResolvedSync
-from cohort_pipelines.orchestration.unloadable import as_one_sentence
+from cohort_pipelines.orchestration.rules import siblings_in
+from cohort_pipelines.orchestration.sentences import sentence
 from cohort_pipelines.windows import one_time_window
 
 DEMO = Path(__file__).parents[1]
@@ -35,9 +35,10 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True, slots=True)
 class Declarations:
-    """What a project declares: its syncs, Mixpanel projects and destinations, by name."""
+    """What a project declares: its syncs, Mixpanel projects and destinations, by name; apart, what is wrong of it."""
 
     syncs: Mapping[str, ResolvedSync]
+    unloadable: Mapping[str, Unloadable]
     sources: Mapping[str, MixpanelProject]
     destinations: Mapping[str, Destination]
 
@@ -46,7 +47,10 @@ class Declarations:
 
         Raises:
             SyncUnknown: the project declares no such sync.
+            SyncUnloadable: it is declared wrongly.
         """
+        if name in self.unloadable:
+            raise SyncUnloadable(self.unloadable[name].problem)
         if name not in self.syncs:
             raise SyncUnknown(name, tuple(self.syncs))
         return self.syncs[name]
@@ -98,24 +102,68 @@ def opened(project: Path) -> Iterator[OpenProject]:
     package = package_of(project)
     home = os.environ.setdefault("DAGSTER_HOME", str(project.resolve()))
     with _loaded(project) as (_, found):
-        with as_one_sentence():
+        with _as_one_sentence():
             definitions = project_definitions(package)
         with instance_at(home) as instance:
             end_dead_runs(instance)
-            yield OpenProject(found.syncs, found.sources, found.destinations, definitions, instance)
+            yield OpenProject(found.syncs, found.unloadable, found.sources, found.destinations, definitions, instance)
+
+
+@contextmanager
+def within(project: Path) -> Iterator[Path]:
+    """Change into the project's folder and read its .env, for what needs no declaration; yield its package.
+
+    Raises:
+        ProjectFolderInvalid: there is no project.
+    """
+    package = package_of(project)
+    with chdir(project):
+        load_dotenv(Path(".env"))
+        yield package
+
+
+def sync_called(name: str, package: Path) -> ResolvedSync | None:
+    """Return the sync called ``name``, or None where it is not declared, or no declaration can be looked at."""
+    try:
+        return {sync.name: sync for sync in resolved_syncs(component_tree(package))}.get(name)
+    except Exception:  # noqa: BLE001  a module of the user's; who asks can do without
+        return None
+
+
+def require_known(name: str, package: Path, ledger: Ledger | None) -> None:
+    """Refuse a name that neither the ledger nor the project knows; declarations are only read where it must be.
+
+    Raises:
+        SyncUnknown: there is no such sync, and never was.
+        ProjectNotLoaded: what is declared cannot be told.
+    """
+    if ledger and entries(ledger, name, 1):
+        return
+    with _as_one_sentence():
+        siblings = siblings_in(component_tree(package))
+    known = {*siblings.syncs, *siblings.unloadable_syncs}
+    if name not in known:
+        raise SyncUnknown(name, tuple(sorted(known)))
 
 
 @contextmanager
 def _loaded(project: Path) -> Iterator[tuple[dg.ComponentTree, Declarations]]:
     """Change into the project's folder, read its .env, and load what it declares."""
-    package = package_of(project)
-    with chdir(project):
-        load_dotenv(Path(".env"))
-        with as_one_sentence():
+    with within(project) as package:
+        with _as_one_sentence():
             tree = component_tree(package)
-            syncs = {sync.name: sync for sync in resolved_syncs(tree)}
-            declarations = Declarations(syncs, sources_in(tree), destinations_in(tree))
-        yield tree, declarations
+            syncs, siblings = {sync.name: sync for sync in resolved_syncs(tree)}, siblings_in(tree)
+            found = Declarations(syncs, siblings.unloadable_syncs, siblings.sources, siblings.destinations)
+        yield tree, found
+
+
+@contextmanager
+def _as_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, CohortPipelinesError)
+        raise error if ours else ProjectNotLoaded(sentence(error)) from error
 
 
 def sync_names(package: Path) -> list[str]:
@@ -124,7 +172,7 @@ def sync_names(package: Path) -> list[str]:
 
 
 def check(project: Path) -> Iterator[Finding]:
-    """Check every connection and sync of the project in ``project``, once all of it loads.
+    """Check every declaration, connection and sync of the project in ``project``.
 
     Raises:
         ProjectFolderInvalid: there is no project.
@@ -132,7 +180,7 @@ def check(project: Path) -> Iterator[Finding]:
     """
     package = package_of(project)
     with _loaded(project) as (tree, declarations):
-        with as_one_sentence():
+        with _as_one_sentence():
             project_definitions(package)
         yield from check_all(tree, list(declarations.syncs.values()))
 

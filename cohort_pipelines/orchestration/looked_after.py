@@ -1,6 +1,6 @@
 """What the ledger says that a check should tell: targets that nobody looks after, and syncs that are paused."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from cohort_pipelines.delivery import Ledger, Target, pausing, targets
 from cohort_pipelines.delivery.targets import TargetRecord
@@ -14,24 +14,34 @@ Told = tuple[str, bool, str]
 """What it is about, whether deliveries can go on all the same, and a sentence."""
 
 
-def ledger_findings(syncs: Sequence[ResolvedSync], destinations: Mapping[str, Destination]) -> Iterator[Told]:
-    """Yield what is to be told of the ledger; nothing where all is well, or none was made yet. It is not changed."""
+def ledger_findings(
+    syncs: Sequence[ResolvedSync], unloadable: Collection[str], destinations: Mapping[str, Destination]
+) -> Iterator[Told]:
+    """Yield what is to be told of the ledger; nothing where all is well, or none was made yet. It is not changed.
+
+    ``unloadable`` are the names of syncs that are declared and cannot be loaded: what they own is not orphaned.
+    """
     try:
         if ledger := fitting_ledger():
-            yield from _orphans(ledger, syncs, destinations)
-            yield from _pauses(ledger, syncs)
+            yield from _orphans(ledger, syncs, unloadable, destinations)
+            yield from _pauses(ledger, [*(sync.name for sync in syncs), *unloadable])
     except LedgerUnusable as error:
         yield "ledger", False, str(error)
     except HistoryError as error:  # without which nobody knows whether the ledger is the right one
         yield "history", False, str(error)
 
 
-def _orphans(ledger: Ledger, syncs: Sequence[ResolvedSync], destinations: Mapping[str, Destination]) -> Iterator[Told]:
+def _orphans(
+    ledger: Ledger,
+    syncs: Sequence[ResolvedSync],
+    unloadable: Collection[str],
+    destinations: Mapping[str, Destination],
+) -> Iterator[Told]:
     declared = {sync.name: _reached(sync, destinations[sync.destination]) for sync in syncs}
     known = [(name, reached[0]) for name, reached in declared.items() if reached]
     for each in targets.orphans(ledger, known):
-        if each.owner in declared and declared[each.owner] is None:
-            continue  # a setting cannot be used, which is told of its destination
+        if each.owner in unloadable or (each.owner in declared and declared[each.owner] is None):
+            continue  # that its declaration, or a setting of its destination, cannot be used is told of these
         heir = next((name for name, target in known if target == each.target), None)
         yield f"target {each.target.name!r}", True, _what_to_do(each, heir, declared=each.owner in declared)
     for each in targets.all_targets(ledger):
@@ -55,12 +65,12 @@ def _where(record: TargetRecord) -> str:
     return f"{where}, and its owner {record.owner}"
 
 
-def _pauses(ledger: Ledger, syncs: Sequence[ResolvedSync]) -> Iterator[Told]:
+def _pauses(ledger: Ledger, syncs: Iterable[str]) -> Iterator[Told]:
     for sync in syncs:
-        if pause := pausing.paused(ledger, sync.name):
+        if pause := pausing.paused(ledger, sync):
             since = f"{pause.at:%Y-%m-%d %H:%M} UTC" if pause.at else "now"
-            told = f"paused by {pause.who} since {since}: {pause.why}; cohort-pipelines resume {sync.name}"
-            yield f"pause of {sync.name}", True, told
+            told = f"paused by {pause.who} since {since}: {pause.why}; cohort-pipelines resume {sync}"
+            yield f"pause of {sync}", True, told
 
 
 def _reached(sync: ResolvedSync, destination: Destination) -> tuple[Target, NamedCohort | None] | None:

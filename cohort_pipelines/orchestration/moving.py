@@ -3,7 +3,7 @@
 It is worked out before anybody is asked, and again by the job that does it: nothing is begun that cannot be done.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from cohort_pipelines.delivery import Ledger, Target, Terms, targets
@@ -56,18 +56,27 @@ class Move:
             yield f"{self.declared.name!r} ({self.declared.wire}), {users}, is taken over from {self.taken.owner}."
 
 
-def move(ledger: Ledger, syncs: Syncs, destinations: Destinations, sync: ResolvedSync, *, forget: bool) -> Move:
+def move(
+    ledger: Ledger,
+    syncs: Syncs,
+    unloadable: Container[str],
+    destinations: Destinations,
+    sync: ResolvedSync,
+    *,
+    forget: bool,
+) -> Move:
     """Work out what it takes for ``sync`` to own the target that it is declared for, and no other.
 
     Args:
         ledger: who owns what.
-        syncs: all that are declared, by name.
+        syncs: all that can be loaded, by name.
+        unloadable: the names of those that are declared and cannot be loaded.
         destinations: all that are declared.
         sync: the one that has moved, or was renamed.
         forget: leave the targets that it had as they are.
 
     Raises:
-        TargetNotKnown: a target cannot be reached, or another sync is declared for the one that is wanted.
+        TargetNotKnown: a target cannot be reached, or another sync is declared for the one that is wanted, or may be.
         MissingVariable, DestinationInvalid: a setting that is needed to tell cannot be used.
     """
     partner, declared = sync.reached(destinations[sync.destination])
@@ -78,6 +87,9 @@ def move(ledger: Ledger, syncs: Syncs, destinations: Destinations, sync: Resolve
     owned = (each for each in targets.all_targets(ledger) if each.target == declared and each.retired is None)
     taken = next((each for each in owned if each.owner != sync.name), None)
     owners: tuple[tuple[str, Target], ...] = ()
+    if taken and taken.written and taken.owner in unloadable:
+        problem = f"it is {taken.owner}'s, whose declaration cannot be loaded; correct that, or retire {taken.owner}"
+        raise TargetNotKnown(sync.name, problem)
     if taken and taken.written and (owner := syncs.get(taken.owner)):
         owners = ((owner.name, owner.reached(destinations[owner.destination])[1]),)
         targets.require_given_up(declared, owner.name, sync.name, owners)
@@ -117,4 +129,4 @@ def _leaving(syncs: Syncs, destinations: Destinations, record: TargetRecord, *, 
         raise unusable
     where = f"{record.target.name!r} ({record.target.wire} at {record.target.host})"
     way = "declare it again to empty the target, or give it up as it is with --forget"
-    raise TargetNotKnown(record.owner, f"no declared destination reaches {where}; {way}")
+    raise TargetNotKnown(record.owner, f"no destination that can be loaded reaches {where}; {way}")

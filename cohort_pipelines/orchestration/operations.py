@@ -3,7 +3,7 @@
 They can be launched in the UI and by the command line. Each is recorded as a run like any other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -59,14 +59,18 @@ class RetireConfig(dg.Config):
     who: str = "the Dagster UI"
 
 
-def build_operations(syncs: Sequence[ResolvedSync], destinations: Iterable[str]) -> dg.Definitions:
+def build_operations(
+    syncs: Sequence[ResolvedSync], unloadable: Container[str], destinations: Iterable[str]
+) -> dg.Definitions:
     """Return the jobs `restore`, `retarget` and `retire` for all syncs of a project.
 
     They are there whatever is declared: a target can outlive the last sync, and the last destination too.
+    ``unloadable`` are the names of syncs that are declared and cannot be loaded.
     """
     named = {sync.name: sync for sync in syncs}
     needed = {"records", *destinations}
-    return dg.Definitions(jobs=[_restore_job(named, needed), _retarget_job(named, needed), _retire_job(named, needed)])
+    moves = [_retarget_job(named, unloadable, needed), _retire_job(named, unloadable, needed)]
+    return dg.Definitions(jobs=[_restore_job(named, needed), *moves])
 
 
 def _restore_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
@@ -109,13 +113,13 @@ def _restore_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobD
     return restore
 
 
-def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
+def _retarget_job(syncs: Mapping[str, ResolvedSync], unloadable: Container[str], needed: set[str]) -> dg.JobDefinition:
     @dg.op(name="move_target", required_resource_keys=needed)
     def move_target(context: dg.OpExecutionContext, config: RetargetConfig) -> None:
         with _sentences(context):
             sync = _declared(syncs, config.sync)
             ledger, history = _records(context)
-            move = moving.move(ledger, syncs, _destinations(context), sync, forget=config.forget)
+            move = moving.move(ledger, syncs, unloadable, _destinations(context), sync, forget=config.forget)
             for left in move.leaves:  # first, so that two can swap their targets: one waits for neither
                 _leave(context, sync.name, left)
             if move.taken is not None:
@@ -135,13 +139,14 @@ def _retarget_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.Job
     return retarget
 
 
-def _retire_job(syncs: Mapping[str, ResolvedSync], needed: set[str]) -> dg.JobDefinition:
+def _retire_job(syncs: Mapping[str, ResolvedSync], unloadable: Container[str], needed: set[str]) -> dg.JobDefinition:
     @dg.op(name="give_up_target", required_resource_keys=needed)
     def give_up_target(context: dg.OpExecutionContext, config: RetireConfig) -> None:
-        with _sentences(context, pauses=config.sync if config.sync in syncs else ""):
+        declared = config.sync in syncs or config.sync in unloadable
+        with _sentences(context, pauses=config.sync if declared else ""):
             ledger, _ = _records(context)
             leaves = moving.retirement(ledger, syncs, _destinations(context), config.sync, forget=config.forget)
-            if config.sync in syncs:  # else the next window would fill it again
+            if declared:  # else the next window would fill it again
                 delivery.pause(ledger, config.sync, who=config.who, why="retired; remove its folder")
             for left in leaves:
                 _leave(context, config.sync, left)

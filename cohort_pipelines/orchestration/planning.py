@@ -218,7 +218,7 @@ def plan_move(project: Declarations, name: str, *, forget: bool) -> list[str]:
     sync, ledger = project.sync(name), fitting_ledger()
     if ledger is None:
         return []
-    return list(moving.move(ledger, project.syncs, project.destinations, sync, forget=forget))
+    return list(moving.move(ledger, project.syncs, project.unloadable, project.destinations, sync, forget=forget))
 
 
 def plan_retirement(project: Declarations, name: str, *, forget: bool) -> list[str]:

@@ -9,12 +9,13 @@ import dagster as dg
 
 from cohort_pipelines import settings
 from cohort_pipelines.delivery.connecting import parse
-from cohort_pipelines.orchestration.connections import destinations_in
 from cohort_pipelines.orchestration.operations import build_operations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
+from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.orchestration.schedules import build_jobs_and_schedules
-from cohort_pipelines.orchestration.sync import CohortSync
+from cohort_pipelines.orchestration.tree import DeclarationTree
+from cohort_pipelines.orchestration.unloadable import build_failing_runs
 
 
 def component_tree(package: Path) -> dg.ComponentTree:
@@ -22,25 +23,26 @@ def component_tree(package: Path) -> dg.ComponentTree:
     root = package.resolve().parent
     if str(root) not in sys.path:
         sys.path.append(str(root))
-    return dg.ComponentTree.from_module(importlib.import_module(f"{package.name}.defs"), root)
+    return DeclarationTree(defs_module=importlib.import_module(f"{package.name}.defs"), project_root=root)
 
 
 def resolved_syncs(tree: dg.ComponentTree) -> list[ResolvedSync]:
-    """Return every sync of the project, by name."""
-    syncs = [sync.resolved(tree) for sync in tree.get_all_components(of_type=CohortSync)]
-    return sorted(syncs, key=lambda sync: sync.name)
+    """Return every sync of the project that can be loaded, by name."""
+    siblings = siblings_in(tree)
+    return [siblings.syncs[name].resolved(siblings) for name in sorted(siblings.syncs)]
 
 
 def project_definitions(package: Path) -> dg.Definitions:
     """Load all that is declared in ``package``/defs, with its jobs, schedules and resources.
 
+    A declaration that cannot be loaded is an asset that fails with the reason; it stops no other.
+
     Raises:
-        DeclarationInvalid: inside Dagster's own loading error, when declarations contradict each other.
         LedgerUnusable: no ledger can be kept where the environment says; nothing is opened to find out.
     """
     parse(settings.ledger_url())
     tree = component_tree(package)
-    syncs = resolved_syncs(tree)
+    siblings, syncs = siblings_in(tree), resolved_syncs(tree)
     with warnings.catch_warnings():
         for category in (dg.BetaWarning, dg.PreviewWarning):  # of what Dagster itself calls to load declarations
             warnings.simplefilter("ignore", category)
@@ -48,6 +50,7 @@ def project_definitions(package: Path) -> dg.Definitions:
     return dg.Definitions.merge(
         declared,
         build_jobs_and_schedules(syncs),
-        build_operations(syncs, destinations_in(tree)),
+        build_operations(syncs, siblings.unloadable_syncs, siblings.destinations),
+        build_failing_runs(siblings.unloadable),
         dg.Definitions(resources={"records": Records()}, executor=dg.in_process_executor),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -10,18 +10,19 @@ from pydantic import Field
 from cohort_pipelines.delivery import Gates, Terms
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.checks import build_checks
-from cohort_pipelines.orchestration.connections import SyncType, destinations_in, sources_in
+from cohort_pipelines.orchestration.connections import SyncType
 from cohort_pipelines.orchestration.declared import Declared, Reference
 from cohort_pipelines.orchestration.partitions import CADENCES, export_partitions, scheduled_partitions
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.orchestration.rules import require_sound
+from cohort_pipelines.orchestration.rules import Siblings, siblings_in
 from cohort_pipelines.orchestration.sync_scaffolder import SyncScaffolder
 
+_FIRST_DAY, _LAST_DAY = date(2009, 1, 1), date(2099, 12, 31)  # Mixpanel's first year; what windows can be counted to
+
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _a_date(_context: dg.ResolutionContext, value: object) -> date | None:
-    return value if isinstance(value, date) or value is None else date.fromisoformat(str(value))
+Day = Annotated[
+    date, Field(ge=_FIRST_DAY, le=_LAST_DAY), dg.Resolver(lambda _context, value: value, model_field_type=str)
+]
 
 
 class GateSettings(dg.Resolvable, dg.Model):
@@ -40,12 +41,14 @@ class GateSettings(dg.Resolvable, dg.Model):
 class CohortSync(Declared, dg.Model):
     """One Mixpanel cohort, to one target: four assets, their checks, a place in the cadence's schedule."""
 
+    role: ClassVar[str] = "sync"
+
     source: str
     cohort_id: int
     destination: str
     target: Annotated[str, Field(min_length=1)]
     type: SyncType
-    since: Annotated[date | None, dg.Resolver(_a_date, model_field_type=str)] = None
+    since: Day | None = None
     anonymous_members: Literal["fetch", "skip"] = "fetch"
     gates: GateSettings = GateSettings()
     baseline: Annotated[str, Field(min_length=1)] = Terms().baseline
@@ -55,20 +58,16 @@ class CohortSync(Declared, dg.Model):
     owners: tuple[str, ...] = ()
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Build the sync's assets and checks, after every declaration was held against its siblings."""
-        resolved = self.resolved(context.component_tree)
+        """Build the sync's assets and checks, unless its siblings contradict it."""
+        siblings = siblings_in(context.component_tree)
+        if wrong := siblings.unloadable_for(self):
+            return wrong.build_defs(context)
+        resolved = self.resolved(siblings)
         return dg.Definitions(assets=build_assets(resolved), asset_checks=build_checks(resolved))
 
-    def resolved(self, tree: dg.ComponentTree) -> ResolvedSync:
-        """Look up the connections and siblings, and return all that the sync's assets need to know.
-
-        Raises:
-            DeclarationInvalid: the declarations contradict each other.
-        """
-        syncs = tree.get_all_components(of_type=CohortSync)
-        sources, destinations = sources_in(tree), destinations_in(tree)
-        require_sound(syncs, sources, destinations)
-        source, destination = sources[self.source], destinations[self.destination]
+    def resolved(self, siblings: Siblings) -> ResolvedSync:
+        """Look up the connections, and return all that the sync's assets need to know."""
+        source, destination = siblings.sources[self.source], siblings.destinations[self.destination]
         cadence = CADENCES.get(self.type)
         terms = replace(
             destination.terms(),
@@ -89,7 +88,9 @@ class CohortSync(Declared, dg.Model):
             cadence=cadence,
             since=self.since,
             partitions_def=(
-                scheduled_partitions(cadence, [sync.since for sync in syncs if sync.type == self.type and sync.since])
+                scheduled_partitions(
+                    cadence, [each.since for each in siblings.syncs.values() if each.type == self.type and each.since]
+                )
                 if cadence
                 else export_partitions(self.name)
             ),

@@ -1,44 +1,31 @@
-"""Why a project's declarations do not load, in one sentence: Dagster, pydantic and YAML use many lines each."""
+"""Wrong declarations in the UI: each is run once, so that its asset is red and the run says why."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterator, Sequence
 
-from pydantic import ValidationError
+import dagster as dg
 
-from cohort_pipelines.errors import CohortPipelinesError
-from cohort_pipelines.orchestration.invalid import ProjectNotLoaded
+from cohort_pipelines.orchestration.declared import Unloadable
 
-
-@contextmanager
-def as_one_sentence() -> Iterator[None]:
-    """Raise what went wrong while loading as an error of ours, whatever Dagster wraps around it.
-
-    Raises:
-        ConfigurationError: what is wrong, and in which declaration.
-    """
-    try:
-        yield
-    except Exception as error:
-        causes = list(_causes(error))
-        ours = next((cause for cause in causes if isinstance(cause, CohortPipelinesError)), None)
-        raise ours or ProjectNotLoaded(_problem(causes)) from error
+NAME = "unloadable_declarations"
+_EVERY_SECONDS = 60
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def build_failing_runs(unloadable: Sequence[Unloadable]) -> dg.Definitions:
+    """Return a sensor that runs each of ``unloadable`` once for each reason; nothing where all is well."""
+    if not unloadable:
+        return dg.Definitions()
 
+    @dg.sensor(
+        name=NAME,
+        target=dg.AssetSelection.assets(*(each.key for each in unloadable)),
+        minimum_interval_seconds=_EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Shows what cannot be loaded as failed: {', '.join(sorted(each.name for each in unloadable))}.",
+    )
+    def failing_runs() -> Iterator[dg.RunRequest]:
+        for each in unloadable:
+            reason = hashlib.sha256(each.problem.encode()).hexdigest()
+            yield dg.RunRequest(run_key=f"{each.key.to_user_string()}/{reason}", asset_selection=[each.key])
 
-def _problem(causes: list[BaseException]) -> str:
-    where = "" if len(causes) == 1 else str(causes[0]).partition("\n")[0].rstrip(":") + ": "
-    return where + _said_by(causes[-1])
-
-
-def _said_by(error: BaseException) -> str:
-    if isinstance(error, ValidationError):  # its own text repeats the values, and one of them may be a secret
-        return "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-            for each in error.errors(include_url=False, include_context=False, include_input=False)
-        )
-    return " ".join(str(error).split()).rstrip(".")
+    return dg.Definitions(sensors=[failing_runs])

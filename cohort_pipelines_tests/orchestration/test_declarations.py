@@ -1,4 +1,3 @@
-import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,8 +8,8 @@ import pytest
 
 from cohort_pipelines import settings
 from cohort_pipelines.delivery import Terms
-from cohort_pipelines.errors import ConfigurationError, LedgerUnusable
-from cohort_pipelines.orchestration import project_definitions
+from cohort_pipelines.errors import LedgerUnusable
+from cohort_pipelines.orchestration import CohortSync, project_definitions
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages
 
@@ -62,13 +61,16 @@ def load(tmp_path: Path, request: pytest.FixtureRequest) -> Load:
     return load
 
 
+def problems(defs: dg.Definitions) -> dict[str, str]:
+    """Return what the assets say that stand in the place of wrong declarations, by the declarations' names."""
+    specs = defs.resolve_all_asset_specs()
+    return {spec.key.path[0]: spec.description or "" for spec in specs if spec.key.path[-1] == "declaration"}
+
+
 def refusal(load: Load, documents: dict[str, str]) -> str:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  Dagster wraps ours; the cause is what is asserted
-        load(documents)
-    chain: list[BaseException] = [caught.value]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    return next((str(error) for error in chain if isinstance(error, ConfigurationError)), str(chain))
+    found = problems(load(documents))
+    assert found, "nothing was refused"
+    return "\n".join(found.values())
 
 
 def test_sound_declarations_load_without_a_single_environment_variable(load: Load) -> None:
@@ -103,6 +105,78 @@ def test_a_type_that_the_partner_does_not_have(load: Load, sibling: str, wrong: 
 
     assert f"is {right}, which" in message
     assert f"defs/{sibling}/defs.yaml" in message
+
+
+def test_a_wrong_declaration_leaves_the_others_as_they_are(load: Load) -> None:
+    defs = load({**SOUND, "second": RECURRING.replace("cohort_id: 1", "cohort_id: 1, cohrt: 2")})
+
+    groups = {spec.key.path[0] for spec in defs.resolve_all_asset_specs() if spec.key.path[-1] == "destination_upload"}
+    assert groups == {"first"}
+    assert {*problems(defs)} == {"second"}
+    assert [schedule.name for schedule in defs.schedules or []] == ["dynamic_syncs", "freshness"]
+
+
+DOUBLED = """
+    type: cohort_pipelines.orchestration.CohortSync
+    attributes:
+      source: main
+      cohort_id: 1
+      <<: [{destination: taplytics}, {owners: ["team:growth"]}]
+      target: Beta
+      type: dynamic
+      since: 2026-11-01
+      gates: {min_users: 1}
+      MORE
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("cohort_id: 2", "The key 'cohort_id' stands twice, in lines 5 and 11"),
+        ('"target": Gamma', "The key 'target' stands twice, in lines 7 and 11"),
+        (
+            "anonymous_members: fetch\n    attributes: {source: main}",
+            "The key 'attributes' stands twice, in lines 3 and 12",
+        ),
+        ("baseline: empty\n    ---\n    type: a.B\n    type: a.C", "cannot be read: "),
+    ],
+)
+def test_a_doubled_key_names_file_key_and_both_lines(load: Load, more: str, says: str) -> None:
+    message = refusal(load, {**SOUND, "first": DOUBLED.replace("MORE", more)})
+
+    assert says in message
+    assert "defs/first/defs.yaml" in message
+
+
+def test_a_doubled_key_is_found_in_the_document_that_it_stands_in(load: Load) -> None:
+    beside = dedent(PROJECT).replace("project_id: 7", "project_id: 8") + "---" + dedent(DOUBLED.replace("MORE", ""))
+
+    assert problems(load({**SOUND, "first": beside})) == {}
+    [(name, message)] = problems(
+        load({**SOUND, "first": beside.replace("target: Beta", "target: B\n  target: C")})
+    ).items()
+    assert (name, message.partition(" (")[0]) == ("first", "The key 'target' stands twice, in lines 11 and 12")
+
+
+def test_a_merged_mapping_is_no_doubled_key(load: Load) -> None:
+    assert problems(load({**SOUND, "first": DOUBLED.replace("MORE", "")})) == {}
+
+
+def test_two_folders_of_one_name_are_both_refused(load: Load) -> None:
+    found = problems(
+        load({**SOUND, "growth/third": DYNAMIC.replace("Beta", "C"), "sales/third": DYNAMIC.replace("Beta", "D")})
+    )
+
+    assert {*found} == {"growth", "sales"}
+    assert all("The name 'third' is declared twice" in message for message in found.values())
+
+
+def test_editors_and_dg_are_given_the_strict_schema() -> None:
+    schema = CohortSync.get_model_cls().model_json_schema()
+
+    assert schema["additionalProperties"] is False
+    assert "cohort_id" in schema["required"]
 
 
 @pytest.mark.parametrize("sibling", ["first", "second"])
@@ -153,10 +227,7 @@ def test_twelve_recurring_syncs_fit_the_budget(load: Load) -> None:
 def test_a_secret_written_into_the_file_is_refused_without_repeating_it(load: Load) -> None:
     documents = {**SOUND, "taplytics": TAPLYTICS.replace("{{ env.UNSET_KEY }}", "s3cr3t-k3y")}
 
-    with pytest.raises(Exception, match="taplytics") as caught:
-        load(documents)
-
-    said = "".join(traceback.format_exception(caught.value))
+    said = refusal(load, documents)
     assert "taplytics's api_key must be a reference to an environment variable" in said
     assert "s3cr3t-k3y" not in said
 
@@ -288,7 +359,7 @@ def test_a_destination_names_the_terms_of_its_targets(load: Load, text: str, set
 def test_terms_that_mean_nothing_are_refused(load: Load, wrong: str) -> None:
     message = refusal(load, {"hook": PLAIN.replace("SETTINGS", wrong)})
 
-    assert "WebhookDestination" in message
+    assert "defs/hook/defs.yaml" in message
     assert wrong.partition(":")[0] in message
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_emptied_is_not_paused_either(
 
     sentence = said(operate(moved, "retire", sync=FLAGS))
 
-    assert "no declared destination reaches 'Beta'" in sentence
+    assert "no destination that can be loaded reaches 'Beta'" in sentence
     assert "is paused" not in sentence
     assert pausing.paused(filled.ledger, FLAGS) is None
 

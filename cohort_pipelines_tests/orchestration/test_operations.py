@@ -242,7 +242,7 @@ def test_a_target_that_nothing_reaches_any_more_is_only_given_up_by_name(
     left = redeclared(exported, tmp_path, declared)
 
     sentence = failure(operate(left, "retire", sync=LIST))
-    assert "no declared destination reaches 'Launch List' (taplytics at 127.0.0.1" in sentence
+    assert "no destination that can be loaded reaches 'Launch List' (taplytics at 127.0.0.1" in sentence
     assert "--forget" in sentence
     assert known(left)["Launch List"].retired is None
 

@@ -12,10 +12,9 @@ from dagster.components.component_scaffolding import scaffold_object
 
 from cohort_pipelines import clock
 from cohort_pipelines.orchestration import project_definitions
-from cohort_pipelines.orchestration.connections import destinations_in, sources_in
-from cohort_pipelines.orchestration.invalid import ConnectionUnknown
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.scaffold import init_project
 
 ORCHESTRATION = "cohort_pipelines.orchestration"
@@ -74,10 +73,10 @@ def test_every_attribute_that_stands_in_a_comment_can_be_switched_on(package: Pa
     (package / "defs" / "members" / "defs.yaml").write_text(switched_on, encoding="utf-8")
 
     sync = loaded(package, "members")
-    tree = component_tree(package)
+    siblings = siblings_in(component_tree(package))
     assert (sync.anonymous_members, sync.owners) == ("skip", ("team:growth",))
-    assert sources_in(tree)["main_project"].workspace_id == 1
-    assert {name: destination.partner_kind for name, destination in destinations_in(tree).items()} == {
+    assert siblings.sources["main_project"].workspace_id == 1
+    assert {name: destination.partner_kind for name, destination in siblings.destinations.items()} == {
         "taplytics": "taplytics",
         "apptimize": "apptimize",
         "receiver": "webhook",
@@ -149,8 +148,8 @@ def test_a_project_without_connections_gets_placeholders_that_loading_names(pack
     text = scaffold(package, "CohortSync", "beta_users")
 
     assert re.findall(r"REPLACE_\w+", text) == ["REPLACE_source", "REPLACE_destination"]
-    with pytest.raises(ConnectionUnknown, match="the source 'REPLACE_source', which no folder declares"):
-        loaded(package, "beta_users")
+    [wrong] = siblings_in(component_tree(package)).unloadable
+    assert "the source 'REPLACE_source', which no folder declares" in wrong.problem
 
 
 def test_a_name_that_no_group_can_have_is_refused_and_leaves_nothing_behind(package: Path) -> None:

@@ -1,0 +1,64 @@
+"""A project's declarations, of which a file that Dagster cannot read is an unloadable one, and stops no other.
+
+Dagster reads all files under defs before any component of ours is asked, and gives the location up at the first that is
+no YAML, not in UTF-8, or of a type that does not exist.
+"""
+
+from functools import partial
+from typing import Any
+
+import dagster as dg
+from dagster.components.core.context import ComponentDeclLoadContext
+from dagster.components.core.decl import (
+    ComponentDecl,
+    ComponentLoaderDecl,
+    DefsFolderDecl,
+    build_filesystem_component_decl_from_context,
+)
+from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS, ComponentPath
+
+from cohort_pipelines.orchestration.declared import Unloadable, unreadable, yaml_in
+from cohort_pipelines.orchestration.sentences import sentence
+
+
+class DeclarationTree(dg.ComponentTree):
+    """Dagster's own tree of components, but for the files that it cannot read."""
+
+    def _get_filesystem_decl(self) -> ComponentDecl[Any]:
+        location = ComponentPath.from_path(self.defs_module_path)
+        known = self.state_tracker.get_cache_data(location).component_decl
+        if known is None:
+            known = _folder(self.decl_load_context.for_component_loc(location))
+            self.state_tracker.set_cache_data(location, component_decl=known)
+        return known
+
+
+def _folder(context: ComponentDeclLoadContext) -> DefsFolderDecl:
+    children = {}
+    for path in sorted(context.path.iterdir()):
+        if not any(path.relative_to(context.path).match(ignored) for ignored in EXPLICITLY_IGNORED_GLOB_PATTERNS):
+            child = _declaration(context.for_component_loc(ComponentPath.from_path(path)))
+            if child is not None:
+                children[path] = child
+    location = ComponentPath.from_path(context.path)
+    return DefsFolderDecl(context=context, loc=location, children=children, source_tree=None, component_file_model=None)
+
+
+def _declaration(context: ComponentDeclLoadContext) -> ComponentDecl[Any] | None:
+    declares = yaml_in(context.path).exists()
+    if context.path.is_dir() and not declares:
+        folder = _folder(context)
+        return folder if folder.children else None
+    try:
+        return build_filesystem_component_decl_from_context(context)
+    except Exception as error:
+        if not declares:  # a module of Python: code, and not a declaration
+            raise
+        location = ComponentPath.from_path(context.path)
+        made = partial(_unreadable, problem=sentence(error))
+        return ComponentLoaderDecl(context=context, loc=location, component_node_fn=made)
+
+
+def _unreadable(context: ComponentDeclLoadContext, problem: str) -> Unloadable:
+    file = yaml_in(context.path).relative_to(context.project_root)
+    return unreadable(context.path.name, problem, str(file))
