@@ -23,6 +23,10 @@ EQUALITY_KEY = "equality_key"
 DEVICE_PREFIX = "$device:"
 NOT_TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # precedes the JSON of what is no string and no integer
 MAX_ID_BYTES = 1024  # what receivers of Mixpanel's cohort webhook take (Flagsmith's serializer)
+SPACE = (
+    "".join(map(chr, [*range(0x09, 0x0E), *range(0x1C, 0x21), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B)]))
+    + "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)  # what Python's strip, JavaScript's trim or Go's TrimSpace takes off
 _UNUSABLE = r"[\x00-\x1f\x7f\x{FFFD}]"  # control characters, and what stands for broken Unicode: two ids would be one
 
 PAYLOAD_SCHEMA = pa.schema([pa.field(PARTNER_ID, pa.string(), nullable=False)])
@@ -47,6 +51,7 @@ class Reason(StrEnum):
     MALFORMED_PARTNER_ID = "malformed_partner_id"
     DEVICE_ID = "device_id"
     INVALID_TEXT = "invalid_text"
+    SURROUNDING_SPACE = "surrounding_space"
     DUPLICATE_PARTNER_ID = "duplicate_partner_id"
 
 
@@ -131,6 +136,11 @@ def invalid_text(ids: pa.Array) -> pa.Array:
     return pc.or_(pc.greater(pc.binary_length(ids), MAX_ID_BYTES), pc.match_substring_regex(ids, _UNUSABLE))
 
 
+def surrounding_space(ids: pa.Array) -> pa.Array:
+    """Say which ids have white space at an end: a receiver that trims takes such an id and the bare one for one id."""
+    return pc.not_equal(pc.utf8_trim(ids, characters=SPACE), ids)
+
+
 def split_duplicates(candidates: pa.Table, last_key: str | None) -> tuple[pa.Table, pa.Table, str | None]:
     """Split candidates, sorted by what makes them equal, into the first of each and the surplus.
 
@@ -168,7 +178,7 @@ def _reasons(read: pa.Array, ids: pa.Array, rule: IdRule) -> pa.Array:
     if rule.reject_device_ids:
         cases.append((pc.starts_with(read, DEVICE_PREFIX), Reason.DEVICE_ID))
     cases.append((pc.equal(ids, ""), Reason.NO_PARTNER_ID))
-    cases.append((invalid_text(ids), Reason.INVALID_TEXT))
+    cases += [(invalid_text(ids), Reason.INVALID_TEXT), (surrounding_space(ids), Reason.SURROUNDING_SPACE)]
     conditions = pc.make_struct(*(mask for mask, _ in cases), field_names=[str(n) for n in range(len(cases))])
     return pc.case_when(conditions, *(pa.scalar(reason.value) for _, reason in cases))
 

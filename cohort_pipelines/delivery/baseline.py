@@ -21,7 +21,7 @@ from cohort_pipelines.errors import BaselineUnusable
 from cohort_pipelines.history import History
 from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.history.writer import StageWriter
-from cohort_pipelines.identity import NOT_TEXT, PARTNER_ID, invalid_text
+from cohort_pipelines.identity import NOT_TEXT, PARTNER_ID, invalid_text, surrounding_space
 
 COLUMNS = (PARTNER_ID, "user_id", "distinct_id", "id")
 """Names that a column of ids may have, in any case and spelling; the first of them that is there is read."""
@@ -169,7 +169,7 @@ def _require_ids(ids: pa.Array, path: str, rows_before: int) -> None:
     """Refuse what :mod:`cohort_pipelines.identity` would reject by any rule, and what other tools left around an id."""
     no_id = pc.or_(pc.or_(pc.equal(ids, ""), pc.starts_with(ids, NOT_TEXT)), invalid_text(ids))
     _require_none(no_id, path, rows_before, "cannot be a user id")
-    padded = pc.or_(pc.not_equal(ids, pc.utf8_trim_whitespace(ids)), pc.match_substring(ids, _BYTE_ORDER_MARK))
+    padded = pc.or_(surrounding_space(ids), pc.match_substring(ids, _BYTE_ORDER_MARK))
     _require_none(padded, path, rows_before, "has white space at an end, or a byte order mark")
 
 

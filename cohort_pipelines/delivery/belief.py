@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 
 from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
-from cohort_pipelines.delivery.spelling import key_of, spelling_engine
+from cohort_pipelines.delivery.spelling import bare_keys, is_padded, key_of, spelling_engine
 from cohort_pipelines.engine import exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
@@ -85,6 +85,9 @@ def fold(
     MAYBE, since somebody must have put them out. Rows that were never begun, or left untouched, stay as they were
     altogether.
 
+    An id with white space at an end goes from belief once it is certainly out. The bare id is IN only where it was
+    acknowledged, since the plan adds it after the other was removed; else it is MAYBE.
+
     An id is marked while the last request for it was refused, until one is acknowledged; that it cannot be removed
     where it is out says nothing of it.
 
@@ -99,6 +102,9 @@ def fold(
         paths["plan"] = exactly(opened.enter_context(history.local_file(plan)))
         duckdb = opened.enter_context(spelling_engine(history, equality))
         duckdb.register("told", told)
+        believed = _TWINS_DOUBTED.format(
+            belief=believed, bare=bare_keys(believed, equality), known=key_of("held.id", equality)
+        )
         keys = {"sent": key_of("outcome.id", equality), "known": key_of("belief.id", equality)}
         duckdb.execute("SET threads = 1")  # to join and sort 10 M ids takes more memory than there is in two (measured)
         settles = int((SETTLES_AFTER + applies_within).total_seconds())
@@ -110,7 +116,7 @@ def fold(
             if equality != "exact":
                 folded = _step(duckdb, one_state(folded, equality), {}, steps / "merged")
             paths = {}
-        rows = duckdb.sql(f"WITH outcome AS (FROM {outcome}) FROM {folded} ORDER BY id", params=paths)
+        rows = duckdb.sql(f"WITH outcome AS (FROM {outcome}) FROM {folded} {_KEPT} ORDER BY id", params=paths)
         return seal_belief(history, plan.sync, plan.window, rows.to_arrow_reader(BATCH))
 
 
@@ -221,6 +227,12 @@ SELECT
     END AS refused
 FROM outcome FULL JOIN {{belief}} AS belief ON {{sent}} = {{known}}
 )"""  # noqa: S608  nothing but constants of this module stands in it
+
+_TWINS_DOUBTED = """(
+SELECT held.* REPLACE (CASE WHEN bare.key IS NOT NULL AND state = 'IN' THEN 'MAYBE' ELSE state END AS state)
+FROM {belief} AS held LEFT JOIN {bare} AS bare ON {known} = bare.key
+)"""
+_KEPT = f"WHERE state <> 'OUT' OR unsettled_since IS NOT NULL OR NOT {is_padded('id')}"
 
 _DOUBTED = """
 SELECT id, CASE state WHEN 'IN' THEN 'MAYBE' ELSE state END AS state, unsettled_since, refused

@@ -110,8 +110,10 @@ def _rows_alone(refused: int, wire: ChangeWire) -> int:
 
 def read_phases(
     history: History, plan: StoredFile, counts: PlanCounts, wire: ChangeWire, turn: int
-) -> tuple[Phase, Phase, Phase, Phase]:
-    """Return a plan's additions and its removals, then those that only heal; they read it as chunks are asked for.
+) -> tuple[Phase, Phase, Phase, Phase, Phase]:
+    """Return a plan's additions and its removals, those that only heal, then the additions to be made again after all.
+
+    They read the plan as chunks are asked for.
 
     Rows that were refused last time go one to a request, or as few as :func:`extra_requests` allows; ``turn`` says
     which of these requests is the first, so that they take turns at being divided further. Where each row is a request
@@ -136,13 +138,14 @@ def read_phases(
             chain(read(operation, alone[start:], alone=True), read(operation, alone[:start], alone=True)),
         )
 
-    adds = counts.adds - counts.healing_adds
-    heals = adds + counts.removals - counts.healing_removals
+    removals = counts.adds - counts.healing_adds
+    adds, heals = removals - counts.again, removals + counts.removals - counts.healing_removals
     return (
         phase(Operation.ADD, 0, adds, counts.alone_adds),
-        phase(Operation.REMOVE, adds, heals, counts.alone_removals),
+        phase(Operation.REMOVE, removals, heals, counts.alone_removals),
         phase(Operation.ADD, heals, heals + counts.healing_adds, 0),
         phase(Operation.REMOVE, heals + counts.healing_adds, plan.rows, 0),
+        phase(Operation.ADD, adds, removals, 0),
     )
 
 

@@ -3,6 +3,9 @@
 It is drawn from belief, not from the last finished overwrite: who left in an attempt that died, and is back, is
 nobody's joiner, and would be lost. Additions go first, so that what a crash leaves behind is a superset. What only
 heals goes last of all, so that a window which is cut short has done what matters more.
+
+An id with white space at an end is never added. Where one is known from before, the bare id is added again once all
+else was sent: a partner that trims takes it out with the other (:mod:`cohort_pipelines.delivery.spelling`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +19,7 @@ import pyarrow.compute as pc
 
 from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, one_state
 from cohort_pipelines.delivery.healing import Slices
-from cohort_pipelines.delivery.spelling import key_of, one_spelling, spelling_engine
+from cohort_pipelines.delivery.spelling import bare_keys, is_padded, key_of, one_spelling, spelling_engine
 from cohort_pipelines.engine import exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.identity import Equality
@@ -33,10 +36,12 @@ PLAN_SCHEMA = pa.schema(_FIELDS)
 class Cause(StrEnum):
     """Why a row is in the plan, in the order in which they are looked for.
 
+    AGAIN: the same id with white space at an end is known, so that its removal may take this one out too.
     CHANGE: the id is not known to be as the payload wants it. REPEAT: it is, but an earlier request may still land.
     HEAL: it is, and its turn to be sent again has come. WHOLE: it is, and the partner takes everything or nothing.
     """
 
+    AGAIN = "again"
     CHANGE = "change"
     REPEAT = "repeat"
     HEAL = "heal"
@@ -53,8 +58,9 @@ class PlanCounts:
         joiners: additions of ids that are not known to be in.
         leavers: removals of ids that are not known to be out.
         repeated: operations that change nothing, but make certain.
+        again: additions among them that are sent after all else; in the plan the last additions that do not heal.
         healed: operations that change nothing, but undo what somebody else may have changed.
-        alone_adds: additions that need a request of their own; the last of them.
+        alone_adds: additions that need a request of their own; the last before those.
         alone_removals: removals that need a request of their own; the last of them.
         healing_removals: removals among the healed; the last rows of the plan, behind the additions among them.
     """
@@ -64,6 +70,7 @@ class PlanCounts:
     joiners: int = 0
     leavers: int = 0
     repeated: int = 0
+    again: int = 0
     healed: int = 0
     alone_adds: int = 0
     alone_removals: int = 0
@@ -95,14 +102,17 @@ class PlanCounts:
     def with_batch(self, batch: pa.RecordBatch) -> "PlanCounts":
         """Return the counts with one more batch of :func:`make_plan`."""
         adds, alone = pc.equal(batch["operation"], Operation.ADD.value), batch["alone"]
-        changes, heals = (pc.equal(batch["cause"], cause.value) for cause in (Cause.CHANGE, Cause.HEAL))
+        again, changes, repeats, heals = (
+            pc.equal(batch["cause"], cause.value) for cause in (Cause.AGAIN, Cause.CHANGE, Cause.REPEAT, Cause.HEAL)
+        )
         removals = pc.invert(adds)
         return PlanCounts(
             adds=self.adds + adds.true_count,
             removals=self.removals + removals.true_count,
             joiners=self.joiners + pc.and_(adds, changes).true_count,
             leavers=self.leavers + pc.and_(removals, changes).true_count,
-            repeated=self.repeated + pc.equal(batch["cause"], Cause.REPEAT.value).true_count,
+            repeated=self.repeated + repeats.true_count + again.true_count,
+            again=self.again + again.true_count,
             healed=self.healed + heals.true_count,
             alone_adds=self.alone_adds + pc.and_(adds, alone).true_count,
             alone_removals=self.alone_removals + pc.and_(removals, alone).true_count,
@@ -123,7 +133,8 @@ def make_plan(
     """Yield the plan's batches: `operation`, `id`, `alone` and `cause`, one of :class:`Cause`.
 
     Additions come before removals, of each those that go alone last, sorted by id; then likewise what only heals, of
-    which nothing goes alone. Nothing is written but spill files that go away.
+    which nothing goes alone. Additions to be sent again after all else are the last before the removals. Nothing is
+    written but spill files that go away.
 
     Args:
         history: where payload and belief lie.
@@ -141,10 +152,11 @@ def make_plan(
         paths["payload"] = exactly(opened.enter_context(history.local_file(payload)))
         duckdb = opened.enter_context(spelling_engine(history, equality))
         query = _PLAN.format(
-            payload=one_spelling("(SELECT partner_user_id AS id FROM read_parquet($payload))", equality),
+            payload=one_spelling(_PAYLOAD, equality),
             belief=one_state(believed, equality),
             wanted=key_of("payload.id", equality),
             known=key_of("belief.id", equality),
+            bare=bare_keys(believed, equality),
             heal=heal.holding(key_of("belief.id", equality)) if heal else "false",
         )
         plan = duckdb.sql(f"{_COLUMNS} FROM {query} {_ORDER}", params={**paths, "whole": False})
@@ -182,21 +194,24 @@ def seal_plan(
     return writer.stored, counts
 
 
+_PAYLOAD = f"(SELECT partner_user_id AS id FROM read_parquet($payload) WHERE NOT {is_padded('partner_user_id')})"  # noqa: S608
 # one full outer join: EXCEPT or two anti joins take twice the time (measured on 10 M ids)
 _PLAN = f"""(
 SELECT
     CASE WHEN payload.id IS NULL THEN 'remove' ELSE 'add' END AS operation,
     coalesce(payload.id, belief.id) AS id,
     CASE
+        WHEN bare.key IS NOT NULL THEN '{Cause.AGAIN}'
         WHEN belief.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END THEN '{Cause.CHANGE}'
         WHEN belief.unsettled_since IS NOT NULL THEN '{Cause.REPEAT}'
         WHEN {{heal}} THEN '{Cause.HEAL}'
         WHEN $whole AND payload.id IS NOT NULL THEN '{Cause.WHOLE}'
     END AS cause,
-    coalesce(belief.refused, false) AND cause <> '{Cause.HEAL}' AS alone
+    coalesce(belief.refused, false) AND cause NOT IN ('{Cause.AGAIN}', '{Cause.HEAL}') AS alone
 FROM {{payload}} AS payload
 FULL JOIN {{belief}} AS belief ON {{wanted}} = {{known}}
+LEFT JOIN {{bare}} AS bare ON {{wanted}} = bare.key
 WHERE cause IS NOT NULL
 )"""  # noqa: S608  nothing but constants of this module stands in it
 _COLUMNS = "SELECT operation, id, alone, cause"
-_ORDER = f"ORDER BY cause = '{Cause.HEAL}', operation, alone, id"
+_ORDER = f"ORDER BY cause = '{Cause.HEAL}', operation, cause = '{Cause.AGAIN}', alone, id"

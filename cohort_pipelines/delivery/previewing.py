@@ -213,11 +213,12 @@ def _requests(wanted: Wanted, counts: PlanCounts, *, first: bool) -> int:
     partner = wanted.partner
     if isinstance(partner, FileWire):
         return partner.count_requests(wanted.payload.rows) if counts.operations or first else 0
-    adds = counts.adds - counts.alone_adds - counts.healing_adds
+    adds = counts.adds - counts.again - counts.alone_adds - counts.healing_adds
     removals = counts.removals - counts.alone_removals - counts.healing_removals
     alone = sum(chunks.requests_alone(refused, partner) for refused in (counts.alone_adds, counts.alone_removals))
     healing = partner.count_requests(counts.healing_adds, counts.healing_removals, first=False)
-    return partner.count_requests(adds, removals, first=first) + alone + healing
+    again = partner.count_requests(counts.again, 0, first=False)
+    return partner.count_requests(adds, removals, first=first) + alone + healing + again
 
 
 def _released(ledger: Ledger | None, wanted: Wanted) -> str:

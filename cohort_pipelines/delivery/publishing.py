@@ -1,8 +1,12 @@
 """Publishing a payload whole, to a partner that takes it as one file or as pages that only count together."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery.attempt import Attempt
@@ -19,7 +23,8 @@ from cohort_pipelines.errors import (
     PartnerUnreachable,
     SyncPaused,
 )
-from cohort_pipelines.history import History
+from cohort_pipelines.history import History, StoredFile
+from cohort_pipelines.identity import PARTNER_ID, surrounding_space
 from cohort_pipelines.partners.wire import Audience, FileWire, Publication
 
 _WITHOUT_EFFECT = (PartnerRequestRefused, PartnerUnreachable, NewerFilePublished)
@@ -56,8 +61,9 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int,
     """
     target, payload = attempt.asked.target.name, attempt.asked.payload
     permits = _Permits(attempt, (0, operations, PUBLISH))
-    ids = (column_of(batch) for batch in history.batches(payload, ["partner_user_id"]))
-    audience = Audience(ids, payload.rows, attempt.generation, payload.checksum)
+    rows = sum(batch.num_rows for batch in _bare(history, payload))
+    ids = (column_of(batch) for batch in _bare(history, payload))
+    audience = Audience(ids, rows, attempt.generation, payload.checksum)
     try:
         if not operations and attempt.established:
             with suppress(PartnerTargetMissing):
@@ -75,6 +81,12 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int,
         out_of_time = cut_off and clock.now() >= attempt.asked.deadline
         return Published(stopped="" if out_of_time else str(error), yielded=out_of_time, requests=error.requests)
     return _published(attempt, permits, publication, operations)
+
+
+def _bare(history: History, payload: StoredFile) -> Iterator[pa.RecordBatch]:
+    """Yield the ids of a payload but for those with white space at an end, which one of long ago may hold."""
+    for batch in history.batches(payload, [PARTNER_ID]):
+        yield batch.filter(pc.invert(surrounding_space(batch.column(0))))
 
 
 def _published(attempt: Attempt, permits: "_Permits", publication: Publication, operations: int) -> Published:

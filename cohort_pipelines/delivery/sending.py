@@ -97,8 +97,8 @@ class Sending:
         """
         planned = counts.operations
         self._excused_from = planned if wire.judges_rows else counts.excused_from
-        self._bisection = Bisection(extra_requests(planned), judges_rows=wire.judges_rows)
-        with loops.running(self._send_all(wire, phases, planned, look=look)) as sending:
+        self._bisect(wire, counts)
+        with loops.running(self._send_all(wire, phases, counts, look=look)) as sending:
             try:
                 while not sending.done():
                     wait([sending], _PROGRESS_SECONDS)
@@ -110,24 +110,31 @@ class Sending:
                 raise
             sending.result()
 
-    async def _send_all(self, wire: ChangeWire, phases: Sequence[Phase], planned: int, *, look: bool) -> None:
+    async def _send_all(self, wire: ChangeWire, phases: Sequence[Phase], counts: PlanCounts, *, look: bool) -> None:
+        *usual, again = phases
         async with wire.open(self._attempt.asked.target.name) as session:
             if not self.established:
                 await self._establish(session)
             elif look:
                 await self._ask(session.find)
-            trusted = await self._open(session, phases)
-            for phase in (*phases, *phases):  # additions end before removals begin; then what refused chunks held up
+            trusted = await self._open(session, usual)
+            for phase in (*usual, *usual):  # additions end before removals begin; then what refused chunks held up
                 if not self._in_doubt:
                     await self._send_chunks(session, phase.chunks, wire.workers)
                 if not self._in_doubt:
                     await self._send_chunks(session, self._while_heard(phase.alone), wire.workers)
+            if counts.again and not (self._in_doubt or self._bisection.suspects_the_connection):
+                self._bisect(wire, counts)  # no part of a refused removal is tried from here on
+                await self._send_chunks(session, again.chunks, wire.workers)
             await self._look_for_the_target(session)
         if self._in_doubt and not self.paused:
-            only_rows = trusted and self.done == planned < _UNHEARD
+            only_rows = trusted and self.done == counts.operations < _UNHEARD
             self.stopped = self.stopped or ("" if only_rows else next(iter(self._refusals.values())))
         elif self._bisection.suspects_the_connection and not self.yielded:
             self.stopped = self.stopped or str(self._last_refusal)
+
+    def _bisect(self, wire: ChangeWire, counts: PlanCounts) -> None:
+        self._bisection = Bisection(extra_requests(counts.operations), judges_rows=wire.judges_rows)
 
     @property
     def _in_doubt(self) -> bool:

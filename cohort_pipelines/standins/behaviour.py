@@ -28,6 +28,7 @@ class Behaviour:
     What is pending lands when it is told to, and by itself ``apply_after`` seconds after it came (None: only when told
     to), in the order in which it came. With ``reordered`` the order is drawn, and so are the seconds, up to that many.
 
+    With ``trims`` white space at the ends of an id does not count, as Flagsmith has it (Django's text fields strip it).
     With ``id_equality`` two spellings are one user, under the spelling that came first. ``refuse`` are ids that a
     request must not name (400), ``ignore`` ids that are accepted and not stored. ``members`` (Apptimize only): whether
     ``members`` messages add to a group or, all pages of a session together, replace it; ``known_by``: whether a group
@@ -41,6 +42,7 @@ class Behaviour:
     asynchronous: bool = False
     apply_after: float | None = None
     reordered: bool = False
+    trims: bool = False
     id_equality: IdEquality = "exact"
     refuse: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ class Reception:
 
     def spelled(self, some_id: str) -> str:
         """Return the spelling under which the partner knows a user."""
+        some_id = some_id.strip() if self.behaviour.trims else some_id
         match self.behaviour.id_equality:
             case "casefold":
                 return self._spellings.setdefault(some_id.casefold(), some_id)

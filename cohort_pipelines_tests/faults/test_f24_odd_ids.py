@@ -29,12 +29,12 @@ SOUND = {
         "n\u0303",
         "مرحبا",
         "\u202eright to left",
-        "\u00a0",
-        "\ufeffmark",
+        "hard\u00a0space",
+        "mark\ufeffinside",
         "\U0010fffd",
     ],
     "formulas": ["=1+1", "+49123", "@SUM(A1)", "-5", '=HYPERLINK("http://x","y")', "'quoted", "|pipe", "%41"],
-    "csv": ["a,b", 'say "hi"', '"', '""', ",", ";", "a\\b", " leading", "trailing ", "user_id", "\u2028line"],
+    "csv": ["a,b", 'say "hi"', '"', '""', ",", ";", "a\\b", "in between", "user_id", "a\u2028line"],
     "json and urls": ["{}", "null", "true", "0", "007", "1e3", "a/b", "a?b=c&d#e", "../../etc/passwd", "<b>&amp;"],
     "case": ["ADA", "ada", "Ada", "Straße", "STRASSE", "\u0130", "i\u0307", "\u212a", "k"],
     "long": ["x" * 1024, "é" * 512, "🦊" * 256],
@@ -45,8 +45,11 @@ UNSOUND = {
     "controls": ["nul\0inside", "\0", "line\nbreak", "carriage\rreturn", "tab\tstop", "\x7f", "\x1b[31m"],
     "broken unicode": ["half \ufffd"],
 }
-EXPECTED: Mapping[str, str] = {each: "invalid_text" for group in UNSOUND.values() for each in group}
-ODD = [each for group in (*SOUND.values(), *UNSOUND.values()) for each in group]
+PADDED = ["\u00a0", "\ufeffmark", " leading", "trailing ", "\u2028line", "\u3000", "both\u2003"]
+EXPECTED: Mapping[str, str] = {each: "invalid_text" for group in UNSOUND.values() for each in group} | dict.fromkeys(
+    PADDED, "surrounding_space"
+)
+ODD = [each for group in (*SOUND.values(), *UNSOUND.values(), PADDED) for each in group]
 
 WEBHOOK = """
 type: cohort_pipelines.orchestration.WebhookDestination

@@ -11,6 +11,7 @@ from cohort_pipelines.identity import (
     MAX_ID_BYTES,
     NOT_TEXT,
     PARTNER_ID,
+    SPACE,
     Equality,
     IdRule,
     Reason,
@@ -38,7 +39,7 @@ def outcome(rule: IdRule, distinct_id: str, apptimize_id: str | None = None) -> 
 
 
 @pytest.mark.parametrize(
-    "distinct_id", ["user-1", "my$device:x", "é", "=1+1", "+1", "@x", "-1", " ", "a,b", 'q"q', "😀"]
+    "distinct_id", ["user-1", "my$device:x", "é", "=1+1", "+1", "@x", "-1", "a b", "a,b", 'q"q', "😀"]
 )
 def test_taplytics_takes_the_distinct_id_as_it_is(distinct_id: str) -> None:
     assert outcome(TAPLYTICS, distinct_id) == (distinct_id, None)
@@ -54,7 +55,8 @@ def test_taplytics_takes_no_device_for_a_user() -> None:
         ("i_1", ("i_1", None)),
         ("a_1", ("a_1", None)),
         ("i_é", ("i_é", None)),
-        ("i_ ", ("i_ ", None)),
+        ("i_ ", ("i_ ", Reason.SURROUNDING_SPACE)),
+        ("i_ 1", ("i_ 1", None)),
         ("i_i_", ("i_i_", None)),
         (None, (None, Reason.NO_PARTNER_ID)),
         ("", ("", Reason.NO_PARTNER_ID)),
@@ -96,6 +98,7 @@ def test_simplified_id_merge_takes_the_user_id(distinct_id: str, expected: tuple
         ("i_1", ("1", None)),
         ("i_i_1", ("i_1", None)),
         ("i_é", ("é", None)),
+        ("i_ 1", ("i_ 1", Reason.SURROUNDING_SPACE)),
         ("a_1", ("a_1", Reason.NO_PARTNER_ID)),
         ("i_", ("i_", Reason.MALFORMED_PARTNER_ID)),
         ("1", ("1", Reason.MALFORMED_PARTNER_ID)),
@@ -141,9 +144,44 @@ def test_text_that_no_receiver_takes_is_rejected(bad: str) -> None:
     assert outcome(TAPLYTICS, bad) == (bad, Reason.INVALID_TEXT)
 
 
-@pytest.mark.parametrize("good", ["x" * MAX_ID_BYTES, "é" * 512, "\x80", "\u2028", "\ufeff", "a b"])
+@pytest.mark.parametrize(
+    "good",
+    [
+        "x" * MAX_ID_BYTES,
+        "é" * 512,
+        "\x80",
+        "a\u2028b",
+        "a\ufeffb",
+        "a b",
+        "\u200ba\u200b",
+        "a\u200d",
+        "\u180ea",
+        "\u2060",
+    ],
+)
 def test_all_other_text_is_an_id(good: str) -> None:
     assert outcome(TAPLYTICS, good) == (good, None)
+
+
+# what Python's str.strip, JavaScript's String.trim and Go's strings.TrimSpace take off, but for control characters
+TRIMMED = [*map(chr, range(0x2000, 0x200B)), *"\x20\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff"]
+
+
+@pytest.mark.parametrize("space", [*TRIMMED, " \u3000\ufeff"])
+def test_an_id_with_white_space_at_an_end_is_rejected_by_every_rule(space: str) -> None:
+    for bad in (f"a{space}", f"{space}a", space, f"{space}a b{space}"):
+        assert outcome(TAPLYTICS, bad) == (bad, Reason.SURROUNDING_SPACE)
+        assert outcome(IdRule(source=APPTIMIZE, equality="nfc"), "x", bad) == (bad, Reason.SURROUNDING_SPACE)
+    assert outcome(ORIGINAL, "x", f"i_1{space}") == (f"i_1{space}", Reason.SURROUNDING_SPACE)
+    assert outcome(FILE, "x", f"i_{space}1") == (f"i_{space}1", Reason.SURROUNDING_SPACE)
+    assert outcome(TAPLYTICS, f"a{space}b") == (f"a{space}b", None)
+
+
+def test_all_that_some_receiver_trims_is_white_space() -> None:
+    stripped = {letter for letter in map(chr, range(0x110000)) if letter.isspace()}
+
+    assert set(SPACE) == stripped | {"\ufeff"}
+    assert {letter for letter in SPACE if letter > "\x1f"} == set(TRIMMED)
 
 
 def test_differing_ids_are_counted_where_both_are_there() -> None:

@@ -105,6 +105,7 @@ def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -
         "device_id": 0,
         "duplicate_partner_id": 1,
         "invalid_text": 1,
+        "surrounding_space": 0,
     }
     assert (payload.users, payload.identified, payload.anonymous) == (2, 6, 1)
 
