@@ -58,6 +58,7 @@ class DestinationInvalid(ConfigurationError):
 
     def __init__(self, partner: str, problem: str) -> None:
         super().__init__(f"{partner}: {problem}. {NOTHING_SENT} Correct this setting of the destination.")
+        self.problem = problem
 
 
 class ServingError(CohortPipelinesError):

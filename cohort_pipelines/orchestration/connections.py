@@ -14,10 +14,17 @@ from pydantic import Field
 
 from cohort_pipelines import environment, partners
 from cohort_pipelines.delivery import Target, Terms
+from cohort_pipelines.errors import DestinationInvalid
 from cohort_pipelines.identity import Equality, IdRule
 from cohort_pipelines.mixpanel import Project, snapshot_schema
-from cohort_pipelines.orchestration.declared import SECRET, Declared, Reference, Secret
-from cohort_pipelines.orchestration.invalid import PropertyReserved, SecretInFile, SettingsMisplaced, SettingsMissing
+from cohort_pipelines.orchestration.declared import MOST, SECRET, Declared, Id, Reference, Secret, Text
+from cohort_pipelines.orchestration.invalid import (
+    PropertyReserved,
+    SecretInFile,
+    SettingInvalid,
+    SettingsMisplaced,
+    SettingsMissing,
+)
 from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.orchestration.scaffolders import (
     ApptimizeScaffolder,
@@ -26,6 +33,7 @@ from cohort_pipelines.orchestration.scaffolders import (
     WebhookScaffolder,
 )
 from cohort_pipelines.partners import CohortMessages, CsvFile, MembersMode, ReplacingMessages, Taplytics
+from cohort_pipelines.partners.exchange import checked_header, checked_url
 
 IdMerge = Literal["original", "simplified"]
 SyncType = Literal["one_time", "dynamic", "recurring"]
@@ -56,15 +64,20 @@ class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  
     """A connection is a resource under its own name."""
 
     def require_usable(self) -> None:
-        """Refuse secrets that stand in the file.
+        """Refuse secrets that stand in the file, and URLs and headers that could not be sent.
 
         Raises:
             SecretInFile: a secret is not a reference to the environment.
+            SettingInvalid: a URL is none, or a header's name cannot be one.
         """
         for field, info in type(self).model_fields.items():
             text = getattr(self, field)
             if SECRET in info.metadata and text and not environment.is_reference(text):
                 raise SecretInFile(self.name, field, self.file)
+        for field in ("url", "api_url", "header"):
+            text = getattr(self, field, "")
+            if problem := _unusable(field, text):
+                raise SettingInvalid(self.name, field, problem, self.file)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Offer the declaration to the assets as the resource of its name, unless its siblings contradict it."""
@@ -87,13 +100,13 @@ class MixpanelProject(Connection):
 
     role: ClassVar[str] = "source"
 
-    project_id: int
+    project_id: Id
     region: Literal["us", "eu", "in"] = "us"
     id_merge: IdMerge
     service_account: Secret
     secret: Secret
-    queries_per_hour: Annotated[int, Field(ge=1)] = 60
-    workspace_id: int | None = None
+    queries_per_hour: Annotated[int, Field(ge=1, le=MOST)] = 60
+    workspace_id: Id | None = None
     api_url: Reference = ""
 
     def project(self) -> Project:
@@ -101,7 +114,10 @@ class MixpanelProject(Connection):
 
         Raises:
             MissingVariable: the environment lacks one of them.
+            SettingInvalid: its api_url is no URL.
         """
+        if problem := _unusable("api_url", self.value("api_url")):
+            raise SettingInvalid(self.name or "The project", "api_url", problem, self.file)
         return Project(
             project_id=self.project_id,
             region=self.region,
@@ -119,7 +135,7 @@ class Destination(Connection):
     types: ClassVar[frozenset[SyncType]]
     partner_kind: ClassVar[str]
 
-    account: str = ""
+    account: Text = ""
     id_equality: Equality = "exact"
     heal_within: Days = 7
     applies_within: Seconds = 0
@@ -137,6 +153,11 @@ class Destination(Connection):
     @property
     def names_cohorts(self) -> bool:
         """Whether its wire names the cohort beside the target, so that the partner may tell targets by it."""
+        return False
+
+    @property
+    def files(self) -> bool:
+        """Whether each target is a folder of its name."""
         return False
 
     @abstractmethod
@@ -157,8 +178,8 @@ class TaplyticsDestination(Destination):
 
     api_key: Secret
     url: Reference = partners.TAPLYTICS_URL
-    header: str = partners.TAPLYTICS_HEADER
-    concurrency: Annotated[int, Field(ge=1)] = 32
+    header: Text = partners.TAPLYTICS_HEADER
+    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 32
     heal_within: Days = 30
 
     @property
@@ -192,8 +213,8 @@ class ApptimizeDestination(Destination):
     delivery: Literal["http", "file"]
     url: Reference = ""
     token: Secret = ""
-    header: str = partners.APPTIMIZE_HEADER
-    id_key: str = partners.MEMBER_ID_KEY
+    header: Text = partners.APPTIMIZE_HEADER
+    id_key: Annotated[Text, Field(min_length=1)] = partners.MEMBER_ID_KEY
     folder: Reference = ""
     prefix: Literal["", "keep", "strip"] = ""
     members: MembersMode = "add"
@@ -213,6 +234,11 @@ class ApptimizeDestination(Destination):
     def terms(self) -> Terms:
         """Return what is true of its targets; a published file is looked at in every window, not sent again."""
         return Terms(self.id_equality) if self.delivery == "file" else super().terms()
+
+    @property
+    def files(self) -> bool:
+        """By file it is."""
+        return self.delivery == "file"
 
     @property
     def names_cohorts(self) -> bool:
@@ -262,9 +288,9 @@ class WebhookDestination(Destination):
     auth: Literal["none", "basic", "bearer", "header", "query"] = "none"
     secret: Secret = ""
     username: Reference = ""
-    parameter: str = ""
-    id_key: str = partners.MEMBER_ID_KEY
-    match_on: Annotated[str, Field(min_length=1)] = "distinct_id"
+    parameter: Text = ""
+    id_key: Annotated[Text, Field(min_length=1)] = partners.MEMBER_ID_KEY
+    match_on: Annotated[Text, Field(min_length=1)] = "distinct_id"
     members: MembersMode = "add"
 
     def require_usable(self) -> None:
@@ -304,6 +330,17 @@ class WebhookDestination(Destination):
     def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the property is chosen by hand
         """Match on the distinct_id or on the profile property that was chosen."""
         return IdRule(source=self.match_on)
+
+
+def _unusable(field: str, text: str) -> str:
+    """Return why ``text`` cannot be sent as a URL or a header's name; "" where that cannot be told yet."""
+    if not text or "{{" in text:
+        return ""
+    try:
+        checked_header("", text, "value") if field == "header" else checked_url("", text)
+    except DestinationInvalid as error:
+        return error.problem
+    return ""
 
 
 def target_named(partner: Partner, name: str) -> Target:

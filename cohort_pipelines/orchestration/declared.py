@@ -6,23 +6,41 @@ Dagster stops the whole code location at the first declaration that it cannot lo
 """
 
 import re
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
+from unicodedata import category
 
 import dagster as dg
-from pydantic import BaseModel, PrivateAttr, RootModel
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, RootModel
 
 from cohort_pipelines.orchestration.doubled import require_single_keys
 from cohort_pipelines.orchestration.invalid import AttributesInvalid, DeclarationInvalid, FileUnreadable, NameUnusable
 from cohort_pipelines.orchestration.sentences import sentence
 
 USABLE_NAME = re.compile(r"[a-z0-9_]{1,100}")  # a folder of the history is called sync=<name>
+_TAKEN = {"records", "io_manager", "unloadable_declarations", "dynamic_syncs", "recurring_syncs", "freshness"} | {
+    *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict"),
+    *("int", "str", "float", "bool", "input", "output", "type"),
+}
 YAML_NAMES = ("defs.yaml", "defs.yml", "component.yaml")  # what Dagster reads, in its order
 
 REFERENCE = dg.Resolver.passthrough(description="Text that may hold {{ env.NAME }} references.")
 SECRET = dg.Resolver.passthrough(description="One {{ env.NAME }} reference; never the secret itself.")
 Reference = Annotated[str, REFERENCE]
 Secret = Annotated[str, SECRET]
+MOST = 2**31 - 1  # of what a ledger's column can hold
+
+
+def _plain(text: str) -> str:
+    if any(category(character) in {"Cc", "Cs"} for character in text):
+        message = "control characters are no part of a name"
+        raise ValueError(message)
+    return text
+
+
+Text = Annotated[str, Field(max_length=1_000), AfterValidator(_plain)]
+Id = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class Declared(dg.Component, dg.Resolvable):
@@ -54,7 +72,7 @@ class Declared(dg.Component, dg.Resolvable):
         given = {} if attributes is None else attributes.model_dump()
         try:
             require_single_keys(path, document, file)
-            if not USABLE_NAME.fullmatch(name):
+            if not USABLE_NAME.fullmatch(name) or (cls.role != "sync" and not _names_a_resource(name)):
                 raise NameUnusable(name, file)  # noqa: TRY301  so that one place deals with all that is wrong
             declared = super().load(cls.model().model_validate(given), context)
             declared._place(name, file, document)  # noqa: SLF001  its own
@@ -146,6 +164,11 @@ def yaml_in(folder: Path) -> Path:
 def declared_in(tree: dg.ComponentTree) -> list[Declared]:
     """Return every declaration of ours, the unloadable ones among them."""
     return tree.get_all_components(of_type=Declared)  # type: ignore[type-abstract]  # its subclasses are asked for
+
+
+def _names_a_resource(name: str) -> bool:
+    """Tell whether Dagster can offer a resource, or a sensor, of that name beside its own and ours."""
+    return name.isidentifier() and not iskeyword(name) and not name.startswith("_") and name not in _TAKEN
 
 
 def _document(context: dg.ComponentLoadContext) -> int:

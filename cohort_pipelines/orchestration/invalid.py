@@ -75,7 +75,8 @@ class NameUnusable(DeclarationInvalid):
         super().__init__(
             f"The name {name!r} cannot be used",
             (file,),
-            "A folder's name becomes the name of assets and groups: use a-z, 0-9 and _ only.",
+            "A folder's name becomes the name of assets, groups and resources: use a-z, 0-9 and _ only, at most 100; "
+            "for all but syncs begin with a letter, and take no word of Python or Dagster.",
         )
 
 
@@ -103,6 +104,31 @@ class SettingsMisplaced(DeclarationInvalid):
 
     def __init__(self, name: str, choice: str, misplaced: Iterable[str], file: str) -> None:
         super().__init__(f"{name} sets {' and '.join(misplaced)}", (file,), f"`{choice}` has no such setting.")
+
+
+class LinkInvalid(DeclarationInvalid):
+    """A link would not lead to a page."""
+
+    def __init__(self, name: str, file: str) -> None:
+        super().__init__(f"{name}'s link is no web address", (file,), "It must start with https:// or http://.")
+
+
+class SettingInvalid(DeclarationInvalid):
+    """A connection's setting cannot be sent as it is. The message does not repeat it: it may hold a credential."""
+
+    def __init__(self, name: str, field: str, problem: str, file: str) -> None:
+        super().__init__(f"{name}'s {field} cannot be used: {problem}", (file,), "Correct this setting.")
+
+
+class TargetTooLong(DeclarationInvalid):
+    """A target's folder could not have its name."""
+
+    def __init__(self, sync: str, files: tuple[str, ...]) -> None:
+        super().__init__(
+            f"The target of {sync} is too long for the name of a folder, once it is percent-encoded",
+            files,
+            "Shorten it to at most 255 bytes; a letter beyond ASCII takes six or more.",
+        )
 
 
 class PropertyReserved(DeclarationInvalid):

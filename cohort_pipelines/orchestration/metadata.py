@@ -131,9 +131,15 @@ def of_yielded(yielded: DeliveryYielded) -> Metadata:
 
 def _link(link: str) -> str:
     try:
-        return environment.resolve(link, wanted_for="the link")
+        found = environment.resolve(link, wanted_for="the link")
     except MissingVariable:
         return ""
+    return found if is_web_address(found) else ""
+
+
+def is_web_address(text: str) -> bool:
+    """Tell whether a browser would open ``text`` as a page, and not run it."""
+    return text.strip().startswith(("https://", "http://"))
 
 
 def _table(name: str, number: str, counts: Mapping[str, int]) -> dg.TableMetadataValue:

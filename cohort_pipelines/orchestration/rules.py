@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
+from cohort_pipelines.disk import encode_path_name
 from cohort_pipelines.orchestration.declared import Declared, Unloadable, declared_in, unloadable
 from cohort_pipelines.orchestration.invalid import (
     USABLE,
@@ -23,6 +24,7 @@ from cohort_pipelines.orchestration.invalid import (
     FirstWindowMisplaced,
     NameDoubled,
     TargetClaimedTwice,
+    TargetTooLong,
     TypeUnsupported,
     WatchedUnknown,
 )
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from cohort_pipelines.orchestration.alerts import Alerts
     from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
     from cohort_pipelines.orchestration.sync import CohortSync
+
+_PATH_NAME = 255  # bytes, where file systems stop
 
 Wrong = Iterator[tuple[Declared, DeclarationInvalid]]
 
@@ -142,6 +146,8 @@ def _unsupported(
         if sync.type not in destination.types:
             files = (sync.file, destination.file)
             yield sync, TypeUnsupported(sync.name, sync.type, destination.partner_kind, destination.types, files)
+        elif destination.files and len(encode_path_name(sync.target)) > _PATH_NAME:
+            yield sync, TargetTooLong(sync.name, (sync.file,))
         elif scheduled != (sync.since is not None):
             yield sync, FirstWindowMisplaced(sync.name, sync.type, scheduled=scheduled, file=sync.file)
 

@@ -11,7 +11,9 @@ from cohort_pipelines.delivery import Gates, Terms
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.checks import build_checks
 from cohort_pipelines.orchestration.connections import SyncType
-from cohort_pipelines.orchestration.declared import Declared, Reference
+from cohort_pipelines.orchestration.declared import Declared, Id, Reference, Text
+from cohort_pipelines.orchestration.invalid import LinkInvalid
+from cohort_pipelines.orchestration.metadata import is_web_address
 from cohort_pipelines.orchestration.partitions import CADENCES, export_partitions, scheduled_partitions
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.rules import Siblings, siblings_in
@@ -19,7 +21,9 @@ from cohort_pipelines.orchestration.sync_scaffolder import SyncScaffolder
 
 _FIRST_DAY, _LAST_DAY = date(2009, 1, 1), date(2099, 12, 31)  # Mixpanel's first year; what windows can be counted to
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Day = Annotated[
     date, Field(ge=_FIRST_DAY, le=_LAST_DAY), dg.Resolver(lambda _context, value: value, model_field_type=str)
 ]
@@ -28,10 +32,10 @@ Day = Annotated[
 class GateSettings(dg.Resolvable, dg.Model):
     """What an overwrite must not do unasked: see :class:`cohort_pipelines.delivery.Gates`."""
 
-    min_users: Annotated[int, Field(ge=0)] = Gates().min_users
+    min_users: Count = Gates().min_users
     max_shrink: Share = Gates().max_shrink
-    max_growth: Annotated[float, Field(ge=0)] | None = Gates().max_growth
-    max_churn: Annotated[float, Field(ge=0)] | None = Gates().max_churn
+    max_growth: Ratio | None = Gates().max_growth
+    max_churn: Ratio | None = Gates().max_churn
     min_identified_share: Share = Gates().min_identified_share
     min_mapped_share: Share = Gates().min_mapped_share
     allow_empty: bool = Gates().allow_empty
@@ -44,18 +48,28 @@ class CohortSync(Declared, dg.Model):
     role: ClassVar[str] = "sync"
 
     source: str
-    cohort_id: int
+    cohort_id: Id
     destination: str
-    target: Annotated[str, Field(min_length=1)]
+    target: Annotated[Text, Field(min_length=1)]
     type: SyncType
     since: Day | None = None
     anonymous_members: Literal["fetch", "skip"] = "fetch"
     gates: GateSettings = GateSettings()
-    baseline: Annotated[str, Field(min_length=1)] = Terms().baseline
+    baseline: Annotated[Text, Field(min_length=1)] = Terms().baseline
     baseline_has_header: bool = Terms().baseline_has_header
-    max_refused: Annotated[int, Field(ge=0)] = Terms().max_refused
+    max_refused: Count = Terms().max_refused
     link: Reference = ""
     owners: tuple[str, ...] = ()
+
+    def require_usable(self) -> None:
+        """Refuse owners that Dagster does not take, and a link that is no web address, as far as it is known.
+
+        Raises:
+            LinkInvalid: it is of another scheme.
+        """
+        dg.AssetSpec(self.name, owners=self.owners)  # which would fail later, and stop the others
+        if self.link and not is_web_address(self.link) and not self.link.strip().startswith("{{"):
+            raise LinkInvalid(self.name, self.file)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Build the sync's assets and checks, unless its siblings contradict it."""

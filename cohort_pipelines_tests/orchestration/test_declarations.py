@@ -244,6 +244,11 @@ def test_a_folder_name_that_no_group_can_have(load: Load) -> None:
     assert "'Second-Sync' cannot be used" in refusal(load, documents)
 
 
+@pytest.mark.parametrize("name", ["2024_app", "_app", "class", "records", "io_manager", "type", "a" * 101])
+def test_a_folder_name_that_no_resource_can_have(load: Load, name: str) -> None:
+    assert f"'{name}' cannot be used" in refusal(load, {**SOUND, name: TAPLYTICS.replace("{api", "{account: x, api")})
+
+
 def test_two_views_of_a_project_share_its_budget(load: Load) -> None:
     syncs = {f"sync_{n}": recurring(n) for n in range(13)}
     syncs["sync_0"] = syncs["sync_0"].replace("source: main", "source: other")
@@ -407,3 +412,51 @@ def test_a_remote_history_with_postgresql_loads_without_asking_either(
     monkeypatch.setenv(settings.DATA, "s3://bucket/data")
     monkeypatch.setenv(settings.LEDGER, "postgresql://user@192.0.2.1/ledger")  # where nothing answers
     assert load(SOUND).resolve_schedule_def("dynamic_syncs").name == "dynamic_syncs"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("cohort_id: 1,", f"cohort_id: {10**30},", "cohort_id: "),
+        ("cohort_id: 1,", "cohort_id: -1,", "cohort_id: "),
+        ("type: dynamic", f"type: dynamic, max_refused: {10**40}", "max_refused: "),
+        ("type: dynamic", "type: dynamic, gates: {max_churn: .inf}", "gates.max_churn: "),
+        ("type: dynamic", "type: dynamic, gates: {max_growth: .nan}", "gates.max_growth: "),
+        ("2026-11-01", "1969-01-01", "since: "),
+        ("2026-11-01", "9999-12-31", "since: "),
+        ("type: dynamic", "type: dynamic, link: 'javascript:alert(1)'", "link is no web address"),
+        ("target: Beta", 'target: "Be\\0ta"', "target: "),
+        ("target: Beta", 'target: "Be\\nta"', "target: "),
+        ("type: dynamic", 'type: dynamic, owners: ["nobody at all"]', "owner"),
+    ],
+)
+def test_a_value_that_nothing_could_hold_is_refused(load: Load, old: str, new: str, says: str) -> None:
+    assert says in refusal(load, {**SOUND, "first": DYNAMIC.replace(old, new)})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("main", PROJECT.replace("project_id: 7", "api_url: proxy.example, project_id: 7"), "main's api_url cannot be"),
+        ("main", PROJECT.replace("project_id: 7", "api_url: 'https://a:b@c.example', project_id: 7"), "main's api_url"),
+        ("main", PROJECT.replace("project_id: 7", f"project_id: {10**20}"), "project_id: "),
+        (
+            "hook",
+            PLAIN.replace("https://receiver", "receiver").replace("SETTINGS", "id_key: x"),
+            "hook's url cannot be",
+        ),
+        ("hook", PER_USER.replace("SETTINGS", "header: 'a b'"), "hook's header cannot be used"),
+        ("hook", PER_USER.replace("SETTINGS", f"concurrency: {10**9}"), "concurrency: "),
+        ("hook", PLAIN.replace("SETTINGS", 'match_on: "a\\0b"'), "match_on: "),
+    ],
+)
+def test_a_setting_that_could_not_be_sent_is_refused(load: Load, name: str, text: str, says: str) -> None:
+    assert says in refusal(load, {**SOUND, name: text})
+
+
+def test_a_target_that_no_folder_could_be_called_is_refused_for_files(load: Load) -> None:
+    files = {**SOUND, "apptimize": BY_FILE.replace("SETTINGS", "account: x")}
+
+    fits, too_long = (SOUND["second"].replace("Beta", "ß" * letters) for letters in (42, 43))
+    assert problems(load({**files, "second": fits})) == {}
+    assert "The target of second is too long" in refusal(load, {**files, "second": too_long})
