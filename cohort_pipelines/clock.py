@@ -38,13 +38,16 @@ def host_now() -> datetime:
     return datetime.now(UTC)
 
 
-def require_agreement(their_time: datetime, whose: str, asked_at: datetime | None = None) -> None:
+def require_agreement(
+    their_time: datetime, whose: str, asked_at: datetime | None = None, *, confirmed: bool = False
+) -> None:
     """Refuse to go on where another clock and this host's differ by more than :data:`TOLERANCE`.
 
     Args:
         their_time: what the other clock said, not shifted.
         whose: the other clock's owner, in words.
         asked_at: the host's time (:func:`host_now`) when it was asked; it may have answered at any moment since.
+        confirmed: whether it had said so once before.
 
     Raises:
         ClockSkewed: they differ by more.
@@ -52,7 +55,7 @@ def require_agreement(their_time: datetime, whose: str, asked_at: datetime | Non
     here = host_now()
     nearest = min(max(their_time, asked_at or here), here)
     if abs(their_time - nearest) > TOLERANCE:
-        raise ClockSkewed(whose, their_time.astimezone(UTC), nearest)
+        raise ClockSkewed(whose, their_time.astimezone(UTC), nearest, confirmed=confirmed)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from cohort_pipelines.errors import CertificatesUnreadable, Transient
 
 AsyncClient = httpx.AsyncClient
 BasicAuth = httpx.BasicAuth
+InvalidURL = httpx.InvalidURL
 Response = httpx.Response
 URL = httpx.URL
 
@@ -59,6 +60,10 @@ class NoAnswer(Exception):
         super().__init__(cause)
         self.cause = cause
         self.sent = sent
+
+
+class TooLarge(NoAnswer):
+    """An answer, or a header of it, is larger than may be read; the next one will be too."""
 
 
 class _ProxyUnusable(Exception):
@@ -131,6 +136,7 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max
     """Send ``request`` and read the whole answer, of at most ``max_bytes`` unpacked, within ``seconds`` in total.
 
     Raises:
+        TooLarge: the answer, or a header of it, is larger.
         NoAnswer: no complete answer came; ``sent`` tells whether the request may have taken effect.
     """
     if seconds <= 0:
@@ -148,6 +154,9 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max
     except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, zlib.error) as error:
         # the transport calls every broken connection a ConnectTimeout, even one that broke after the request had left
         cause = error.__cause__ or error
+        if isinstance(cause.__cause__, LineTooLong):
+            too_large = f"a header of the answer is larger than {_HEADER_BYTES // 2**10} KB"
+            raise TooLarge(too_large, sent=True) from None
         raise NoAnswer(_in_words(cause), sent=not isinstance(cause, _NEVER_SENT)) from None
     headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_BODY_AS_SENT]
     return Response(response.status_code, headers=headers, content=body, request=request)
@@ -162,7 +171,7 @@ async def _read(response: Response, max_bytes: int) -> bytes:
         body += gzip.decompress(piece, max_bytes + 1 - len(body)) if gzip else piece
         if len(body) > max_bytes:
             too_large = f"the answer is larger than {max_bytes / 2**20:g} MB"
-            raise NoAnswer(too_large, sent=True)
+            raise TooLarge(too_large, sent=True)
         if gzip and gzip.unused_data:
             raise zlib.error
     if gzip and response.num_bytes_downloaded and not gzip.eof:
@@ -182,8 +191,6 @@ def _in_words(cause: BaseException) -> str:
         return "no connection to the proxy that the environment names"
     if isinstance(cause, aiohttp.ClientHttpProxyError):
         return _refused_by_proxy(cause.status)
-    if isinstance(cause.__cause__, LineTooLong):
-        return f"a header of the answer is larger than {_HEADER_BYTES // 2**10} KB"
     return "the answer is damaged gzip" if isinstance(cause, zlib.error) else type(cause).__name__
 
 
@@ -217,8 +224,8 @@ async def with_retries(
 ) -> T:
     """Await ``call()`` until it succeeds, at most ``attempts`` times, never waiting past ``deadline``.
 
-    A :class:`~cohort_pipelines.errors.Transient` error is tried again after its ``retry_after``, or after an
-    exponential wait with jitter. When tries or time are used up, the last error is raised as it is.
+    A :class:`~cohort_pipelines.errors.Transient` error is tried again after an exponential wait with jitter, or after
+    its ``retry_after`` where that is longer. When tries or time are used up, the last error is raised as it is.
     """
     until = clock.monotonic() + (deadline - clock.now()).total_seconds()
     backoff = tenacity.wait_exponential_jitter(multiplier=first_wait, max=30)
@@ -226,7 +233,7 @@ async def with_retries(
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         named = error.retry_after if isinstance(error, Transient) else None
-        return backoff(state) if named is None else named
+        return max(backoff(state), named or 0.0)
 
     enough = tenacity.stop_after_attempt(attempts)
 

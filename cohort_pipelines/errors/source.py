@@ -43,11 +43,14 @@ class ExportNameInvalid(WindowError):
 class ClockSkewed(CohortPipelinesError):
     """This host's clock and another one differ so much that windows, leases and waits would go wrong."""
 
-    def __init__(self, whose: str, their_time: datetime, host_time: datetime) -> None:
+    def __init__(self, whose: str, their_time: datetime, host_time: datetime, *, confirmed: bool = False) -> None:
         apart = abs(their_time - host_time).total_seconds()
+        alone = (
+            "Two answers say so: this host's clock is the one that is wrong" if confirmed else "One of them is wrong"
+        )
         super().__init__(
             f"The clocks differ by {apart:,.0f} seconds: {whose} says {their_time:%Y-%m-%d %H:%M:%S} UTC, this host "
-            f"{host_time:%Y-%m-%d %H:%M:%S} UTC. {NOTHING_SENT} Set this host's clock by NTP, such as with "
+            f"{host_time:%Y-%m-%d %H:%M:%S} UTC. {alone}. {NOTHING_SENT} Set the wrong clock by NTP, such as with "
             "`timedatectl set-ntp true`, then run again."
         )
 
@@ -112,12 +115,57 @@ class MixpanelRequestRefused(MixpanelError):
     def __init__(self, status: int, asked: str) -> None:
         super().__init__(
             f"Mixpanel answered {status} to {asked}. {NOTHING_SENT} The request will not succeed as it is; check the "
-            "project and cohort of the sync."
+            "service account, the project and the cohort of the sync."
         )
         self.status = status
 
 
-class QueryBudgetExhausted(Transient, MixpanelError):
+class MixpanelNotReached(MixpanelError):
+    """Something else answered in Mixpanel's place."""
+
+    def __init__(self, asked: str, answer: str) -> None:
+        super().__init__(
+            f"What answered {asked} is not Mixpanel's API: {answer}. {NOTHING_SENT} Check the region and api_url of "
+            "the Mixpanel project, and the proxy or firewall between this host and Mixpanel."
+        )
+
+
+class MixpanelGroupCohort(MixpanelError):
+    """The cohort is made up of groups, such as companies, and not of users."""
+
+    def __init__(self, cohort_id: int, project_id: int) -> None:
+        super().__init__(
+            f"Cohort {cohort_id} of Mixpanel project {project_id} is a cohort of groups, such as companies: it has a "
+            f"data_group_id. {NOTHING_SENT} Only users can be synced; set cohort_id to a cohort of users."
+        )
+
+
+class MixpanelAnswerUnreadable(MixpanelError):
+    """Mixpanel answered, but not as it documents."""
+
+    def __init__(self, asked: str, defect: str) -> None:
+        super().__init__(
+            f"Mixpanel's answer to {asked} cannot be used: {defect}. {NOTHING_SENT} The next window tries again; if it "
+            "stays, check the region and api_url of the Mixpanel project, and what stands between."
+        )
+        self.defect = defect
+
+
+class MixpanelAnswerTooLarge(MixpanelError):
+    """Mixpanel's answer was given up, because it is larger than may be read."""
+
+    def __init__(self, asked: str, cause: str) -> None:
+        super().__init__(
+            f"Mixpanel's answer to {asked} was given up: {cause}. {NOTHING_SENT} If the profiles are so large, raise "
+            "max_page_bytes of the Mixpanel project, or set anonymous_members: skip to read needed properties alone."
+        )
+
+
+class MixpanelBusy(Transient, MixpanelError):
+    """Mixpanel turned a query away (429), which does not count as one."""
+
+
+class QueryBudgetExhausted(MixpanelBusy):
     """The project's queries of this hour are used up."""
 
     def __init__(self, limit: str, retry_after: float | None) -> None:
@@ -128,7 +176,7 @@ class QueryBudgetExhausted(Transient, MixpanelError):
         self.retry_after = retry_after
 
 
-class TooManyConcurrentQueries(Transient, MixpanelError):
+class TooManyConcurrentQueries(MixpanelBusy):
     """More queries of the project run at once than Mixpanel allows."""
 
     def __init__(self, retry_after: float | None) -> None:
@@ -139,7 +187,7 @@ class TooManyConcurrentQueries(Transient, MixpanelError):
         self.retry_after = retry_after
 
 
-class MixpanelOverloaded(Transient, MixpanelError):
+class MixpanelOverloaded(MixpanelBusy):
     """Mixpanel sheds load: a 429 without any rate-limit header."""
 
     def __init__(self, retry_after: float | None) -> None:

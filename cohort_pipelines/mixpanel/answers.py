@@ -1,4 +1,4 @@
-"""What an answer that is no 2xx means.
+"""What an answer means that is no 2xx, or that is one and cannot be used.
 
 Mixpanel tells a wrong credential or a time-out by a 400 with a text, and a 429 has three causes. Bodies are searched
 for words and never shown: they echo the request's URL.
@@ -12,6 +12,7 @@ from cohort_pipelines.errors import (
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
     MixpanelError,
+    MixpanelNotReached,
     MixpanelOverloaded,
     MixpanelPlanWithoutApi,
     MixpanelProjectUnknown,
@@ -21,15 +22,31 @@ from cohort_pipelines.errors import (
     QueryBudgetExhausted,
     TooManyConcurrentQueries,
 )
-from cohort_pipelines.http import Response, retry_after
+from cohort_pipelines.http import URL, InvalidURL, Response, retry_after
 
 UNAUTHORIZED, PLAN_WITHOUT_API, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 402, 403, 404, 429
 UNCOUNTED = frozenset({UNAUTHORIZED, PLAN_WITHOUT_API, TOO_MANY})  # answers that leave the query budget as it was
-_SERVER_ERROR = 500
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for JSON that it cannot read; the last for values that are nested too deeply."""
+
+_REDIRECTS, _SERVER_ERROR = range(300, 400), 500
+_HOST = re.compile(r"[a-z0-9.-]{1,253}")
 _ABSENT = re.compile(r"not found|not exist|unknown|no such|no access|not have access|invalid (cohort|project)")
 _IN_THE_HOUR = re.compile(r"(\d+/\d+) queries running in the last hour")
 _AT_ONCE = "queries running concurrently"
 _HOURLY_POLICY = re.compile(r'"project";q=(\d+)')
+
+
+class Envelope(msgspec.Struct, kw_only=True):
+    """What Mixpanel's answers have in common: their status is "ok" in every one that is documented."""
+
+    status: str = "ok"
+
+    def __post_init__(self) -> None:
+        """Take another status for a query that failed."""
+        if self.status != "ok":
+            message = "the query failed: its status is not ok"
+            raise ValueError(message)
 
 
 class _Complaint(msgspec.Struct):
@@ -37,7 +54,9 @@ class _Complaint(msgspec.Struct):
     message: str = ""
 
 
-def refusal(response: Response, asked: str, project_id: int, cohort_id: int | None = None) -> MixpanelError:
+def refusal(  # noqa: PLR0911  one for each meaning
+    response: Response, asked: str, project_id: int, cohort_id: int | None = None
+) -> MixpanelError:
     """Return the error that ``response`` stands for; ``asked`` says in words what was asked for."""
     status, text = response.status_code, _text(response.content)
     if status == UNAUTHORIZED or "unable to authenticate" in text:
@@ -48,9 +67,41 @@ def refusal(response: Response, asked: str, project_id: int, cohort_id: int | No
         return _too_many(response, text)
     if status >= _SERVER_ERROR:
         return MixpanelUnavailable(asked, f"status {status}", retry_after(response))
+    if answer := _of_another(response):
+        return MixpanelNotReached(asked, answer)
     if "timeout error" in text:
         return MixpanelTimedOut(asked)
     return _missing(status, text, project_id, cohort_id) or MixpanelRequestRefused(status, asked)
+
+
+def defect(response: Response, error: Exception) -> str:
+    """Say in words, without any of it, why the body of a 2xx cannot be used; ``error`` is what its decoder raised."""
+    if _is_html(response):
+        return "it is an HTML page, such as a proxy's or a login's"
+    if isinstance(error, msgspec.ValidationError):  # its text names fields and types, never values
+        return f"it has another shape, {error}"
+    return "it is not JSON"
+
+
+def _of_another(response: Response) -> str:
+    """Say in words what an answer is that is none of Mixpanel's API; empty where it may be one."""
+    status = response.status_code
+    if status in _REDIRECTS:
+        return f"a redirect ({status}){_target(response)}"
+    return f"an HTML page ({status})" if _is_html(response) else ""
+
+
+def _is_html(response: Response) -> bool:
+    return response.headers.get("content-type", "").startswith("text/html") or response.content.lstrip()[:1] == b"<"
+
+
+def _target(response: Response) -> str:
+    """Return where a redirect leads to: the host alone, since the rest may hold a secret."""
+    try:
+        host = URL(response.headers.get("location", "")).host
+    except InvalidURL:
+        return ""
+    return f" to {host}" if _HOST.fullmatch(host) else ""
 
 
 def _missing(status: int, text: str, project_id: int, cohort_id: int | None) -> MixpanelError | None:

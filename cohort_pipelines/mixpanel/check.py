@@ -7,37 +7,54 @@ counted in the App API's list of cohorts, which is not documented: what it does 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from cohort_pipelines import clock, loops
-from cohort_pipelines.errors import MixpanelCohortUnknown, MixpanelError, MixpanelProjectUnknown, NotProjectAdmin
-from cohort_pipelines.mixpanel.client import Client, Question, connect
+from cohort_pipelines.errors import (
+    MixpanelCohortUnknown,
+    MixpanelError,
+    MixpanelGroupCohort,
+    MixpanelProjectUnknown,
+    NotProjectAdmin,
+)
+from cohort_pipelines.mixpanel.answers import Envelope
+from cohort_pipelines.mixpanel.client import WHO_ASKS, Client, Question, connect
+from cohort_pipelines.mixpanel.malformed import readable
 from cohort_pipelines.mixpanel.project import Project
+from cohort_pipelines.plain_text import shown
 
 PATIENCE = timedelta(seconds=15)  # somebody is waiting for the answer
 _ADMINS = frozenset({"admin", "owner"})
 _MANAGES_SYNCS = "create and manage cohort syncs"  # a custom role's permission (docs, roles-and-permissions)
 
 
-class CohortInfo(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class CohortInfo:
     """A saved cohort.
 
     Attributes:
         id: its number.
-        name: its name.
-        count: what Mixpanel counted for the list, which may differ from a snapshot's total.
+        name: its name; empty where it has none that can be read.
+        count: what Mixpanel counted for the list, which may differ from a snapshot's total; None: it does not say.
         hosted_syncs: syncs of Mixpanel's own that run for it, as far as is known.
+        group: whether its members are groups, such as companies, as far as is known.
     """
 
     id: int
     name: str
-    count: int
+    count: int | None
     hosted_syncs: int = 0
+    group: bool = False
+
+    @property
+    def described(self) -> str:
+        """Its name and size, in words."""
+        members = "an unknown number of" if self.count is None else f"{self.count:,}"
+        return f"{self.name} ({members} members)"
 
     @property
     def warning(self) -> str:
@@ -51,15 +68,18 @@ class CohortInfo(msgspec.Struct, frozen=True):
         )
 
 
-class _Integrated(msgspec.Struct):
-    """A cohort in the App API's list; each active integration is a sync that Mixpanel runs."""
+class _Listed(msgspec.Struct):
+    """A cohort in either list; only its id has to be readable. Each active integration is a sync that Mixpanel runs."""
 
     id: int
+    name: Any = ""
+    count: Any = None
+    data_group_id: Any = None
     active_integrations: list[Any] | None = None
 
 
-class _Integrations(msgspec.Struct):
-    results: list[_Integrated]
+class _AppCohorts(Envelope, kw_only=True):
+    results: msgspec.Raw
 
 
 class _Role(msgspec.Struct):
@@ -73,11 +93,17 @@ class _Membership(msgspec.Struct):
 
 
 class _Account(msgspec.Struct):
-    projects: dict[str, _Membership] = {}
+    projects: dict[str, msgspec.Raw] = {}
 
 
-class _Me(msgspec.Struct):
+class _Me(Envelope, kw_only=True):
     results: _Account
+
+
+_listed = msgspec.json.Decoder(_Listed)
+_app_cohorts = msgspec.json.Decoder(_AppCohorts)
+_mes = msgspec.json.Decoder(_Me)
+_memberships = msgspec.json.Decoder(_Membership)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +125,12 @@ class CheckedProject:
 
         Raises:
             MixpanelCohortUnknown: the project has none of that id that the account can see.
+            MixpanelGroupCohort: its members are no users.
         """
         if cohort_id not in self.cohorts:
             raise MixpanelCohortUnknown(cohort_id, self.project_id)
+        if self.cohorts[cohort_id].group:
+            raise MixpanelGroupCohort(cohort_id, self.project_id)
         return self.cohorts[cohort_id]
 
 
@@ -118,46 +147,64 @@ def check_project_and_cohorts(project: Project) -> CheckedProject:
 
     async def ask() -> CheckedProject:
         async with connect(project) as client:
-            connected, cohorts = await _connected(client), await _cohorts(client)
-            hosted = await _hosted_syncs(client)
-            known = {number: replace(each, hosted_syncs=hosted.get(number, 0)) for number, each in cohorts.items()}
-            return CheckedProject(project.project_id, connected, known)
+            connected, cohorts = await _connected(client), await list_cohorts(client, clock.now() + PATIENCE)
+            for number, cohort in (await _cohorts_of_the_app(client)).items():
+                if listed := cohorts.get(number):
+                    syncs, group = len(cohort.active_integrations or ()), cohort.data_group_id is not None
+                    cohorts[number] = replace(listed, hosted_syncs=syncs, group=listed.group or group)
+            return CheckedProject(project.project_id, connected, cohorts)
 
     return loops.run(ask())
 
 
 async def _connected(client: Client) -> str:
     client.connection.follow_redirects = True  # the App API redirects paths without a trailing slash
-    question = Question(asked="the projects of the service account", path="/api/app/me")
-    me = await client.ask(question, msgspec.json.Decoder(_Me).decode, clock.now() + PATIENCE)
     project_id = client.project.project_id
-    membership = me.results.projects.get(str(project_id))
+
+    def decode(body: bytes) -> _Membership | None:
+        membership = _mes.decode(body).results.projects.get(str(project_id))
+        return None if membership is None else _memberships.decode(membership)
+
+    membership = await client.ask(WHO_ASKS, decode, clock.now() + PATIENCE)
     if membership is None:
         raise MixpanelProjectUnknown(project_id)
     role = membership.role.name if isinstance(membership.role, _Role) else membership.role or "without a role"
     if role.lower() not in _ADMINS and not _may_manage_syncs(membership.permissions or []):
         raise NotProjectAdmin(role, project_id)
-    return f"{membership.name}, as {role}"
+    return f"{shown(membership.name)}, as {shown(role)}"
 
 
-async def _cohorts(client: Client) -> dict[int, CohortInfo]:
+async def list_cohorts(client: Client, deadline: datetime) -> dict[int, CohortInfo]:
+    """Return the cohorts that the account can see, by id; it costs a query. Those that cannot be read are left out.
+
+    Raises:
+        MixpanelError: the refusal or failure.
+    """
     question = Question(asked="the list of cohorts", path="/api/query/cohorts/list", form={}, counted=True)
-    cohorts = await client.ask(question, msgspec.json.Decoder(list[CohortInfo]).decode, clock.now() + PATIENCE)
-    return {cohort.id: cohort for cohort in cohorts}
+    cohorts = await client.ask(question, lambda body: readable(body, _listed), deadline)
+    return {cohort.id: _info(cohort) for cohort in cohorts}
 
 
-async def _hosted_syncs(client: Client) -> dict[int, int]:
-    """Count the syncs that Mixpanel itself runs, by cohort; asked once, and no answer is no failure.
+def _info(cohort: _Listed) -> CohortInfo:
+    name = shown(cohort.name) if isinstance(cohort.name, str) else ""
+    count = cohort.count if isinstance(cohort.count, int) else None
+    return CohortInfo(cohort.id, name, count, group=cohort.data_group_id is not None)
+
+
+async def _cohorts_of_the_app(client: Client) -> dict[int, _Listed]:
+    """Return the App API's list, which tells more of each cohort; asked once, and no answer is no failure.
 
     Source: the response type of Mixpanel's Terraform provider (cohort_list_data_source.go); outside the query budget.
     """
     path = f"/api/app/projects/{client.project.project_id}/cohorts"
     question = Question(asked="the syncs of the cohorts", path=path)
     try:
-        listed = await client.ask(question, msgspec.json.Decoder(_Integrations).decode, clock.now())
+        cohorts = await client.ask(
+            question, lambda body: readable(bytes(_app_cohorts.decode(body).results), _listed), clock.now()
+        )
     except MixpanelError:
         return {}
-    return {cohort.id: len(cohort.active_integrations or ()) for cohort in listed.results}
+    return {cohort.id: cohort for cohort in cohorts}
 
 
 def _may_manage_syncs(permissions: Sequence[object]) -> bool:

@@ -7,17 +7,21 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-import msgspec
-
 from cohort_pipelines import clock, http
-from cohort_pipelines.errors import MixpanelError, MixpanelTimedOut, MixpanelUnavailable
-from cohort_pipelines.mixpanel.answers import UNCOUNTED, refusal
-from cohort_pipelines.mixpanel.project import Project
+from cohort_pipelines.errors import (
+    ClockSkewed,
+    MixpanelAnswerTooLarge,
+    MixpanelAnswerUnreadable,
+    MixpanelError,
+    MixpanelTimedOut,
+    MixpanelUnavailable,
+)
+from cohort_pipelines.mixpanel.answers import UNCOUNTED, UNREADABLE, defect, refusal
+from cohort_pipelines.mixpanel.project import MAX_PAGE_BYTES, Project
 
 AT_ONCE = 5  # queries of a project that Mixpanel runs at the same time (docs.mixpanel.com, rate limits)
 REQUEST_SECONDS = 120.0  # for a whole answer; the time that clients of Mixpanel's own staff use
 GRACE_SECONDS = 30.0  # for a request that is under way at the deadline, or begun after it
-ANSWER_BYTES = 64 * 2**20  # a page of a thousand members with all their properties is some MB
 
 T = TypeVar("T")
 
@@ -32,6 +36,8 @@ class Question:
         form: what a POST carries; None makes it a GET.
         cohort_id: the cohort it is about, if it is about one.
         counted: whether it counts against the project's queries per hour.
+        dated: whether its answer tells the time, so that the clocks are compared.
+        max_bytes: how large its answer may be, unpacked.
     """
 
     asked: str
@@ -39,11 +45,17 @@ class Question:
     form: Mapping[str, str] | None = None
     cohort_id: int | None = None
     counted: bool = False
+    dated: bool = False
+    max_bytes: int = MAX_PAGE_BYTES
 
     @property
     def attempts(self) -> int:
         """How often it is asked at most; less often where each time may cost a query."""
         return 4 if self.counted else 6
+
+
+WHO_ASKS = Question(asked="the projects of the service account", path="/api/app/me", dated=True)
+"""The question for who the service account is; it costs no query (docs.mixpanel.com, reference/service-accounts)."""
 
 
 @dataclass(slots=True)
@@ -58,28 +70,52 @@ class Client:
     async def ask(self, question: Question, decode: Callable[[bytes], T], deadline: datetime) -> T:
         """Return the decoded answer; what may pass is asked again, without ever waiting past ``deadline``.
 
+        Raises:
+            ClockSkewed, MixpanelError: as for :meth:`ask_once`.
+        """
+        once = partial(self.ask_once, question, decode, deadline)
+        return await http.with_retries(once, attempts=question.attempts, deadline=deadline)
+
+    async def ask_once(self, question: Question, decode: Callable[[bytes], T], deadline: datetime) -> T:
+        """Return the decoded answer to one request.
+
         A request that is under way at ``deadline`` is given up :data:`GRACE_SECONDS` later.
 
         Raises:
-            ClockSkewed: the answer is dated by a clock that is not this host's.
+            ClockSkewed: the answer, and another one, are dated by a clock that is not this host's.
             MixpanelError: the refusal or failure, as the class that it is.
         """
-        once = partial(self._ask_once, question, decode, deadline)
-        return await http.with_retries(once, attempts=question.attempts, deadline=deadline)
-
-    async def _ask_once(self, question: Question, decode: Callable[[bytes], T], deadline: datetime) -> T:
         asked_at = clock.host_now()
         response = await self._send(question, deadline)
         if not response.is_success:
             raise refusal(response, question.asked, self.project.project_id, question.cohort_id)
-        if answered_at := http.date_of(response):
-            clock.require_agreement(answered_at, "Mixpanel", asked_at)
+        if question.dated:
+            await self._require_agreement(response, asked_at, deadline)
         try:
             return decode(response.content)
-        except msgspec.ValidationError as error:  # its text names fields and types, never values
-            raise MixpanelUnavailable(question.asked, f"the answer has another shape, {error}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise MixpanelUnavailable(question.asked, "the answer is not JSON") from None
+        except UNREADABLE as error:
+            raise MixpanelAnswerUnreadable(question.asked, defect(response, error)) from None
+
+    async def _require_agreement(self, response: http.Response, asked_at: datetime, deadline: datetime) -> None:
+        """Compare the clocks; where one answer alone is dated otherwise, its own clock is the odd one.
+
+        Raises:
+            ClockSkewed: a second answer, of a request that costs no query, is dated otherwise too.
+        """
+        answered_at = http.date_of(response)
+        if answered_at is None:
+            return
+        try:
+            clock.require_agreement(answered_at, "Mixpanel", asked_at)
+        except ClockSkewed as skewed:
+            asked_again_at = clock.host_now()
+            try:
+                answered_again_at = http.date_of(await self._send(WHO_ASKS, deadline))
+            except MixpanelError:
+                answered_again_at = None
+            if answered_again_at is None:
+                raise skewed from None
+            clock.require_agreement(answered_again_at, "Mixpanel", asked_again_at, confirmed=True)
 
     async def _send(self, question: Question, deadline: datetime) -> http.Response:
         request = self.connection.build_request(
@@ -91,7 +127,7 @@ class Client:
         self.requests += 1
         seconds = min(REQUEST_SECONDS, max(0.0, (deadline - clock.now()).total_seconds()) + GRACE_SECONDS)
         try:
-            response = await http.send(self.connection, request, seconds=seconds, max_bytes=ANSWER_BYTES)
+            response = await http.send(self.connection, request, seconds=seconds, max_bytes=question.max_bytes)
         except http.NoAnswer as silence:
             self.queries += question.counted and silence.sent  # Mixpanel counts on arrival
             raise _unanswered(question.asked, silence) from None
@@ -108,5 +144,7 @@ async def connect(project: Project) -> AsyncIterator[Client]:
 
 
 def _unanswered(asked: str, silence: http.NoAnswer) -> MixpanelError:
+    if isinstance(silence, http.TooLarge):
+        return MixpanelAnswerTooLarge(asked, silence.cause)
     timed_out = silence.cause == TimeoutError.__name__
     return MixpanelTimedOut(asked) if timed_out else MixpanelUnavailable(asked, f"no whole answer ({silence.cause})")

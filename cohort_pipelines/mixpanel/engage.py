@@ -5,51 +5,101 @@ project's hour; the pages of its session cost none (mixpanel-headless, docs/guid
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from heapq import heappop, heappush
 from typing import Literal
 
 import msgspec
 
-from cohort_pipelines.errors import MixpanelRequestRefused
+from cohort_pipelines.errors import (
+    MixpanelAnswerUnreadable,
+    MixpanelBusy,
+    MixpanelCohortUnknown,
+    MixpanelError,
+    MixpanelGroupCohort,
+    MixpanelProjectUnknown,
+    MixpanelRequestRefused,
+    Transient,
+)
+from cohort_pipelines.mixpanel.check import list_cohorts
 from cohort_pipelines.mixpanel.client import AT_ONCE, Client, Question
 from cohort_pipelines.mixpanel.pages import Page, PageDecoder, page_decoder
+from cohort_pipelines.mixpanel.patience import Patience
 from cohort_pipelines.mixpanel.proof import Torn
 
 AnonymousMembers = Literal["fetch", "skip"]
 
 PATH = "/api/query/engage"
+_CALM = 50  # pages in a row that Mixpanel did not turn away
 _ANY_PROPERTY = "$created"  # asked for when none is needed: an empty list might mean all
 
 
 @dataclass(frozen=True, slots=True)
 class CohortReader:
-    """Reads the pages of one cohort; none of its retries waits past ``deadline``."""
+    """Reads the pages of one cohort, as patiently as ``patience`` is."""
 
     client: Client
     cohort_id: int
     form: dict[str, str]
     decode: PageDecoder
     deadline: datetime
+    patience: Patience
 
     async def first(self) -> Page:
-        """Ask for page 0, which opens a session and costs a query."""
-        return await self._ask(0, {}, counted=True)
-
-    async def later(self, number: int, session: str) -> Page:
-        """Ask for another page of the session, which costs no query.
+        """Ask for page 0, which opens a session and costs a query.
 
         Raises:
-            Torn: the page is refused although page 0 was not, so the session is gone.
+            MixpanelError: the refusal, or the failure that the deadline leaves no time to wait for.
         """
+        while True:
+            try:
+                page = await self._ask(0, {}, counted=True)
+            except MixpanelRequestRefused as refused:
+                raise await self._reason(refused) from None
+            except MixpanelError as error:
+                await self.patience.wait(error, costly=True)
+            else:
+                self.patience.answered()
+                return page
+
+    async def each_later(self, session: str, numbers: range, take: Callable[[int, Page], None]) -> None:
+        """Ask for other pages of the session, which cost no query, and hand them on in the order of their numbers.
+
+        Raises:
+            Torn: a page is refused or cannot be read although page 0 was not, so the session is gone.
+            MixpanelError: as for page 0.
+        """
+        await each_in_order(lambda number: self._later(number, session), numbers, take, self.patience)
+
+    async def _later(self, number: int, session: str) -> Page:
+        in_session = {"session_id": session}
         try:
-            return await self._ask(number, {"session_id": session}, counted=False)
+            try:
+                return await self._ask(number, in_session, counted=False)
+            except MixpanelAnswerUnreadable:
+                return await self._ask(number, in_session, counted=False)
         except MixpanelRequestRefused as refused:
             message = f"page {number} was refused ({refused.status})"
             raise Torn(message) from None
+        except (MixpanelCohortUnknown, MixpanelProjectUnknown):
+            message = f"page {number} was refused as not found"
+            raise Torn(message) from None
+        except MixpanelAnswerUnreadable as unreadable:
+            message = f"page {number} cannot be read: {unreadable.defect}"
+            raise Torn(message) from None
+
+    async def _reason(self, refused: MixpanelRequestRefused) -> MixpanelError:
+        """Find out by the list of cohorts why page 0 was refused, since no text of a refusal is documented."""
+        try:
+            cohort = (await list_cohorts(self.client, self.deadline)).get(self.cohort_id)
+        except MixpanelError as error:
+            return refused if isinstance(error, Transient) else error
+        project_id = self.client.project.project_id
+        if cohort is None:
+            return MixpanelCohortUnknown(self.cohort_id, project_id)
+        return MixpanelGroupCohort(self.cohort_id, project_id) if cohort.group else refused
 
     async def _ask(self, number: int, session: dict[str, str], *, counted: bool) -> Page:
         question = Question(
@@ -58,12 +108,19 @@ class CohortReader:
             form=self.form | session | {"page": str(number)},
             cohort_id=self.cohort_id,
             counted=counted,
+            dated=counted,
+            max_bytes=self.client.project.max_page_bytes,
         )
-        return await self.client.ask(question, self.decode, self.deadline)
+        return await self.client.ask_once(question, self.decode, self.deadline)
 
 
-def cohort_reader(
-    client: Client, cohort_id: int, properties: Sequence[str], anonymous_members: AnonymousMembers, deadline: datetime
+def cohort_reader(  # noqa: PLR0917  each is another thing
+    client: Client,
+    cohort_id: int,
+    properties: Sequence[str],
+    anonymous_members: AnonymousMembers,
+    deadline: datetime,
+    patience: Patience,
 ) -> CohortReader:
     """Return a reader that keeps ``properties`` and fetches or skips the members without a profile.
 
@@ -74,30 +131,74 @@ def cohort_reader(
     if anonymous_members == "skip":
         form["output_properties"] = _json(list(properties) or [_ANY_PROPERTY])
     decode = page_decoder(properties, all_have_profiles=anonymous_members == "skip")
-    return CohortReader(client, cohort_id, form, decode, deadline)
+    return CohortReader(client, cohort_id, form, decode, deadline, patience)
 
 
 async def each_in_order(
-    ask: Callable[[int], Awaitable[Page]], numbers: range, take: Callable[[int, Page], None]
+    ask: Callable[[int], Awaitable[Page]], numbers: range, take: Callable[[int, Page], None], patience: Patience
 ) -> None:
     """Ask for pages, a few at a time, and hand them on in the order of their numbers.
 
-    At most that few pages are held: a slow page holds back those behind it.
+    At most :data:`AT_ONCE` pages are held: a slow page holds back those behind it. While what failed is waited for, no
+    page is under way.
+
+    Raises:
+        MixpanelError: the refusal, or the failure that the deadline leaves no time to wait for.
     """
-    upcoming = iter(numbers)
-    waiting = deque((number, asyncio.ensure_future(ask(number))) for number in islice(upcoming, AT_ONCE))
+    left, come, following, at_once = list(numbers), dict[int, Page](), numbers.start, _AtOnce()
+    asked: dict[asyncio.Future[Page], int] = {}
     try:
-        while waiting:
-            number, asked = waiting[0]
-            page = await asked
-            waiting.popleft()
-            waiting.extend((later, asyncio.ensure_future(ask(later))) for later in islice(upcoming, 1))
-            take(number, page)
+        while following < numbers.stop:
+            while left and len(asked) < at_once.pages and left[0] < following + AT_ONCE:
+                number = heappop(left)
+                asked[asyncio.ensure_future(ask(number))] = number
+            done = await _some_done(asked)
+            failed = [error for task in done if isinstance(error := task.exception(), MixpanelError)]
+            for task in done:
+                number = asked.pop(task)
+                if isinstance(task.exception(), MixpanelError):
+                    heappush(left, number)
+                else:
+                    come[number] = task.result()
+            while following in come:
+                take(following, come.pop(following))
+                following += 1
+            at_once.adapt(pages=len(done), turned_away=sum(isinstance(error, MixpanelBusy) for error in failed))
+            if len(failed) < len(done):
+                patience.answered()
+            if failed:
+                await patience.wait(max(failed, key=_gravity), costly=False)
     finally:
-        unfinished = [asked for _, asked in waiting]
-        for asked in unfinished:
-            asked.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class _AtOnce:
+    """How many pages are asked for at a time: one fewer with each turned away, one more after so many that were not."""
+
+    pages: int = AT_ONCE
+    calm: int = 0
+
+    def adapt(self, *, pages: int, turned_away: int) -> None:
+        self.calm = 0 if turned_away else self.calm + pages
+        self.pages = max(1, self.pages - turned_away)
+        if self.calm >= _CALM:
+            self.pages, self.calm = min(AT_ONCE, self.pages + 1), 0
+
+
+async def _some_done(asked: Iterable[asyncio.Future[Page]]) -> set[asyncio.Future[Page]]:
+    """Wait until a page has come; where one failed, until none is under way."""
+    done, others = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    if others and any(task.exception() for task in done):
+        done |= (await asyncio.wait(others))[0]
+    return done
+
+
+def _gravity(error: MixpanelError) -> tuple[bool, float]:
+    """Order what does not pass behind what does, and that by the time that it names."""
+    return (False, error.retry_after or 0.0) if isinstance(error, Transient) else (True, 0.0)
 
 
 def _json(value: object) -> str:

@@ -6,10 +6,15 @@ a value nested without end stays inside of its own member, and inside of its own
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 
 from cohort_pipelines.identity import NOT_TEXT
+from cohort_pipelines.mixpanel.answers import UNREADABLE
+
+T = TypeVar("T")
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _UP_TO = rb"(?:[^\"%s]*+%s)*+[^\"%s]*+[%s]"
@@ -28,17 +33,34 @@ def split_results(body: bytes) -> tuple[bytes, list[bytes]]:
     Raises:
         msgspec.DecodeError: it is no object with one list of results.
     """
-    head, results = [], None
-    for key, value in pairs(body):
-        if key == "results":
-            if results is not None:
-                raise _malformed()
-            results = list(_parts(value, b"[]"))
-        else:
-            head.append(b"%s:%s" % (msgspec.json.encode(key), value))
-    if results is None:
-        raise _malformed()
-    return b'{%s,"results":[]}' % b",".join(head), results
+    values = dict(pairs(body))
+    if "results" not in values:
+        message = "Object missing required field `results`"
+        raise msgspec.ValidationError(message)
+    results, values["results"] = list(elements(values["results"])), b"[]"
+    return b"{%s}" % b",".join(b"%s:%s" % (msgspec.json.encode(name), value) for name, value in values.items()), results
+
+
+def elements(json: bytes) -> Iterator[bytes]:
+    """Yield the JSON of a list's values, which may be malformed.
+
+    Raises:
+        msgspec.DecodeError: it is no list.
+    """
+    return _parts(json, b"[]")
+
+
+def readable(json: bytes, decoder: msgspec.json.Decoder[T]) -> list[T]:
+    """Decode those of a list's values that can be.
+
+    Raises:
+        msgspec.DecodeError: it is no list.
+    """
+    decoded = []
+    for element in elements(json):
+        with suppress(*UNREADABLE):
+            decoded.append(decoder.decode(element))
+    return decoded
 
 
 def pairs(json: bytes) -> Iterator[tuple[str, bytes]]:
@@ -73,7 +95,8 @@ def _parts(json: bytes, brackets: bytes) -> Iterator[bytes]:
     """
     json = json.strip()
     if json[:1] + json[-1:] != brackets:
-        raise _malformed()
+        message = f"Expected `{'array' if brackets == b'[]' else 'object'}`"
+        raise msgspec.ValidationError(message)
     if not json[1:-1].strip():
         return
     depth = begin = end = 1
@@ -94,7 +117,7 @@ def _parts(json: bytes, brackets: bytes) -> Iterator[bytes]:
 def _name(json: bytes) -> str:
     try:
         return _strings.decode(json)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return listed(json)
 
 

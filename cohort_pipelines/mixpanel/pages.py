@@ -15,10 +15,8 @@ import pyarrow.compute as pc
 from msgspec.structs import astuple
 
 from cohort_pipelines.identity import NOT_TEXT
+from cohort_pipelines.mixpanel.answers import UNREADABLE, Envelope
 from cohort_pipelines.mixpanel.malformed import listed, mended, pairs, split_results
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for JSON that it cannot read; the last for values that are nested too deeply."""
 
 _ID, _PROFILE = "$distinct_id", "$properties"
 _NULL = msgspec.Raw(b"null")
@@ -35,7 +33,7 @@ class _Member(msgspec.Struct, gc=False):
     profile: msgspec.Raw = msgspec.field(name=_PROFILE, default=_NULL)
 
 
-class _Answer(msgspec.Struct):
+class _Answer(Envelope, kw_only=True):
     page: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     page_size: Annotated[int, msgspec.Meta(ge=1)]
     results: list[_Member]
@@ -106,7 +104,7 @@ def page_decoder(properties: Sequence[str], *, all_have_profiles: bool) -> PageD
     ``all_have_profiles`` is for pages asked for without the members that have none, where what stands in
     ``$properties`` is what was asked for and proves nothing.
 
-    The function raises one of :data:`UNREADABLE` for what is not an engage page.
+    The function raises one of :data:`~cohort_pipelines.mixpanel.answers.UNREADABLE` for what is not an engage page.
     """
     return _PageDecoder(properties, all_have_profiles=all_have_profiles).decode
 

@@ -11,6 +11,8 @@ HOSTS: dict[Region, str] = {
     "in": "https://in.mixpanel.com",
 }
 
+MAX_PAGE_BYTES = 64 * 2**20  # a page of a thousand members with all their properties is some MB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
@@ -23,6 +25,7 @@ class Project:
         secret: the account's secret; never shown.
         api_url: another scheme and host than the region's, for a proxy or a stand-in.
         workspace_id: the global data view, where the project has data views.
+        max_page_bytes: how large a page of members may be, unpacked; a larger one is refused.
     """
 
     project_id: int
@@ -31,6 +34,7 @@ class Project:
     secret: str = field(repr=False)
     api_url: str | None = None
     workspace_id: int | None = None
+    max_page_bytes: int = MAX_PAGE_BYTES
 
     @property
     def base_url(self) -> str:

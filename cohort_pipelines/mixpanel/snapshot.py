@@ -3,16 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cohort_pipelines import clock, loops
-from cohort_pipelines.errors import SnapshotTorn
+from cohort_pipelines.errors import MixpanelAnswerUnreadable, SnapshotTorn
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.mixpanel.client import connect
-from cohort_pipelines.mixpanel.engage import AnonymousMembers, CohortReader, cohort_reader, each_in_order
+from cohort_pipelines.mixpanel.engage import AnonymousMembers, CohortReader, cohort_reader
 from cohort_pipelines.mixpanel.pages import Page, snapshot_schema
+from cohort_pipelines.mixpanel.patience import Patience, Place
 from cohort_pipelines.mixpanel.project import Project
 from cohort_pipelines.mixpanel.proof import Torn, noting, promise_of, require_no_repeats
 from cohort_pipelines.windows import Window
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 _ONE_TIME_PATIENCE = timedelta(hours=1)  # a one-time export has no window's end to wait for
 
 Progress = Callable[[int, int], None]
-Place = Callable[[], AbstractAsyncContextManager[None]]
-"""Returns a new context, inside of which the caller may read the project; entering it waits for a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +111,14 @@ async def _take(
     place: Place,
 ) -> Snapshot:
     ends = filing.window.closes or clock.now() + _ONE_TIME_PATIENCE
-    async with place(), connect(project) as client:
+    until = min(ends, deadline or ends)
+    async with connect(project) as client, Patience(until, place) as patience:
         began = clock.monotonic()
-        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, min(ends, deadline or ends))
+        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, until, patience)
         try:
             return await _read(reader, filing, began=began, reread=False)
-        except Torn as torn:
-            logger.warning("The reading of cohort %d was torn: %s. It is read again.", cohort_id, torn)
+        except (Torn, MixpanelAnswerUnreadable) as defect:
+            logger.warning("The reading of cohort %d failed: %s. It is read again.", cohort_id, defect)
         try:
             return await _read(reader, filing, began=began, reread=True)
         except Torn as torn:
@@ -154,7 +154,7 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: float, reread: 
                 filing.on_progress(writer.rows, promise.total)
 
             take(0, first)
-            await each_in_order(lambda number: reader.later(number, promise.session), range(1, promise.pages), take)
+            await reader.each_later(promise.session, range(1, promise.pages), take)
         require_no_repeats(places)
         await asyncio.sleep(0)  # a cancel that came meanwhile ends it here, with nothing filed
     return Snapshot(

@@ -46,7 +46,7 @@ def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Des
     cohort = project.cohort(sync.cohort_id)
     remark = destination_connected(destination, sync).removeprefix("Connected")
     remark += f"; {cohort.warning}" if cohort.warning else ""
-    return f"Connected: {cohort.name} ({cohort.count:,} members) to {sync.target!r} in {sync.partner_kind}{remark}"
+    return f"Connected: {cohort.described} to {sync.target!r} in {sync.partner_kind}{remark}"
 
 
 def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from cohort_pipelines import environment, partners
 from cohort_pipelines.delivery import Target, Terms
 from cohort_pipelines.errors import DestinationInvalid
 from cohort_pipelines.identity import Equality, IdRule
-from cohort_pipelines.mixpanel import Project, snapshot_schema
+from cohort_pipelines.mixpanel import MAX_PAGE_BYTES, Project, snapshot_schema
 from cohort_pipelines.orchestration.declared import MOST, SECRET, Declared, Id, Reference, Secret, Text
 from cohort_pipelines.orchestration.invalid import (
     PropertyReserved,
@@ -107,6 +107,7 @@ class MixpanelProject(Connection):
     secret: Secret
     queries_per_hour: Annotated[int, Field(ge=1, le=MOST)] = 60
     workspace_id: Id | None = None
+    max_page_bytes: Annotated[int, Field(ge=2**20, le=2**30)] = MAX_PAGE_BYTES
     api_url: Reference = ""
 
     def project(self) -> Project:
@@ -125,6 +126,7 @@ class MixpanelProject(Connection):
             secret=self.value("secret"),
             workspace_id=self.workspace_id,
             api_url=self.value("api_url") or None,
+            max_page_bytes=self.max_page_bytes,
         )
 
 

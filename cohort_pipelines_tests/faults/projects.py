@@ -15,6 +15,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
 from cohort_pipelines import clock
+from cohort_pipelines.mixpanel import patience
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.standins.server import in_thread
@@ -156,6 +157,7 @@ def adding(destination: str, attributes: str) -> str:
 def without_waiting(patch: pytest.MonkeyPatch) -> None:
     """Let what is tried again be tried at once, unless the other side names a time."""
     patch.setattr(tenacity, "wait_exponential_jitter", lambda **_: tenacity.wait_none())
+    patch.setattr(patience, "FIRST_WAIT", 0.0)
 
 
 def to_the_window_before(back: int = 1) -> timedelta:

@@ -1,11 +1,13 @@
 """F4: the source fails in mid-read, and nothing is uploaded."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import pytest
 
 from cohort_pipelines import clock
 from cohort_pipelines.mixpanel import client
+from cohort_pipelines.orchestration import sealing
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before, without_waiting
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 
@@ -27,7 +29,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
-def test_f04_a_source_that_fails_in_mid_read_leaves_the_audience_as_it_was(project: Faulty, name: str) -> None:
+def test_f04_a_source_that_fails_in_mid_read_leaves_the_audience_as_it_was(
+    project: Faulty, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
     segment, group, asked = project.judge.segment(), project.judge.group(), project.judge.asked()
@@ -36,7 +40,9 @@ def test_f04_a_source_that_fails_in_mid_read_leaves_the_audience_as_it_was(proje
     for how, what in BREAKS_OFF.items():
         project.fault("mixpanel", **A_LATER_PAGE, **what)
 
-        result = project.run(name)
+        with monkeypatch.context() as hurried:
+            hurried.setattr(sealing, "deadline", lambda *_: clock.now() + timedelta(seconds=0.5))
+            result = project.run(name)
 
         assert "Nothing was sent; the audience is as it was." in said(result), how
         assert project.judge.files(name, window=window) == [], how
@@ -65,6 +71,7 @@ def test_f04_an_answer_that_takes_too_long_is_no_answer(project: Faulty, monkeyp
     project.churn(0.2)
     project.fault("mixpanel", **A_LATER_PAGE, kind="delay", seconds=60)
     monkeypatch.setattr(client, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(sealing, "deadline", lambda *_: clock.now() + timedelta(seconds=2))
 
     result = project.run(TAPLYTICS)
 

@@ -6,6 +6,7 @@ from cohort_pipelines.errors import (
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
     MixpanelError,
+    MixpanelNotReached,
     MixpanelOverloaded,
     MixpanelPlanWithoutApi,
     MixpanelProjectUnknown,
@@ -39,7 +40,7 @@ def refused(status: int, error: str = "", headers: dict[str, str] | None = None)
         (403, "No access to this project", MixpanelProjectUnknown),
         (403, "", MixpanelRequestRefused),
         (400, "bad expression", MixpanelRequestRefused),
-        (301, "", MixpanelRequestRefused),
+        (301, "", MixpanelNotReached),
         (500, "", MixpanelUnavailable),
         (503, "", MixpanelUnavailable),
     ],
@@ -95,7 +96,7 @@ def test_a_strange_rate_limit_header_does_no_harm(header: str) -> None:
     assert isinstance(refused(429, "", {"RateLimit": header}), MixpanelOverloaded | QueryBudgetExhausted)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b'{"error":{"code":1}}', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"[1]", b'{"error":{"code":1}}', b"\xff"])
 def test_a_body_that_is_no_complaint_is_survived(body: bytes) -> None:
     assert isinstance(refusal(httpx.Response(400, content=body), "x", 3), MixpanelRequestRefused)
 
@@ -103,3 +104,23 @@ def test_a_body_that_is_no_complaint_is_survived(body: bytes) -> None:
 def test_no_message_repeats_the_body() -> None:
     for status in (400, 401, 402, 403, 404, 429, 500):
         assert "/api/query" not in str(refused(status, "something"))
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_an_html_page_is_blamed_on_what_stands_between(status: int) -> None:
+    response = httpx.Response(status, content=b"<html>cohort not found</html>", headers={"content-type": "text/html"})
+    error = refusal(response, "page 0 of cohort 7", 3, 7)
+    assert isinstance(error, MixpanelNotReached)
+    assert f"an HTML page ({status})" in str(error)
+    assert "proxy or firewall" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [("https://eu.mixpanel.com/x?secret=1", "(302) to eu.mixpanel.com."), ("/x", "(302)."), ("http://[", "(302).")],
+)
+def test_a_redirect_is_blamed_on_the_region_and_names_the_host_alone(location: str, shown: str) -> None:
+    error = refused(302, "", {"location": location})
+    assert isinstance(error, MixpanelNotReached)
+    assert shown in str(error)
+    assert "Check the region and api_url" in str(error)

@@ -5,11 +5,12 @@ import msgspec
 import pytest
 
 from cohort_pipelines.errors import (
+    MixpanelAnswerUnreadable,
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
+    MixpanelGroupCohort,
     MixpanelPlanWithoutApi,
     MixpanelProjectUnknown,
-    MixpanelUnavailable,
     NotProjectAdmin,
 )
 from cohort_pipelines.mixpanel import CohortInfo, Project, check, check_project_and_cohorts
@@ -78,7 +79,7 @@ def test_an_answer_of_another_shape_is_not_believed(
 ) -> None:
     monkeypatch.setattr(check, "PATIENCE", timedelta(seconds=1))
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body='{"results": []}', times=None))
-    with pytest.raises(MixpanelUnavailable, match="the projects of the service account"):
+    with pytest.raises(MixpanelAnswerUnreadable, match="the projects of the service account"):
         check_project_and_cohorts(project)
 
 
@@ -131,3 +132,49 @@ def answer_me_with(standins: InThread, membership: dict[str, object]) -> None:
     me = {"status": "ok", "results": {"projects": {str(standins.credentials.project_id): membership}}}
     body = msgspec.json.encode(me).decode()
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match="/api/app/me"))
+
+
+@pytest.mark.parametrize(
+    "entry", ['{"id":43,"count":null}', '{"id":43,"name":null}', "null", '{"id":NaN}', '{"id":"x"}']
+)
+def test_an_unreadable_cohort_keeps_no_other_from_being_checked(
+    standins: InThread, project: Project, entry: str
+) -> None:
+    list_cohorts(standins, f'[{entry},{{"id":1478097,"name":"Beta Users","count":2500}}]')
+    assert check_project_and_cohorts(project).cohort(1_478_097) == BETA_USERS
+
+
+def test_a_cohort_without_a_count_is_connected(standins: InThread, project: Project) -> None:
+    list_cohorts(standins, '[{"id":1478097,"name":null,"count":null}]')
+    assert check_project_and_cohorts(project).cohort(1_478_097).described == " (an unknown number of members)"
+
+
+def test_control_characters_in_names_are_not_shown(standins: InThread, project: Project) -> None:
+    list_cohorts(standins, '[{"id":1478097,"name":"a\\u001b[2Jb\\u202e","count":1}]')
+    answer_me_with(standins, {"name": "Shop\x1b[2J", "role": {"name": "admin"}})
+    checked = check_project_and_cohorts(project)
+    assert checked.cohort(1_478_097).name == "a\ufffd[2Jb\ufffd"
+    assert checked.connected == "Shop\ufffd[2J, as admin"
+
+
+def test_a_group_cohort_is_refused(standins: InThread, project: Project) -> None:
+    list_cohorts(standins, '[{"id":1478097,"name":"Companies","count":1,"data_group_id":"7"}]')
+    with pytest.raises(MixpanelGroupCohort, match="set cohort_id to a cohort of users"):
+        check_project_and_cohorts(project).cohort(1_478_097)
+
+
+@pytest.mark.parametrize("path", ["/api/app/me", "/api/app/projects"])
+def test_a_status_that_is_not_ok_is_a_failed_query(standins: InThread, project: Project, path: str) -> None:
+    body = '{"status":"error","results":{"projects":{}}}' if path.endswith("me") else '{"status":"error","results":[]}'
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match=path))
+    if path.endswith("me"):
+        with pytest.raises(MixpanelAnswerUnreadable, match="its status is not ok"):
+            check_project_and_cohorts(project)
+    else:
+        assert check_project_and_cohorts(project).cohort(1_478_097) == BETA_USERS
+
+
+def list_cohorts(standins: InThread, body: str) -> None:
+    standins.standins.mixpanel_faults.add(
+        Fault(kind="status", status=200, body=body, match="/api/query/cohorts/list", times=None)
+    )

@@ -13,7 +13,7 @@ from cohort_pipelines.history import History, Stage
 from cohort_pipelines.mixpanel import Project, check_project_and_cohorts, take_snapshot
 from cohort_pipelines.standins.server import InThread
 from cohort_pipelines.windows import Window
-from cohort_pipelines_tests.partners.odd_server import in_turn, odd_server, raw
+from cohort_pipelines_tests.partners.odd_server import Asked, Raw, in_turn, odd_server, raw
 
 ONE_PAGE = {"page": 0, "page_size": 1000, "session_id": "s", "total": 1, "results": [{"$distinct_id": "u-1"}]}
 
@@ -27,10 +27,11 @@ def test_clocks_that_differ_stop_the_reading_and_file_nothing(
     standins: InThread, project: Project, history: History, window: Window, offset: float
 ) -> None:
     standins.standins.mixpanel_faults.date_offset = offset
-    with pytest.raises(ClockSkewed, match=r"Mixpanel says .* UTC, this host .* UTC"):
+    with pytest.raises(ClockSkewed, match=r"Mixpanel says .* UTC, this host .* UTC\. Two answers say so: this host's"):
         rows(project, history, window)
     assert history.windows("beta_users", Stage.COHORT_SNAPSHOT) == []
-    assert standins.standins.mixpanel_faults.requests == {("/api/query/engage", 200): 1}
+    asked = standins.standins.mixpanel_faults.requests
+    assert asked == {("/api/query/engage", 200): 1, ("/api/app/me", 200): 1}  # the second answer costs no query
 
 
 @pytest.mark.parametrize("offset", [-50.0, 0.0, 50.0])
@@ -60,6 +61,26 @@ def test_the_date_is_read_from_the_answer(history: History, window: Window) -> N
     date = format_datetime(clock.now() + timedelta(minutes=10), usegmt=True)
     with pytest.raises(ClockSkewed):
         rows_by_answer(history, window, {"date": date})
+
+
+@pytest.mark.parametrize("page", [0, 1])
+def test_one_answer_that_is_dated_otherwise_fails_no_snapshot(history: History, window: Window, page: int) -> None:
+    odd = {"date": format_datetime(clock.now() + timedelta(seconds=90), usegmt=True)}
+
+    async def reply(asked: Asked) -> Raw:
+        if not asked.body:
+            return raw(200, b"{}", headers={"date": format_datetime(clock.now(), usegmt=True)})
+        number = int(asked.body.rpartition(b"page=")[2])
+        results = [{"$distinct_id": f"u-{number}"}] if number < 2 else []
+        body = ONE_PAGE | {"page": number, "page_size": 1, "total": 2, "results": results}
+        return raw(200, json.dumps(body).encode(), headers=odd if number == page else {})
+
+    async def scenario() -> int:
+        async with odd_server(reply) as server:
+            project = Project(project_id=7, service_account="a", secret="s", api_url=server.url)
+            return await asyncio.to_thread(rows, project, history, window)
+
+    assert asyncio.run(scenario()) == 2
 
 
 def test_the_check_says_it_too(standins: InThread, project: Project) -> None:

@@ -10,7 +10,8 @@ from cohort_pipelines import steps
 from cohort_pipelines.history import History
 from cohort_pipelines.identity import NOT_TEXT, IdRule, Reason
 from cohort_pipelines.mixpanel import Project, Snapshot, take_snapshot
-from cohort_pipelines.mixpanel.pages import UNREADABLE, Page, page_decoder
+from cohort_pipelines.mixpanel.answers import UNREADABLE
+from cohort_pipelines.mixpanel.pages import Page, page_decoder
 from cohort_pipelines.mixpanel.proof import Torn, noting, require_no_repeats
 from cohort_pipelines.windows import Window
 from cohort_pipelines_tests.partners.odd_server import Asked, Raw, odd_server, raw
