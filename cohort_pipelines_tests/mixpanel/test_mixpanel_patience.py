@@ -1,0 +1,104 @@
+"""A busy, failing or odd Mixpanel: what it costs, how long it is waited for, and what is blamed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+
+import pytest
+
+from cohort_pipelines.errors import (
+    MixpanelAnswerTooLarge,
+    MixpanelAnswerUnreadable,
+    MixpanelCohortUnknown,
+    MixpanelRequestRefused,
+)
+from cohort_pipelines.history import History
+from cohort_pipelines.mixpanel import Project, Snapshot, patience, take_snapshot
+from cohort_pipelines.standins.faults import Fault
+from cohort_pipelines.standins.server import InThread
+from cohort_pipelines.windows import Window
+
+ENGAGE = "/api/query/engage"
+
+
+def take(project: Project, history: History, window: Window, place: patience.Place | None = None) -> Snapshot:
+    return take_snapshot(
+        project, 1_478_097, history, sync="beta_users", window=window, properties=(), place=place or nullcontext
+    )
+
+
+def test_a_status_that_is_not_ok_costs_one_query_and_one_reading_anew(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    body = '{"status":"error","page":0,"page_size":1000,"session_id":"S","total":1,"results":[{"$distinct_id":"a"}]}'
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match=ENGAGE, times=None))
+    with pytest.raises(MixpanelAnswerUnreadable, match="its status is not ok"):
+        take(project, history, window)
+    assert standins.standins.mixpanel_faults.requests == {(ENGAGE, 200): 2}
+
+
+def test_an_unknown_cohort_is_found_by_the_list_without_any_text(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=400, match=ENGAGE, times=None))
+    with pytest.raises(MixpanelRequestRefused):
+        take(project, history, window)
+    with pytest.raises(MixpanelCohortUnknown):
+        take_snapshot(project, 5, history, sync="beta_users", window=window, properties=())
+
+
+def test_a_lost_session_is_not_taken_for_a_deleted_cohort(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    body = '{"error":"session not found for this cohort query"}'
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=404, body=body, contains="page=1"))
+    assert take(project, history, window).reread
+
+
+def test_a_retry_after_of_0_burns_no_tries(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    standins.standins.mixpanel_faults.add(
+        Fault(kind="status", status=429, headers={"Retry-After": "0"}, contains="page=0", times=2)
+    )
+    snapshot = take(project, history, window)
+    assert snapshot.seconds >= 1.5
+    assert snapshot.queries == 1
+
+
+@pytest.mark.slow
+def test_pages_are_fewer_at_once_where_only_one_place_is_free(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    standins.standins.mixpanel.budget.at_once = 1
+    standins.standins.mixpanel_faults.add(Fault(kind="delay", match=ENGAGE, seconds=0.3, times=None))
+    snapshot = take(project, history, window)
+    assert (snapshot.rows, snapshot.queries, snapshot.reread) == (2500, 1, False)
+
+
+def test_a_long_wait_gives_the_place_up(
+    standins: InThread, project: Project, history: History, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_SHORT", 0.1)
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=429, contains="page=0"))
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=429, contains="page=2"))
+    turns: list[str] = []
+
+    @asynccontextmanager
+    async def place() -> AsyncIterator[None]:
+        turns.append("in")
+        yield
+        turns.append("out")
+        await asyncio.sleep(0)
+
+    assert take(project, history, window, place).rows == 2500
+    assert turns == ["in", "out"] * 3
+
+
+def test_a_page_beyond_the_limit_is_asked_for_once(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    with pytest.raises(MixpanelAnswerTooLarge, match="raise max_page_bytes"):
+        take(replace(project, max_page_bytes=1_000), history, window)
+    assert standins.standins.mixpanel_faults.requests.total() == 1
