@@ -29,6 +29,7 @@ REFERENCE = dg.Resolver.passthrough(description="Text that may hold {{ env.NAME 
 SECRET = dg.Resolver.passthrough(description="One {{ env.NAME }} reference; never the secret itself.")
 Reference = Annotated[str, REFERENCE]
 Secret = Annotated[str, SECRET]
+_TEMPLATE = re.compile(r"\{[{%#]")
 MOST = 2**31 - 1  # of what a ledger's column can hold
 
 
@@ -39,7 +40,13 @@ def _plain(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=1_000), AfterValidator(_plain)]
+def _rendered(context: dg.ResolutionContext, text: str) -> object:
+    """Render a template, and nothing else: Dagster would take `'plan'` or `160000` for a literal of Python's."""
+    return context.resolve_value(text) if _TEMPLATE.search(text) else text
+
+
+TEXT = dg.Resolver(_rendered, model_field_type=str, inject_before_resolve=False)
+Text = Annotated[str, Field(max_length=1_000), AfterValidator(_plain), TEXT]
 Id = Annotated[int, Field(ge=0, le=MOST)]
 
 

@@ -460,3 +460,25 @@ def test_a_target_that_no_folder_could_be_called_is_refused_for_files(load: Load
     fits, too_long = (SOUND["second"].replace("Beta", "ß" * letters) for letters in (42, 43))
     assert problems(load({**files, "second": fits})) == {}
     assert "The target of second is too long" in refusal(load, {**files, "second": too_long})
+
+
+@pytest.mark.parametrize("text", ["'plan'", "160000", "1e3", "[a]", "o'b\"r;--", "None", "a # b"])
+def test_text_is_kept_as_it_is_written(load: Load, text: str) -> None:
+    quoted = text.replace('"', '\\"')
+    target = DYNAMIC.replace("target: Beta", f'target: "{quoted}"')
+    hook = PLAIN.replace("SETTINGS", f'match_on: "{quoted}"')
+
+    defs = load(SOUND | {"first": target, "hook": hook})
+
+    assert problems(defs) == {}
+    upload = defs.resolve_assets_def(dg.AssetKey(["first", "destination_upload"]))
+    assert (upload.specs_by_key[upload.key].description or "").startswith(f"{text!r} in taplytics")
+    assert destination(load, hook).id_rule("simplified").source == text
+
+
+def test_text_may_hold_a_template(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATCHED_PROPERTY", "plan")
+
+    assert destination(load, PLAIN, SETTINGS="match_on: \"{{ env('MATCHED_PROPERTY') }}\"").id_rule(
+        "original"
+    ).source == ("plan")
