@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import schema
@@ -239,6 +239,12 @@ class Ledger(Windows):
             return None
         sending: list[float] = [(row.ended - row.started).total_seconds() for row in through]
         return statistics.median(reading or [0.0]) + max(statistics.median(sending), sending[0])
+
+    def last_turn(self, sync: str) -> int:
+        """Return the number of the newest attempt of ``sync``, which orders all turns; 0 where it had none yet."""
+        newest = select(func.max(schema.attempt.c.id)).filter_by(sync=sync)
+        with self.read() as connection:
+            return connection.execute(newest).scalar() or 0
 
     def _derived(self, seq: int, stage: Stage) -> StoredFile:
         table = schema.derived

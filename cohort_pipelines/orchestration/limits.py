@@ -12,6 +12,9 @@ from cohort_pipelines import clock, delivery
 from cohort_pipelines.windows import Cadence, Window
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
+UNKNOWN_LENGTH = {"cohort_pipelines/unknown_length": "true"}
+"""The tag of runs that may take any time, such as first fills; dagster.yaml lets fewer of them run than of all runs."""
+
 _ONE_TIME = timedelta(days=1)
 _EARLY = timedelta(minutes=1)  # before the monitor: time for the chunks under way, and to note what was done
 _SPARE = timedelta(seconds=15)  # before the next tick: a dead run must have been ended

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 
 def pack(expected_seconds: Mapping[str, float], capacity: float) -> list[Sequence[str]]:
-    """Split syncs into runs of at most ``capacity`` expected seconds; a sync slower than that, or endless, runs alone.
+    """Split syncs into runs of at most ``capacity`` expected seconds; a sync slower than that runs alone.
 
     First fit over the slowest first, which is at most 22 % worse than the best possible packing.
     """

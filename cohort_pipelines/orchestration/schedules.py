@@ -4,7 +4,6 @@ Dagster does not catch up on missed ticks, which is right here, since Mixpanel a
 silent, each tick first writes the windows that were missed into the ledger.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from cohort_pipelines.delivery import Ledger, pausing
 from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.orchestration.checks import FRESH
 from cohort_pipelines.orchestration.dead_runs import end_dead_runs
-from cohort_pipelines.orchestration.limits import runtime_tags
+from cohort_pipelines.orchestration.limits import UNKNOWN_LENGTH, runtime_tags
 from cohort_pipelines.orchestration.packing import pack
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.windows import Cadence, Window
@@ -26,7 +25,6 @@ if TYPE_CHECKING:  # what define_asset_job returns has no public name
 
 SYNCS_TAG = "cohort_pipelines/syncs"
 _STILL_DELIVERING = "the delivery of an earlier window still goes on"
-_UNKNOWN = math.inf  # a first fill, or what a slow partner left over, must not hold up others: it runs alone
 
 
 def build_jobs_and_schedules(syncs: Sequence[ResolvedSync]) -> dg.Definitions:
@@ -113,13 +111,13 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
         due = [sync for sync, reason in judged if not reason]
         if not due:
             yield dg.SkipReason(" ".join(reason for _, reason in judged))
-        for run in _runs(due, cadence, ledger):
+        for run, tags in _runs(due, cadence, ledger):
             yield dg.RunRequest(
                 run_key=f"{window.key}/{run[0].name}",
                 partition_key=window.key,
                 asset_selection=[key for sync in run for key in sync.keys],
                 asset_check_keys=[check for sync in run for check in sync.inline_checks],
-                tags={SYNCS_TAG: ",".join(sync.name for sync in run), **runtime_tags(cadence)},
+                tags={SYNCS_TAG: ",".join(sync.name for sync in run), **runtime_tags(cadence), **tags},
             )
 
     return due_syncs
@@ -169,9 +167,20 @@ def _too_early(sync: ResolvedSync, window: Window) -> bool:
     return bool(sync.since and window.opens and window.opens.date() < sync.since)
 
 
-def _runs(due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger | None) -> Iterator[list[ResolvedSync]]:
+def _runs(
+    due: Sequence[ResolvedSync], cadence: Cadence, ledger: Ledger | None
+) -> Iterator[tuple[list[ResolvedSync], Mapping[str, str]]]:
+    """Yield the syncs of each run, and its tags, in the order in which they are to start.
+
+    A first fill, or what a slow partner left over, may take any time: it runs alone, and before the others, which it
+    cannot hold up, since only so many of its kind run at once. Of these the one goes first whose last turn is longest
+    ago: a new sync before one that goes on with its first fill.
+    """
     by_name = {sync.name: sync for sync in due}
-    known = {name: ledger.expected_seconds(name) if ledger else None for name in by_name}
-    expected = {name: _UNKNOWN if seconds is None else seconds for name, seconds in known.items()}
-    for run in pack(expected, capacity=cadence.value.total_seconds() / 3):
-        yield [by_name[name] for name in run]
+    expected = {name: ledger.expected_seconds(name) if ledger else None for name in by_name}
+    unknown = [name for name, seconds in expected.items() if seconds is None]
+    for name in sorted(unknown, key=ledger.last_turn) if ledger else unknown:
+        yield [by_name[name]], UNKNOWN_LENGTH
+    known = {name: seconds for name, seconds in expected.items() if seconds is not None}
+    for run in pack(known, capacity=cadence.value.total_seconds() / 3):
+        yield [by_name[name] for name in run], {}

@@ -137,6 +137,7 @@ def test_a_change_of_cadence_misses_whole_windows_only(ledger: Ledger) -> None:
 def test_what_was_delivered_is_remembered(world: World) -> None:
     assert world.ledger.newest_delivered(SYNC) is None
     assert world.ledger.expected_seconds(SYNC) is None
+    assert world.ledger.last_turn(SYNC) == 0
     world.overwrite(users(1, 2))
     taken = clock.now()
     with clock.shifted(timedelta(minutes=15)):

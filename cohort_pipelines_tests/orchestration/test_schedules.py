@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 from cohort_pipelines import clock, progress, settings
@@ -13,8 +14,9 @@ from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
 from cohort_pipelines_tests.faults.disks import denied
-from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure, labelled
+from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, PACKAGE, TAPLYTICS, Project, failure, labelled
 
+DAGSTER_YAML = PACKAGE / "templates" / "project" / "dagster.yaml"
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 JOBS = {TAPLYTICS: "dynamic_syncs", APPTIMIZE: "recurring_syncs"}
 
@@ -156,6 +158,34 @@ def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> 
     [run], _ = tick(definitions, JOBS[APPTIMIZE], later + timedelta(minutes=30))
     assert run.tags[SYNCS_TAG] == first.name
     assert [row.state for row in project.ledger.windows(first.name)] == ["open", "skipped", "skipped"]
+
+
+def test_new_syncs_start_first_each_in_a_run_of_its_own_and_the_one_that_waits_longest_before_all(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replace(project.syncs[APPTIMIZE], name="first")
+    names = ["first", "goes_on", "new", "new_too", "old", "old_too"]
+    syncs = [replace(first, name=name, target=f"Mixpanel: {name}", destination=name) for name in names]
+    assets = [asset for sync in syncs for asset in build_assets(sync)]
+    known = project.definitions.resources or {}
+    resources = {**known, **{name: labelled(known[first.destination]) for name in names}}
+    definitions = dg.Definitions.merge(
+        dg.Definitions(assets=assets, resources=resources), build_jobs_and_schedules(syncs)
+    )
+    turns = {"first": 9, "goes_on": 7, "new": 0, "new_too": 0, "old": 8, "old_too": 1}
+    monkeypatch.setattr(Ledger, "last_turn", lambda _ledger, name: turns[name])
+    monkeypatch.setattr(Ledger, "expected_seconds", lambda _ledger, name: 30.0 if name.startswith("old") else None)
+
+    runs, _ = tick(definitions, JOBS[APPTIMIZE], NOON)
+
+    assert [run.tags[SYNCS_TAG] for run in runs] == ["new", "new_too", "goes_on", "first", "old,old_too"]
+    [limit] = [
+        each["limit"]
+        for each in yaml.safe_load(DAGSTER_YAML.read_text())["concurrency"]["runs"]["tag_concurrency_limits"]
+        if each["key"] == "cohort_pipelines/unknown_length"
+    ]
+    assert [run.tags.get("cohort_pipelines/unknown_length") for run in runs] == ["true"] * 4 + [None]
+    assert limit < yaml.safe_load(DAGSTER_YAML.read_text())["concurrency"]["runs"]["max_concurrent_runs"]
 
 
 def test_a_tick_without_the_historys_ledger_notes_nothing_and_its_runs_say_why(project: Project) -> None:
