@@ -22,8 +22,11 @@ from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.delivery.lease import live
 from cohort_pipelines.errors import LedgerUnusable, ReadingDeferred
 
-PLACES = 1
-"""How many cohorts of a project are read at once."""
+PLACES = 4
+"""How many cohorts of a project are read at once: one less than the queries that Mixpanel runs at the same time.
+
+Each has at least one query under way, and fewer pages at once where Mixpanel is busy.
+"""
 
 EXPIRES_AFTER = 30.0
 """Seconds for which a reader that died still keeps others waiting."""
