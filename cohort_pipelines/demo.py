@@ -28,7 +28,7 @@ from cohort_pipelines.orchestration import launch
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.processes import HOST, only_one
 from cohort_pipelines.scaffold import write_instance_files
-from cohort_pipelines.standins.kept import FOLDER, keep, kept_settings
+from cohort_pipelines.standins.kept import FOLDER, keep, kept_settings, require_unset
 from cohort_pipelines.standins.server import running
 from cohort_pipelines.standins.settings import Addresses
 
@@ -62,7 +62,9 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
     wanted = kept_settings(data, members=members)
     with running(wanted) as addresses:
         keep(data, wanted, addresses)
-        os.environ.update(addresses.environment() | http.direct_to(HOST))
+        variables = addresses.environment() | http.direct_to(HOST) | _places(data)
+        require_unset(Path.cwd(), variables)
+        os.environ.update(variables)
         with launch.opened(Path()) as project:
             held = _two_windows(project, [only] if only else names, addresses, console)
     _say_where(folder, addresses, console)
@@ -70,7 +72,7 @@ def run_demo(folder: Path, *, members: int, only: str | None, console: Console) 
 
 
 def _prepare(folder: Path) -> Path:
-    """Change into ``folder``, made ready for a new demo; return its data folder, whatever the environment names."""
+    """Change into ``folder``, made ready for a new demo; return its data folder."""
     folder.mkdir(parents=True, exist_ok=True)
     remedy = "Choose another --folder for the demo."
     if (folder / "dagster.yaml").exists() and launch.package_of(folder) != launch.DEMO:
@@ -83,8 +85,13 @@ def _prepare(folder: Path) -> Path:
             shutil.rmtree(data)
     write_instance_files(folder)
     os.chdir(folder)
-    os.environ.update({settings.DATA: "data", settings.LEDGER: "", "DAGSTER_HOME": str(Path.cwd())})
     return data
+
+
+def _places(data: Path) -> dict[str, str]:
+    """Return the variables that keep a demo in its folder, whatever else the environment names."""
+    ledger = f"sqlite:///{data / 'ledger.sqlite'}"
+    return {settings.DATA: str(data), settings.LEDGER: ledger, settings.HOME: str(data.parent)}
 
 
 def _two_windows(project: launch.OpenProject, names: list[str], addresses: Addresses, console: Console) -> bool:

@@ -21,8 +21,8 @@ import typer
 from cohort_pipelines.errors import PortTaken, ProjectFolderInvalid, ServiceEnded
 from cohort_pipelines.http import direct_to
 from cohort_pipelines.processes import HOST, Child, answers, only_one, start_guarded, stop_all, told_to_stop, watch
-from cohort_pipelines.settings import data_root
-from cohort_pipelines.standins.kept import environment_file, keep, kept_settings
+from cohort_pipelines.settings import HOME, data_root, in_project
+from cohort_pipelines.standins.kept import environment_file, keep, kept_settings, require_unset
 from cohort_pipelines.standins.settings import Addresses
 
 _DAGSTER = "dagster"
@@ -40,7 +40,9 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
     With ``standins`` the three services run too, as the demo left them, and the declarations' variables name them.
 
     Raises:
-        ProjectFolderInvalid: the folder is no project, or is being served already.
+        ProjectFolderInvalid: the folder is no project, or is being served already; or its .env leads elsewhere than to
+            the stand-ins.
+        EnvironmentFileInvalid: its .env cannot be read.
         PortTaken: something else listens at one of the ports.
         ServiceEnded: a child ended by itself; the others were stopped.
     """
@@ -48,14 +50,17 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
     if not (project / "workspace.yaml").is_file() or not (project / "dagster.yaml").is_file():
         raise ProjectFolderInvalid(project, "has no dagster.yaml and workspace.yaml", "Make one: cohort-pipelines init")
     _require_free(port)
-    environment = {"PYTHONWARNINGS": _WARNS_OF_ITSELF, **os.environ, "DAGSTER_HOME": str(project)}
     with ExitStack() as stack:
+        stack.enter_context(in_project(project))
+        environment = {"PYTHONWARNINGS": _WARNS_OF_ITSELF, **os.environ, HOME: str(project)}
         lock = stack.enter_context(only_one(project))
         stopped = stack.enter_context(told_to_stop())
         children: dict[str, Child] = {}
         stack.callback(stop_all, children)  # Dagster first: its runs may be talking to the stand-ins
         if standins:
-            environment |= _start_standins(project / data_root(), children).environment() | direct_to(HOST)
+            variables = _start_standins(children).environment() | direct_to(HOST)
+            require_unset(project, variables)
+            environment |= variables
         _end_dead_runs(project, environment)
         typer.echo("Starting Dagster")
         children[_DAGSTER] = start_guarded(_dagster(port), folder=project, environment=environment, keep_open=lock)
@@ -72,7 +77,8 @@ def _dagster(port: int) -> list[str]:
     return [*command, "--host", HOST, "--port", str(port)]
 
 
-def _start_standins(data: Path, children: dict[str, Child]) -> Addresses:
+def _start_standins(children: dict[str, Child]) -> Addresses:
+    data = Path(data_root())
     settings = kept_settings(data)
     for port in (settings.mixpanel_port, settings.taplytics_port, settings.apptimize_port):
         _require_free(port)

@@ -1,9 +1,16 @@
-"""The local disk: private files and folders, names that survive a power cut, and names that are safe in a path."""
+"""A disk of this host, or one that hosts share: private files and folders, names that last, and locks.
 
+A lock of the kernel's is seen by the processes of this kernel alone, and a shared disk has more than one: what is held
+or in use says by whom, and another host's is left alone.
+"""
+
+import fcntl
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -37,6 +44,72 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+class Held(Exception):
+    """A process of this host holds a lock; or one of the ``host`` that ``owner``, a file, names."""
+
+    def __init__(self, host: str | None, owner: Path) -> None:
+        super().__init__(f"host {host} has it, or had it when it went; remove {owner} if it is gone" if host else "")
+        self.host = host
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Which running kernel a process belongs to: its locks end with it, and no other one sees them."""
+
+    host: str
+    machine: str
+    boot: str
+
+    @property
+    def name(self) -> str:
+        """The kernel's name, which can be part of a file's."""
+        return f"{self.host}~{self.machine}~{self.boot}"
+
+    def sees_locks_of(self, name: str) -> bool:
+        """Tell whether a lock of the kernel called ``name`` would be seen here, or has ended: it is this host's own."""
+        machine, _, boot = name.rpartition("~")
+        return boot == self.boot or machine == f"{self.host}~{self.machine}"
+
+
+def this_kernel() -> Kernel:
+    """Return the kernel that runs this process; where boots cannot be told apart, the host stands for them."""
+    host = encode_path_name(socket.gethostname())
+    return Kernel(host, _first_line("/etc/machine-id"), _first_line("/proc/sys/kernel/random/boot_id") or host)
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def only_holder(path: Path) -> Iterator[int]:
+    """Hold the lock at ``path``, and yield its descriptor: it lasts while any process that inherits it lives.
+
+    Raises:
+        Held: a process of this host has it, or one of another host, which may be gone.
+        OSError: the files cannot be written.
+    """
+    kernel, owner = this_kernel(), path.with_name(f"{path.name}.owner")
+    with opened(path, os.O_CREAT | os.O_RDWR) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Held(None, owner) from None
+        try:
+            owner.symlink_to(kernel.name)  # made with what it says in one step
+        except FileExistsError:
+            held_by = str(owner.readlink())
+            if not kernel.sees_locks_of(held_by):
+                raise Held(held_by.partition("~")[0], owner) from None
+        try:
+            yield lock
+        finally:
+            owner.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,6 @@ A child ends when its standard input does: that also happens when its parent is 
 this runs under a guard, this module as a process, which then stops the command's whole session.
 """
 
-import fcntl
 import os
 import select
 import signal
@@ -13,9 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from cohort_pipelines.disk import Held, make_private, only_holder
 from cohort_pipelines.errors import ProjectFolderInvalid, ServiceEnded
 
 HOST = "127.0.0.1"
@@ -88,18 +88,19 @@ def only_one(project: Path) -> Iterator[int]:
         ProjectFolderInvalid: another process holds it, or it cannot be written.
     """
     path = project / "data" / "dagster" / "dev.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("w", encoding="utf-8")
-    except OSError as error:
-        problem = f"{path} cannot be written ({error.strerror})"
-        raise ProjectFolderInvalid(project, problem, "Check free space and permissions.") from None
-    with opened as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProjectFolderInvalid(project, "is being served already", "Stop the other one first.") from None
-        yield lock.fileno()
+            make_private(path.parent)
+            lock = held.enter_context(only_holder(path))
+        except OSError as error:
+            problem = f"{path} cannot be written ({error.strerror})"
+            raise ProjectFolderInvalid(project, problem, "Check free space and permissions.") from None
+        except Held as error:
+            where = f" on another host: {error}" if error.host else ""
+            raise ProjectFolderInvalid(
+                project, f"is being served already{where}", "Stop the other one first."
+            ) from None
+        yield lock
 
 
 def answers(port: int) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import cli, clock
+from cohort_pipelines import cli, clock, settings
 from cohort_pipelines.standins.project import BETA_USERS
 from cohort_pipelines.standins.server import InThread, in_thread
 from cohort_pipelines.standins.settings import Settings
@@ -20,6 +20,12 @@ def _clock_is_put_back() -> Iterator[None]:
     before = clock.offset()
     yield
     assert clock.offset() == before
+
+
+@pytest.fixture(autouse=True)
+def _the_project_is_where_the_test_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let settings be those of the current folder, not of the project that was first loaded in this process."""
+    monkeypatch.setattr(settings, "_entered", [Path()])
 
 
 @pytest.fixture

@@ -223,7 +223,26 @@ def test_check_reads_the_env_file_of_the_project(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
 
-    assert run("check", "--project", "..").findings["taplytics"] == "Connected"
+    findings = run("check", "--project", "..").findings
+
+    assert findings["taplytics"] == "Connected"
+    assert ".env" not in findings
+
+
+@pytest.mark.usefixtures("standins")
+def test_check_uses_the_key_of_the_env_file_and_says_that_the_environment_has_another(
+    run: Run, demo_folder: Path
+) -> None:
+    (demo_folder / ".env").write_text("TAPLYTICS_API_KEY=wr0ng\n", encoding="utf-8")
+
+    checked = run("check")
+
+    assert checked.code == 1
+    assert checked.findings["taplytics"].startswith("Taplytics")
+    assert checked.findings[".env"] == (
+        "The environment has other values for TAPLYTICS_API_KEY: those in .env count, for commands and for runs"
+    )
+    assert "wr0ng" not in checked.out + checked.err
 
 
 @pytest.mark.parametrize(

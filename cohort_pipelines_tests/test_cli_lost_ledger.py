@@ -51,7 +51,9 @@ def test_every_command_refuses_and_none_makes_a_ledger(
     refused = run(*command)
 
     assert (refused.code, refused.out) == (1, "")
-    assert refused.err.startswith("LedgerUnpaired: The ledger at data/ledger.sqlite cannot be used: it is gone")
+    assert refused.err.startswith(
+        f"LedgerUnpaired: The ledger at {demo_folder}/data/ledger.sqlite cannot be used: it is gone"
+    )
     assert "cohort-pipelines ledger rebuild" in refused.err
     assert footprint(demo_folder / "data") == before
 

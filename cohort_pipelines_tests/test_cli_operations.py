@@ -12,6 +12,7 @@ from cohort_pipelines.delivery import Ledger, Target, pause, schema
 from cohort_pipelines.orchestration import launch
 from cohort_pipelines.standins.server import InThread
 from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, TAPLYTICS, Run, deliver, few_members
+from cohort_pipelines_tests.disks import no_temporary_folder
 
 NOT_TEXT = os.fsdecode(b"caf\xe9")  # as a shell hands over what is not in UTF-8
 
@@ -205,7 +206,8 @@ def test_a_restore_shows_the_difference_asks_and_puts_the_audience_back(
     newest = deliver(demo_folder, TAPLYTICS).partition_key
     users = len(payload(demo_folder, TAPLYTICS, earlier))
 
-    asked = run("restore", TAPLYTICS, earlier)
+    with no_temporary_folder():
+        asked = run("restore", TAPLYTICS, earlier)
 
     lines = dict(line.split(maxsplit=1) for line in asked.out.splitlines())
     back = payload(demo_folder, TAPLYTICS, earlier) - payload(demo_folder, TAPLYTICS, newest)
@@ -214,7 +216,8 @@ def test_a_restore_shows_the_difference_asks_and_puts_the_audience_back(
     assert lines["unchanged"].strip() == str(users - len(back))
     assert segment(standins) == payload(demo_folder, TAPLYTICS, newest)
 
-    done = run("restore", TAPLYTICS, earlier, "--yes", "--pause", "--because", "the cohort is wrong", "--who", "kim")
+    with no_temporary_folder():
+        done = run("restore", TAPLYTICS, earlier, "--yes", "--pause", "--because", "it is wrong", "--who", "kim")
 
     assert (done.code, done.err) == (0, "")
     assert f"restored from {earlier}" in done.out

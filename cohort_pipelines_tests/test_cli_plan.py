@@ -1,4 +1,5 @@
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from cohort_pipelines.delivery import Ledger, pausing
 from cohort_pipelines.standins.server import InThread
 from cohort_pipelines_tests.command_line import APPTIMIZE, TAPLYTICS, Run, deliver, few_members, footprint
+from cohort_pipelines_tests.disks import no_temporary_folder
 
 pytestmark = pytest.mark.usefixtures("standins", "at_opening")
 
@@ -45,15 +47,17 @@ def test_a_plan_changes_nothing_and_the_delivery_after_it_does_what_was_planned(
     }
 
 
-def test_a_plan_of_a_sync_that_was_never_delivered_makes_neither_ledger_nor_history(
+def test_a_plan_of_a_sync_that_was_never_delivered_leaves_empty_scratch_space_alone(
     run: Run, demo_folder: Path, standins: InThread
 ) -> None:
     members = held_by_taplytics(standins)
 
-    planned = run("plan", TAPLYTICS)
+    with no_temporary_folder():
+        planned = run("plan", TAPLYTICS)
 
     assert (planned.code, planned.err) == (0, "")
-    assert [path.name for path in demo_folder.iterdir()] == ["dagster.yaml"]
+    assert list(footprint(demo_folder)) == ["dagster.yaml", "data", "data/history", "data/history/.scratch"]
+    assert stat.S_IMODE((demo_folder / "data").stat().st_mode) == 0o700
     assert held_by_taplytics(standins) == members
     lines = dict(line.split(maxsplit=1) for line in planned.out.splitlines())
     assert lines["snapshot"].startswith("300 members")

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
+from cohort_pipelines.disk import make_private
 from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 
 _PATIENCE_SECONDS = 30
@@ -110,7 +111,7 @@ def _require_file(path: Path, *, create: bool) -> None:
             raise NoLedgerYet(str(path))
         return
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its side files the same mode
     except OSError as error:
         raise LedgerUnusable(str(path), error.strerror or type(error).__name__) from error

@@ -30,6 +30,30 @@ class CertificatesUnreadable(ConfigurationError):
         )
 
 
+class VariableInvalid(ConfigurationError):
+    """An environment variable that a declaration refers to holds what no setting can."""
+
+    def __init__(self, name: str, wanted_for: str) -> None:
+        super().__init__(
+            f"The environment variable {name} holds a line break or another control character in the middle; "
+            f"{wanted_for} needs a value of one line. {NOTHING_SENT} Set {name} again, then run again."
+        )
+
+
+class EnvironmentFileInvalid(ConfigurationError):
+    """A project's .env is there and cannot be used."""
+
+    def __init__(self, path: PurePath, problem: str) -> None:
+        super().__init__(f"{path} {problem}. {NOTHING_SENT} Save it as plain text in UTF-8 that this user may read.")
+
+
+class PathInvalid(ConfigurationError):
+    """A path that is set or declared names no place."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"The path {path} cannot be used: {problem}. {NOTHING_SENT} Write it in full.")
+
+
 class SyncUnknown(ConfigurationError):
     """A command named a sync that the project does not declare."""
 

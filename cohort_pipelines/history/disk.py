@@ -4,15 +4,26 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cohort_pipelines.disk import create_private, make_private, opened, sha256, sync_folder
+from cohort_pipelines.disk import Kernel, create_private, make_private, opened, sha256, sync_folder, this_kernel
 from cohort_pipelines.errors import HistoryError, HistoryFileMissing, HistoryNotReadable, HistoryNotWritable
 
-__all__ = ["changing", "create_private", "make_private", "reading", "scratch", "sha256", "sync_folder", "writing"]
+__all__ = [
+    "changing",
+    "create_private",
+    "make_private",
+    "reading",
+    "scratch",
+    "sha256",
+    "sync_folder",
+    "temporary_folder",
+    "writing",
+]
 
 
 @contextmanager
@@ -59,11 +70,26 @@ def reading(place: str) -> Iterator[None]:
         raise HistoryNotReadable(place, _kind(error)) from error
 
 
+def temporary_folder() -> Path:
+    """Return where scratch space of a history lies that is not on this host's disk.
+
+    Raises:
+        HistoryNotWritable: this host has no folder for temporary files that can be written.
+    """
+    try:
+        return Path(tempfile.gettempdir()) / f"cohort-pipelines-{os.getuid()}"
+    except FileNotFoundError:
+        place, problem = "the folder for temporary files", "none can be written; set TMPDIR to one that can"
+        raise HistoryNotWritable(place, problem) from None
+
+
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """Yield a private folder in ``parent`` that is removed at the end, or by the next process if this one dies.
 
-    Its owner holds a lock on it. The kernel drops the lock with the process, so whoever gets it knows the owner dead.
+    Its owner holds a lock on it. The kernel drops the lock with the process, so that a process of the same kernel which
+    gets it knows the owner dead. The folder's name says of which host and boot it is: those of other hosts, whose locks
+    are not seen here, are left alone.
 
     Raises:
         HistoryNotWritable: the folder cannot be made.
@@ -74,8 +100,9 @@ def scratch(parent: Path) -> Iterator[Path]:
             raise PermissionError(errno.EPERM, "it belongs to another user")
         with opened(parent) as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)  # no one sweeps between a folder's creation and its lock
-            _sweep(parent)
-            folder = parent / uuid.uuid4().hex
+            kernel = this_kernel()
+            _sweep(parent, kernel)
+            folder = parent / f"{uuid.uuid4().hex}~{kernel.name}"
             folder.mkdir(mode=0o700)
             lock = os.open(folder, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -97,9 +124,11 @@ def _kind(error: Exception) -> str:
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
-def _sweep(parent: Path) -> None:
-    """Remove what dead processes left."""
+def _sweep(parent: Path, kernel: Kernel) -> None:
+    """Remove what dead processes of this host left."""
     for folder in parent.iterdir():
+        if not kernel.sees_locks_of(folder.name.partition("~")[2]):
+            continue
         try:
             with opened(folder) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,14 +3,11 @@
 So what a delivery would do is worked out by the code that does it, and nothing of the record changes.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cohort_pipelines.errors import HistoryFileMissing
-from cohort_pipelines.history import disk
 from cohort_pipelines.history.layout import Stage, StoredFile
 from cohort_pipelines.history.store import History
 
@@ -51,10 +48,10 @@ class Overlay(History):
 
 @contextmanager
 def laid_over(below: History) -> Iterator[Overlay]:
-    """Yield an overlay whose own files are private and go away afterwards, if need be with the next such process.
+    """Yield an overlay whose own files lie in the scratch space of ``below``, and go away with it.
 
     Raises:
-        HistoryNotWritable: the system's temporary folder refuses.
+        HistoryNotWritable: no scratch space can be made.
     """
-    with disk.scratch(Path(tempfile.gettempdir()) / f"cohort-pipelines-{os.getuid()}") as folder:
+    with below.scratch() as folder:
         yield Overlay(folder, below)

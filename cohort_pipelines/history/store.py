@@ -8,7 +8,6 @@ writing the same rows again is the same file.
 import errno
 import os
 import re
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -244,7 +243,7 @@ class History:
         """
         if self._local is not None:
             return disk.scratch(self._local / SCRATCH)
-        return disk.scratch(Path(tempfile.gettempdir()) / f"cohort-pipelines-{os.getuid()}")
+        return disk.scratch(disk.temporary_folder())
 
     def _move(self, path: Path, name: str) -> None:
         """Let a file out of the scratch space appear under its name, relative to the root, in one step."""

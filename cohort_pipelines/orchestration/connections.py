@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import dagster as dg
 from pydantic import Field
 
-from cohort_pipelines import environment, partners
+from cohort_pipelines import environment, partners, settings
 from cohort_pipelines.delivery import Target, Terms
 from cohort_pipelines.errors import DestinationInvalid
 from cohort_pipelines.identity import Equality, IdRule
@@ -255,7 +255,7 @@ class ApptimizeDestination(Destination):
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the wire of the chosen way of delivery."""
         if self.delivery == "file":
-            return partners.apptimize_file(folder=self.value("folder"), region=self.region)
+            return partners.apptimize_file(folder=settings.local_path(self.value("folder")), region=self.region)
         receiver = partners.apptimize_http(
             url=self.value("url"),
             token=self.value("token"),

@@ -1,7 +1,6 @@
 """A project opened from Python, as the command line does: its syncs, its checks, and runs in this process."""
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
@@ -9,9 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
-from dotenv import load_dotenv
 
-from cohort_pipelines import clock
+from cohort_pipelines import clock, settings
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.delivery.listing import entries
 from cohort_pipelines.errors import CohortPipelinesError, ProjectFolderInvalid, SyncUnknown
@@ -30,6 +28,7 @@ from cohort_pipelines.windows import one_time_window
 
 DEMO = Path(__file__).parents[1]
 _INTERRUPTED = dg.DagsterExecutionInterruptedError.__name__
+_DIFFERING = "The environment has other values for {}: those in .env count, for commands and for runs"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -84,7 +83,7 @@ def declared(project: Path) -> Iterator[Declarations]:
         ProjectFolderInvalid: there is no project.
         ConfigurationError: its declarations do not load.
     """
-    with _loaded(project) as (_, declarations):
+    with _loaded(project) as (_, declarations, _differing):
         yield declarations
 
 
@@ -100,8 +99,8 @@ def opened(project: Path) -> Iterator[OpenProject]:
         RunsNotRecorded: its instance's records cannot be used.
     """
     package = package_of(project)
-    home = os.environ.setdefault("DAGSTER_HOME", str(project.resolve()))
-    with _loaded(project) as (_, found):
+    with _loaded(project) as (_, found, _differing):
+        home = os.environ[settings.HOME] = str(settings.dagster_home() or settings.project_folder())
         with _as_one_sentence():
             definitions = project_definitions(package)
         with instance_at(home) as instance:
@@ -115,10 +114,10 @@ def within(project: Path) -> Iterator[Path]:
 
     Raises:
         ProjectFolderInvalid: there is no project.
+        EnvironmentFileInvalid: its .env cannot be read.
     """
     package = package_of(project)
-    with chdir(project):
-        load_dotenv(Path(".env"))
+    with settings.in_project(project), chdir(project):
         yield package
 
 
@@ -147,14 +146,19 @@ def require_known(name: str, package: Path, ledger: Ledger | None) -> None:
 
 
 @contextmanager
-def _loaded(project: Path) -> Iterator[tuple[dg.ComponentTree, Declarations]]:
-    """Change into the project's folder, read its .env, and load what it declares."""
-    with within(project) as package:
+def _loaded(project: Path) -> Iterator[tuple[dg.ComponentTree, Declarations, list[str]]]:
+    """Change into the project's folder, read its .env, and load what it declares.
+
+    Yields:
+        The declarations, and the names of the variables of which the environment had another value than the .env.
+    """
+    package = package_of(project)
+    with settings.in_project(project) as differing, chdir(project):
         with _as_one_sentence():
             tree = component_tree(package)
             syncs, siblings = {sync.name: sync for sync in resolved_syncs(tree)}, siblings_in(tree)
             found = Declarations(syncs, siblings.unloadable_syncs, siblings.sources, siblings.destinations)
-        yield tree, found
+        yield tree, found, differing
 
 
 @contextmanager
@@ -179,9 +183,11 @@ def check(project: Path) -> Iterator[Finding]:
         ConfigurationError: its declarations do not load.
     """
     package = package_of(project)
-    with _loaded(project) as (tree, declarations):
+    with _loaded(project) as (tree, declarations, differing):
         with _as_one_sentence():
             project_definitions(package)
+        if differing:
+            yield Finding(".env", connected=True, text=_DIFFERING.format(", ".join(differing)), warning=True)
         yield from check_all(tree, list(declarations.syncs.values()))
 
 
@@ -278,11 +284,8 @@ def package_of(project: Path) -> Path:
         ProjectFolderInvalid: there is neither.
     """
     project = project.resolve()
-    declared = project / "pyproject.toml"
-    if declared.is_file():
-        settings = tomllib.loads(declared.read_text(encoding="utf-8")).get("tool", {}).get("dg", {}).get("project", {})
-        if module := settings.get("root_module"):
-            return project / str(module)
+    if module := settings.root_module(project):
+        return project / module
     if (project / "dagster.yaml").is_file():
         return DEMO
     raise ProjectFolderInvalid(

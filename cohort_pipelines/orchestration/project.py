@@ -38,8 +38,10 @@ def project_definitions(package: Path) -> dg.Definitions:
     A declaration that cannot be loaded is an asset that fails with the reason; it stops no other.
 
     Raises:
+        EnvironmentFileInvalid: the project's .env cannot be read.
         LedgerUnusable: no ledger can be kept where the environment says; nothing is opened to find out.
     """
+    settings.adopt(package)
     parse(settings.ledger_url())
     tree = component_tree(package)
     siblings, syncs = siblings_in(tree), resolved_syncs(tree)

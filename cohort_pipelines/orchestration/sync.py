@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar, Literal
 import dagster as dg
 from pydantic import Field
 
+from cohort_pipelines import settings
 from cohort_pipelines.delivery import Gates, Terms
+from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.checks import build_checks
 from cohort_pipelines.orchestration.connections import SyncType
@@ -85,7 +87,7 @@ class CohortSync(Declared, dg.Model):
         cadence = CADENCES.get(self.type)
         terms = replace(
             destination.terms(),
-            baseline=self.baseline,
+            baseline=self.baseline if self.baseline in NO_FILE else str(settings.local_path(self.baseline)),
             baseline_has_header=self.baseline_has_header,
             max_refused=self.max_refused,
         )

@@ -5,7 +5,6 @@ audience without reading a pointer first, while `ls -l` still tells which overwr
 """
 
 import csv
-import fcntl
 import hashlib
 import os
 import re
@@ -26,6 +25,7 @@ from cohort_pipelines.partners.wire import Audience, NamedCohort, Permit, Public
 
 CSV_HEADER = "user_id"  # the one column that Apptimize's import documents
 CURRENT = "current.csv"
+LOCK = ".lock"
 _OURS = re.compile(r"(\d+)-\w+\.csv")
 _PART = re.compile(r"\.(\d+)-.*\.part")
 
@@ -154,10 +154,13 @@ class CsvFile:
             yield
         except OSError as error:
             raise PartnerFolderNotWritable(self._partner, folder, error.strerror or type(error).__name__) from error
+        except disk.Held as error:
+            problem = f"another process publishes there this moment{': ' * bool(error.host)}{error}"
+            raise PartnerFolderNotWritable(self._partner, folder, problem) from None
 
     def _flip(self, home: Path, file: Path) -> None:
         generation = _generation(file.name)
-        with _locked(home):
+        with disk.only_holder(home / LOCK):  # who holds it flips the pointer this very moment, or is stopped
             named = _named(home)
             if named and _generation(named) > generation:
                 raise NewerFilePublished(self._partner, _generation(named), generation)
@@ -224,11 +227,3 @@ def _intact(file: Path) -> Manifest | None:
         return None
     whole = manifest.size == file.stat().st_size and manifest.checksum == disk.sha256(file)
     return manifest if whole else None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, or raise at once: whoever holds it flips the pointer this very moment, or is stopped."""
-    with disk.opened(folder / ".lock", os.O_CREAT | os.O_RDWR) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield

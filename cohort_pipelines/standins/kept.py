@@ -1,6 +1,7 @@
 """Stand-ins that belong to a data folder: they come back as they were left there, at the same ports."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
@@ -8,6 +9,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cohort_pipelines.disk import make_private
+from cohort_pipelines.environment import differing_from, file_values
+from cohort_pipelines.errors import ProjectFolderInvalid
 from cohort_pipelines.standins.settings import Addresses, Settings
 
 FOLDER = "standins"  # in the data folder; only a demo's data has it
@@ -16,7 +20,7 @@ FOLDER = "standins"  # in the data folder; only a demo's data has it
 def kept_settings(data: Path, *, members: int = 10_000) -> Settings:
     """Return the settings of the stand-ins that ``data`` belongs to, or those of new ones with ``members``."""
     home = data.absolute() / FOLDER
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(home)
     kept = home / "settings.json"
     known = msgspec.json.decode(kept.read_bytes(), type=Settings) if kept.exists() else Settings(members=members)
     return replace(known, state_file=str(home / "state"))
@@ -37,3 +41,14 @@ def keep(data: Path, settings: Settings, addresses: Addresses) -> None:
 def environment_file(data: Path) -> Path:
     """Return the file of shell commands that set the variables by which the demo's declarations find the stand-ins."""
     return data / FOLDER / "environment.sh"
+
+
+def require_unset(folder: Path, variables: Mapping[str, str]) -> None:
+    """Refuse a .env in ``folder`` that would win over the ``variables`` which lead to the stand-ins.
+
+    Raises:
+        ProjectFolderInvalid: it sets one of them to something else.
+    """
+    if differing := differing_from(file_values(folder), variables):
+        problem = f"its .env leads elsewhere than to the stand-ins ({', '.join(differing)})"
+        raise ProjectFolderInvalid(folder, problem, "Take these lines out of it while the stand-ins are used.")

@@ -202,7 +202,7 @@ def test_a_ledger_that_goes_bad_says_where_it_lies(ledger_url: str) -> None:
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
         connection.exec_driver_sql("DROP TABLE pause")
-    with pytest.raises(LedgerUnusable, match=ledger.where), ledger.read() as connection:
+    with pytest.raises(LedgerUnusable, match=re.escape(ledger.where)), ledger.read() as connection:
         connection.execute(select(schema.pause))
 
 

@@ -24,6 +24,7 @@ from cohort_pipelines.errors import ExportNameInvalid, HistoryFileDamaged, Histo
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.writer import ROW_GROUP
 from cohort_pipelines.windows import one_time_window
+from cohort_pipelines_tests.disks import no_temporary_folder
 
 WINDOW = "2026-11-22T1215Z"
 SYNC = "beta_users"
@@ -419,3 +420,9 @@ def test_pandas_reads_the_layout_with_no_code_of_ours(history: History) -> None:
     found = pd.read_parquet(f"{history.root}/sync=beta_users/stage=partner_payload")
 
     assert sorted(unquote(window) for window in found["window"]) == [WINDOW, "2026-11-22T1230Z"]
+
+
+def test_a_remote_history_without_a_temporary_folder_says_so(object_store: History) -> None:
+    problem = "at the folder for temporary files: none can be written; set TMPDIR"
+    with no_temporary_folder(), pytest.raises(HistoryNotWritable, match=problem), object_store.scratch():
+        pytest.fail("it was made")

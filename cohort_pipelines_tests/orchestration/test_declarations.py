@@ -11,6 +11,7 @@ from cohort_pipelines.delivery import Terms
 from cohort_pipelines.errors import LedgerUnusable
 from cohort_pipelines.orchestration import CohortSync, project_definitions
 from cohort_pipelines.orchestration.connections import Destination
+from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages
 
 PROJECT = """
@@ -482,3 +483,21 @@ def test_text_may_hold_a_template(load: Load, monkeypatch: pytest.MonkeyPatch) -
     assert destination(load, PLAIN, SETTINGS="match_on: \"{{ env('MATCHED_PROPERTY') }}\"").id_rule(
         "original"
     ).source == ("plan")
+
+
+@pytest.mark.parametrize(
+    ("declared", "path"),
+    [("here.csv", "/srv/p/here.csv"), ("~/here.csv", "/home/op/here.csv"), ("/else/where", "/else/where")],
+)
+def test_declared_paths_lie_in_the_project_or_the_home_folder(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: str, path: str
+) -> None:
+    monkeypatch.setattr(settings, "_entered", [Path("/srv/p")])
+    monkeypatch.setenv("HOME", "/home/op")
+
+    load({**SOUND, "first": DYNAMIC.replace("Beta", f'Beta, baseline: "{declared}"')})
+
+    [package] = tmp_path.iterdir()
+    baselines = {sync.name: sync.terms.baseline for sync in resolved_syncs(component_tree(package))}
+    assert baselines == {"first": path, "second": "unknown"}
+    assert destination(load, BY_FILE, SETTINGS="account: x", exports=declared).partner().account == path

@@ -25,6 +25,7 @@ from cohort_pipelines.partners.exchange import (
     host_of,
     insist,
 )
+from cohort_pipelines_tests.faults.projects import without_waiting
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,11 @@ UNREACHABLE = PartnerUnreachable("P", "ConnectionRefusedError")
 UNREACHABLE.retry_after = 0.0
 REFUSED = PartnerRequestRefused("P", 400)
 KEY_REFUSED = PartnerKeyRefused("P", 401)
+
+
+@pytest.fixture(autouse=True)
+def _tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waiting(monkeypatch)
 
 
 def doubtful_after(*tries: PartnerError | None) -> bool:
