@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cohort_pipelines import clock, identity
-from cohort_pipelines.engine import engine, exactly
+from cohort_pipelines.engine import BATCH, engine, exactly
 from cohort_pipelines.errors import CountsDoNotAddUp, PropertyNotInSnapshot
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
@@ -20,7 +20,6 @@ from cohort_pipelines.history.writer import StageWriter
 from cohort_pipelines.identity import NOT_TEXT, IdRule, Reason
 
 HAS_PROFILE = "has_profile"
-_BATCH = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def filter_identified(history: History, snapshot: StoredFile) -> Identified:
         schema = members.schema_arrow.remove(members.schema_arrow.get_field_index(HAS_PROFILE))
         malformed = 0
         with history.writer(snapshot.sync, Stage.IDENTIFIED_USERS, snapshot.window, schema) as writer:
-            for batch in members.iter_batches(_BATCH):
+            for batch in members.iter_batches(BATCH):
                 malformed += pc.sum(pc.starts_with(batch.column(identity.DISTINCT_ID), NOT_TEXT)).as_py() or 0
                 writer.write(batch.filter(batch.column(HAS_PROFILE)).select(schema.names))
     return Identified(
@@ -154,7 +153,7 @@ def _map_users(users: Path, rule: IdRule, window: str, candidates: Path, rejects
         for name in rule.properties:
             if name not in file.schema_arrow.names:
                 raise PropertyNotInSnapshot(name, window)
-        for batch in file.iter_batches(_BATCH, columns=[identity.DISTINCT_ID, *rule.properties]):
+        for batch in file.iter_batches(BATCH, columns=[identity.DISTINCT_ID, *rule.properties]):
             mapped = identity.map_ids(pa.Table.from_batches([batch]), rule)
             sound.write(mapped.candidates)
             rejects.write(mapped.rejects)
@@ -210,4 +209,4 @@ def _write_rejects(
 
 def _sorted(rows: duckdb.DuckDBPyRelation, order: str) -> Iterator[pa.RecordBatch]:
     """Stream ``rows`` in the order of their bytes, which is DuckDB's own for text."""
-    yield from rows.order(order).to_arrow_reader(_BATCH)
+    yield from rows.order(order).to_arrow_reader(BATCH)

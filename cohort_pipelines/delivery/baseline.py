@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Row
 
-from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, doubt_all, one_row, seal_belief
+from cohort_pipelines.delivery.belief import Belief, belief_source, doubt_all, one_row, seal_belief
 from cohort_pipelines.delivery.spelling import one_spelling, spelling_engine
 from cohort_pipelines.delivery.terms import NO_FILE, Terms
-from cohort_pipelines.engine import exactly
+from cohort_pipelines.engine import BATCH, exactly
 from cohort_pipelines.errors import BaselineUnusable
 from cohort_pipelines.history import History
 from cohort_pipelines.history.store import open_parquet

@@ -19,7 +19,7 @@ from duckdb import DuckDBPyConnection
 
 from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
 from cohort_pipelines.delivery.spelling import bare_keys, is_padded, key_of, spelling_engine
-from cohort_pipelines.engine import exactly
+from cohort_pipelines.engine import BATCH, exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.identity import Equality
@@ -42,7 +42,6 @@ _CHUNK_COLUMNS: dict[str, pa.DataType] = {
     "ended_at": pa.timestamp("us", tz="UTC"),
 }
 CHUNK_SCHEMA = pa.schema(_CHUNK_COLUMNS)
-BATCH = 65_536
 _AT_ONCE = 1_000_000
 """Rows of a plan that can be worked into a belief of 10 M ids in one step."""
 

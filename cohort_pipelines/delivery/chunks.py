@@ -10,10 +10,11 @@ import pyarrow as pa
 from sqlalchemy import Connection, bindparam, func, select, text
 
 from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.belief import BATCH, CHUNK_SCHEMA
+from cohort_pipelines.delivery.belief import CHUNK_SCHEMA
 from cohort_pipelines.delivery.plan import PlanCounts
 from cohort_pipelines.delivery.receipt import MAX_LISTED
 from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
+from cohort_pipelines.engine import BATCH
 from cohort_pipelines.history import History, StoredFile
 from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation
 

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohort_pipelines.delivery.belief import BATCH, Belief, belief_source, one_state
+from cohort_pipelines.delivery.belief import Belief, belief_source, one_state
 from cohort_pipelines.delivery.healing import Slices
 from cohort_pipelines.delivery.spelling import bare_keys, is_padded, key_of, one_spelling, spelling_engine
-from cohort_pipelines.engine import exactly
+from cohort_pipelines.engine import BATCH, exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.identity import Equality
 from cohort_pipelines.partners.wire import Operation

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 from duckdb import DuckDBPyRelation
 
-from cohort_pipelines.delivery.belief import BATCH, BELIEF_SCHEMA, Belief, seal_belief
+from cohort_pipelines.delivery.belief import BELIEF_SCHEMA, Belief, seal_belief
 from cohort_pipelines.delivery.ledger import Target
 from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind, AttemptState
-from cohort_pipelines.engine import engine, exactly
+from cohort_pipelines.engine import BATCH, engine, exactly
 from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet

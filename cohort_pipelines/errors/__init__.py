@@ -70,6 +70,7 @@ from cohort_pipelines.errors.records import (
     HistoryNotWritable,
     IdentityError,
     IdsForgotten,
+    MemoryLimitReached,
     NotInHistory,
     PropertyNotInSnapshot,
 )
@@ -132,6 +133,7 @@ __all__ = [
     "LeaseLost",
     "LedgerUnpaired",
     "LedgerUnusable",
+    "MemoryLimitReached",
     "MissingVariable",
     "MixpanelAnswerTooLarge",
     "MixpanelAnswerUnreadable",

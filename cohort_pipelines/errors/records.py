@@ -19,6 +19,17 @@ class HistoryNotWritable(HistoryError):
         )
 
 
+class MemoryLimitReached(HistoryError):
+    """Sorting or joining users takes more memory than it may, although it spills to disk."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(
+            f"Sorting or joining the users took more than {limit} of memory, which is all that it may take. "
+            f"{NOTHING_SENT} Free disk space does not help: please report how many members the cohort has, and how "
+            "long their ids are."
+        )
+
+
 class HistoryNotReadable(HistoryError):
     """The history's disk or object store refuses to be read, or cannot be reached."""
 

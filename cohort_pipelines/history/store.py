@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from cohort_pipelines.engine import BATCH
 from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing, HistoryNotReadable
 from cohort_pipelines.history import disk
 from cohort_pipelines.history.layout import (
@@ -82,7 +83,7 @@ class History:
         return writer.stored
 
     def batches(
-        self, stored: StoredFile, columns: Sequence[str] | None = None, batch_size: int = 65_536
+        self, stored: StoredFile, columns: Sequence[str] | None = None, batch_size: int = BATCH
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a sealed file, in order, after its checksum was verified (when the first is asked for).
 

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohort_pipelines.delivery.baseline import adopt
-from cohort_pipelines.delivery.belief import BATCH, BELIEF_SCHEMA, Belief
+from cohort_pipelines.delivery.belief import BELIEF_SCHEMA, Belief
 from cohort_pipelines.delivery.terms import Terms
+from cohort_pipelines.engine import BATCH
 from cohort_pipelines.errors import BaselineUnusable, HistoryError
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines.identity import NOT_TEXT, Equality
@@ -190,7 +191,7 @@ def test_a_file_of_several_batches_is_adopted(tmp_history: History, tmp_path: Pa
         (b"id\n" + b"a\n" + b"x" * 1025 + b"\n", "what its row 2 holds cannot be a user id"),
         (f"id\na\n{NOT_TEXT}[1]\n".encode(), "what its row 2 holds cannot be a user id"),
         ("id\na\nb\ufffd\n".encode(), "what its row 2 holds cannot be a user id"),
-        (b"id\n" + b"a\n" * BATCH + b"\x7f\n", "what its row 65,537 holds cannot be a user id"),
+        (b"id\n" + b"a\n" * BATCH + b"\x7f\n", f"what its row {BATCH + 1:,} holds cannot be a user id"),
     ],
 )
 def test_any_other_file_is_refused_with_the_reason_and_no_id(

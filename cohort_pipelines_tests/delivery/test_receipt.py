@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from math import ceil
 
 import pyarrow as pa
 import pytest
@@ -14,11 +15,11 @@ from cohort_pipelines.delivery.chunks import Ended
 from cohort_pipelines.delivery.plan import PLAN_SCHEMA
 from cohort_pipelines.delivery.receipt import list_refused
 from cohort_pipelines.delivery.schema import ChunkState
+from cohort_pipelines.engine import BATCH
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
-BATCH = 65_536
 Ranges = list[tuple[int, int, str]]
 
 
@@ -55,7 +56,7 @@ def test_refused_rows_are_listed_wherever_they_lie(tmp_history: History, ranges:
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_no_more_is_read_than_is_listed(tmp_history: History, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    plan, read = plan_of(tmp_history, 3 * BATCH), []
+    plan, read = plan_of(tmp_history, size := 3 * receipt.MAX_LISTED), []
     batches = tmp_history.batches
 
     def counted(*arguments: object) -> Iterator[pa.RecordBatch]:
@@ -64,10 +65,10 @@ def test_no_more_is_read_than_is_listed(tmp_history: History, monkeypatch: pytes
             yield batch
 
     monkeypatch.setattr(tmp_history, "batches", counted)
-    every = [(row, row + 1, "400") for row in range(0, 3 * BATCH, step)] if step > 1 else [(0, 3 * BATCH, "400")]
+    every = [(row, row + 1, "400") for row in range(0, size, step)] if step > 1 else [(0, size, "400")]
     rows = listed(tmp_history, plan, every)
     assert [row for row, _ in rows] == list(range(0, step * receipt.MAX_LISTED, step))
-    assert read == [BATCH]
+    assert read == [BATCH] * ceil(step * receipt.MAX_LISTED / BATCH)
 
 
 @pytest.mark.slow

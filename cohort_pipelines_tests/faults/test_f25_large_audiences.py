@@ -20,11 +20,19 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cohort_pipelines import steps
+from cohort_pipelines.engine import MEMORY_LIMIT
+from cohort_pipelines.errors import HistoryNotWritable, MemoryLimitReached
+from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.identity import IdRule
+from cohort_pipelines.mixpanel import snapshot_schema
 from cohort_pipelines.standins.server import running
 from cohort_pipelines.standins.settings import Addresses, Settings
+from cohort_pipelines_tests.delivery.world import SYNC, World
 from cohort_pipelines_tests.faults.checker import Checker, ids_in
 from cohort_pipelines_tests.faults.heavy_export import peak
 from cohort_pipelines_tests.faults.projects import FILES, MESSAGES, MIXPANEL, adding, sync
@@ -36,7 +44,7 @@ PARTNERS = {BY_FILE: FILES, BY_MESSAGE: MESSAGES}
 
 GIBIBYTE = 1024.0
 OBJECTS, ARROW_BYTES = 0.1, 16.0  # for each user more; two row groups, of 65,536, are the most that is held
-UNTIL_IT_SPILLS = 128.0  # megabytes that DuckDB may take, as it does from some 700,000 users on, and nobody else
+UNTIL_IT_SPILLS = 256.0  # megabytes that DuckDB may take, as it does from some 1,400,000 users on, and nobody else
 
 
 @dataclass(frozen=True)
@@ -179,3 +187,40 @@ def test_f25_memory_does_not_grow_with_the_audience(tmp_path: Path, wire: str, s
     assert changed.arrow - first.arrow < more * ARROW_BYTES
     assert changed.peak - first.peak < UNTIL_IT_SPILLS
     assert changed.peak < GIBIBYTE
+
+
+def long_ids(size: int, length: int, first: int = 0) -> list[str]:
+    """Return ids in no order, of so many characters each."""
+    return [f"{number * 2_654_435_761 % 2**32:0{length}}" for number in range(first, first + size)]
+
+
+def snapshot_of(history: History, ids: list[str]) -> StoredFile:
+    columns = [ids, [True] * len(ids), pa.array([0] * len(ids), pa.int32())]
+    return history.write(SYNC, Stage.COHORT_SNAPSHOT, "w", pa.table(columns, schema=snapshot_schema(())))
+
+
+@pytest.mark.parametrize(("size", "length"), [(100_000, 1_000), (300_000, 400), (1_000_000, 200)])
+def test_f25_long_ids_are_mapped_planned_sent_and_remembered(tmp_path: Path, size: int, length: int) -> None:
+    world = World(tmp_path)
+    world.partner.chunk_rows = 1_000
+    snapshot = snapshot_of(world.history, long_ids(size, length))
+    identified = steps.filter_identified(world.history, snapshot)
+
+    payload = steps.build_payload(world.history, snapshot, identified.file, IdRule())
+    world.overwrite(long_ids(size, length))
+    receipt = world.overwrite(long_ids(size, length, first=size // 100))
+
+    assert payload.users == size
+    assert world.partner.members == set(long_ids(size, length, first=size // 100))
+    assert (receipt.joiners, receipt.leavers) == (size // 100, size // 100)
+
+
+def test_f25_work_that_takes_more_memory_than_allowed_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    snapshot = snapshot_of(history, long_ids(100_000, 4_000))
+    identified = steps.filter_identified(history, snapshot)
+
+    with pytest.raises(MemoryLimitReached, match=f"more than {MEMORY_LIMIT} of memory") as refused:
+        steps.build_payload(history, snapshot, identified.file, IdRule())
+    assert not isinstance(refused.value, HistoryNotWritable)
+    assert history.versions(SYNC, Stage.PARTNER_PAYLOAD, "w") == []

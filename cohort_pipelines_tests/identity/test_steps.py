@@ -269,7 +269,7 @@ def test_a_disk_that_takes_no_spill_is_named(history: History, monkeypatch: pyte
     snapshot = large_snapshot(history, 140_001)
     identified = steps.filter_identified(history, snapshot).file
     no_folder = Path(history.root) / identified.path
-    monkeypatch.setattr(engine, "MEMORY_LIMIT", "8MB")
+    monkeypatch.setattr(engine, "MEMORY_LIMIT", "16MB")
     monkeypatch.setattr(steps, "engine", lambda _: engine.engine(no_folder))
 
     with pytest.raises(HistoryNotWritable, match=f"{re.escape(str(no_folder))}: set work could not spill"):
