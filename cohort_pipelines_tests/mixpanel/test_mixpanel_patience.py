@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from cohort_pipelines import clock
 from cohort_pipelines.errors import (
     MixpanelAnswerTooLarge,
     MixpanelAnswerUnreadable,
     MixpanelCohortUnknown,
+    MixpanelError,
     MixpanelRequestRefused,
+    MixpanelUnavailable,
 )
 from cohort_pipelines.history import History
 from cohort_pipelines.mixpanel import Project, Snapshot, patience, take_snapshot
@@ -102,3 +106,27 @@ def test_a_page_beyond_the_limit_is_asked_for_once(
     with pytest.raises(MixpanelAnswerTooLarge, match="raise max_page_bytes"):
         take(replace(project, max_page_bytes=1_000), history, window)
     assert standins.standins.mixpanel_faults.requests.total() == 1
+
+
+def test_two_hours_of_server_errors_cost_a_dozen_queries_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = asyncio.run(waits_of_two_hours(MixpanelUnavailable("page 0", "status 503"), monkeypatch))
+    assert 7 <= len(waits) <= 12
+    assert waits[0] <= 2
+    assert sum(waits) > 3_600
+
+
+async def waits_of_two_hours(error: MixpanelError, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return how long each wait was in a window in which page 0 fails with ``error`` every time; no time passes."""
+    waits: list[float] = []
+    with ExitStack() as hours:
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            hours.enter_context(clock.shifted(timedelta(seconds=seconds)))
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        async with patience.Patience(clock.now() + timedelta(hours=2), nullcontext) as patient:
+            with suppress(type(error)):
+                while True:
+                    await patient.wait(error, costly=True)
+    return waits
