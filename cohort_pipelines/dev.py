@@ -105,7 +105,7 @@ def _require_free(port: int) -> None:
 
 
 def _end_dead_runs(project: Path, environment: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", _DEAD_RUNS]
+    command = [sys.executable, "-c", f"from {_DEAD_RUNS} import main; main()"]  # its package imports it: no `-m`
     ended = subprocess.run(  # noqa: S603  our own module
         command, cwd=project, env=environment, check=False, start_new_session=True
     )

@@ -9,7 +9,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,14 @@ def make_private(folder: Path) -> None:
     make_private(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     sync_folder(folder.parent)
+
+
+def take_rights_of_others(folder: Path) -> None:
+    """Let ``folder``, where it is there and this user's, be for this user only (0700)."""
+    with suppress(FileNotFoundError):
+        status = folder.stat()
+        if status.st_uid == os.getuid() and status.st_mode & 0o077:
+            folder.chmod(0o700)
 
 
 def create_private(path: Path) -> BinaryIO:

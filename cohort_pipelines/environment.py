@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from cohort_pipelines.errors import EnvironmentFileInvalid, MissingVariable, VariableInvalid
 
@@ -23,7 +24,7 @@ def file_values(folder: Path) -> dict[str, str]:
     """Return what the .env in ``folder`` sets; nothing where there is none.
 
     Raises:
-        EnvironmentFileInvalid: it cannot be read, or is not text in UTF-8.
+        EnvironmentFileInvalid: it cannot be read, is not text in UTF-8, or has a line that sets nothing.
     """
     path = folder / ".env"
     if not path.is_file():
@@ -36,6 +37,8 @@ def file_values(folder: Path) -> dict[str, str]:
         raise EnvironmentFileInvalid(path, "is not text in UTF-8") from None
     if "\0" in text:  # as in UTF-16
         raise EnvironmentFileInvalid(path, "is not text in UTF-8")
+    if wrong := next((binding for binding in parse_stream(StringIO(text)) if binding.error), None):
+        raise EnvironmentFileInvalid(path, f"has no NAME=value in line {wrong.original.line}")
     return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
 
 

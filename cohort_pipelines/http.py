@@ -14,6 +14,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -95,6 +96,9 @@ def client(
     Raises:
         CertificatesUnreadable: that cannot be read.
     """
+    folder = os.environ.get("SSL_CERT_DIR")
+    if folder and not os.environ.get("SSL_CERT_FILE") and not Path(folder).is_dir():
+        raise CertificatesUnreadable(NotADirectoryError.__name__)
     try:
         transport = _Transport(limits=httpx.Limits(max_connections=connections))
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fsspec.core import split_protocol
 
 from cohort_pipelines import environment
+from cohort_pipelines.disk import take_rights_of_others
 from cohort_pipelines.errors import LedgerUnusable, PathInvalid, ProjectFolderInvalid
 
 DATA = "COHORT_PIPELINES_DATA"
@@ -140,6 +141,8 @@ def ledger_url() -> str:
 def _enter(folder: Path) -> list[str]:
     differing = environment.read_file(folder)
     _entered.append(folder)
+    if (root := Path(data_root())).is_absolute():
+        take_rights_of_others(root)  # Dagster makes it readable by others, where it comes first
     return differing
 
 

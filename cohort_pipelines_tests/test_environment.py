@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from cohort_pipelines.environment import resolve
-from cohort_pipelines.errors import MissingVariable, VariableInvalid
+from cohort_pipelines import settings
+from cohort_pipelines.environment import file_values, resolve
+from cohort_pipelines.errors import EnvironmentFileInvalid, MissingVariable, VariableInvalid
 
 REFERENCE = "{{ env.A_SECRET }}"
 
@@ -29,3 +32,22 @@ def test_a_value_of_nothing_but_white_space_is_missing(monkeypatch: pytest.Monke
 
     with pytest.raises(MissingVariable, match="A_SECRET is not set"):
         resolve(REFERENCE, wanted_for="it")
+
+
+def test_a_line_of_the_file_that_sets_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "# as printed\nA_SECRET=s3cr3t\nMIXPANEL_URL    http://127.0.0.1:1\n", encoding="utf-8"
+    )
+
+    with pytest.raises(EnvironmentFileInvalid, match=r"\.env has no NAME=value in line 3") as refused:
+        file_values(tmp_path)
+    assert "127" not in str(refused.value)
+
+
+def test_a_data_folder_that_others_can_read_is_taken_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(settings.DATA, raising=False)
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+
+    with settings.in_project(tmp_path):
+        assert data.stat().st_mode & 0o777 == 0o700

@@ -199,10 +199,14 @@ def test_a_private_authority_is_trusted_only_where_it_is_named(
     assert not distrusted.value.sent
 
 
-def test_certificates_that_cannot_be_read_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_cannot_be_read_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "absent.pem"))
 
-    with pytest.raises(CertificatesUnreadable, match="SSL_CERT_FILE"):
+    with pytest.raises(CertificatesUnreadable, match=variable):
         http.client(connections=1)
 
 

@@ -15,7 +15,8 @@ class MissingVariable(ConfigurationError):
     def __init__(self, name: str, wanted_for: str) -> None:
         super().__init__(
             f"The environment variable {name} is not set; {wanted_for} needs it. {NOTHING_SENT} "
-            f"Set {name} in the environment or in the project's .env file, then run again."
+            f"Set {name} in the environment or in the project's .env file, where an empty line wins over the "
+            "environment; then run again."
         )
         self.name = name
 
@@ -44,7 +45,7 @@ class EnvironmentFileInvalid(ConfigurationError):
     """A project's .env is there and cannot be used."""
 
     def __init__(self, path: PurePath, problem: str) -> None:
-        super().__init__(f"{path} {problem}. {NOTHING_SENT} Save it as plain text in UTF-8 that this user may read.")
+        super().__init__(f"{path} {problem}. {NOTHING_SENT} Save it as text in UTF-8, in lines of NAME=value.")
 
 
 class PathInvalid(ConfigurationError):

@@ -51,7 +51,10 @@ class PartnerUnreachable(Transient, PartnerError):
     """No connection could be made, so nothing of the request arrived."""
 
     def __init__(self, partner: str, cause: str) -> None:
-        super().__init__(f"{partner} could not be reached ({cause}). Check the destination's URL and the network.")
+        super().__init__(
+            f"{partner} could not be reached ({cause}). Check the destination's URL, the network, and the "
+            "proxy where one is set."
+        )
 
 
 class PartnerOutcomeUnknown(Transient, PartnerError):

@@ -98,7 +98,8 @@ def _exists(process: int) -> bool:
     return True
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """End the dead runs of the instance at DAGSTER_HOME while no daemon of it lives, and print how many there were."""
     try:
         with instance_at(os.environ["DAGSTER_HOME"]) as opened:
             ended = end_dead_runs(opened, untagged=True)
