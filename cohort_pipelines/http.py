@@ -43,6 +43,7 @@ NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 logging.getLogger("httpx").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 _HEADER_BYTES = 64 * 2**10
+_LAST_PORT = 2**16 - 1
 _GZIP = zlib.MAX_WBITS | 16
 _OF_THE_BODY_AS_SENT = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _NEVER_SENT = (
@@ -121,7 +122,7 @@ def direct_to(host: str) -> dict[str, str]:
 def _proxy_to(url: URL) -> httpx.Proxy | None:
     """Return the environment's proxy for ``url``, as curl chooses it; names in lower case come before upper case."""
     proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
+    proxy = (proxies.get(url.scheme) or proxies.get("all") or "").strip()
     port = url.port or (443 if url.scheme == "https" else 80)
     host = f"[{url.host}]" if ":" in url.host else url.host
     if not proxy or proxy_bypass(f"{host}:{port}"):
@@ -130,7 +131,7 @@ def _proxy_to(url: URL) -> httpx.Proxy | None:
         found = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
     except (ValueError, httpx.InvalidURL):
         raise _ProxyUnusable from None
-    if found.url.scheme not in {"http", "https"}:
+    if found.url.scheme not in {"http", "https"} or (found.url.port or 0) > _LAST_PORT:
         raise _ProxyUnusable
     login = b64encode(b":".join(found.raw_auth)).decode() if found.raw_auth else ""
     return httpx.Proxy(found.url, headers={"proxy-authorization": f"Basic {login}"} if login else None)
@@ -169,6 +170,9 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max
 async def _read(response: Response, max_bytes: int) -> bytes:
     """Return the body, unpacked piece by piece, so that a small one cannot unpack to more than may be read."""
     body, gzip = bytearray(), None
+    if response.headers.get("content-encoding", "identity").lower() not in {"identity", "gzip", "x-gzip"}:
+        packed = "the answer is packed in a way that was not asked for"
+        raise NoAnswer(packed, sent=True)
     if response.headers.get("content-encoding", "").lower() in {"gzip", "x-gzip"}:
         gzip = zlib.decompressobj(_GZIP)
     async for piece in response.aiter_raw():
@@ -218,6 +222,7 @@ def date_of(response: Response) -> datetime | None:
 def _read_date(value: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(value)
+        at.astimezone(UTC)  # at either end of time there is no such moment
     except (ValueError, OverflowError):  # the second where its year is absurd
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)

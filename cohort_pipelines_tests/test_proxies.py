@@ -171,6 +171,8 @@ def test_a_proxy_that_refuses_is_blamed_without_its_credentials(monkeypatch: pyt
         ("http://ann:topsecret@127.0.0.1:9", "no connection to the proxy"),
         ("socks5://ann:topsecret@127.0.0.1:9", "is no http:// or https:// URL"),
         ("http://ann:topsecret@127.0.0.1:port", "is no http:// or https:// URL"),
+        ("http://ann:topsecret@127.0.0.1:99999", "is no http:// or https:// URL"),
+        (" http://ann:topsecret@127.0.0.1:9\n", "no connection to the proxy"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_named_and_nothing_was_sent(

@@ -5,6 +5,7 @@ for words and never shown: they echo the request's URL.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -38,14 +39,15 @@ _HOURLY_POLICY = re.compile(r'"project";q=(\d+)')
 
 
 class Envelope(msgspec.Struct, kw_only=True):
-    """What Mixpanel's answers have in common: their status is "ok" in every one that is documented."""
+    """What Mixpanel's answers have in common: where they have a status it is "ok", and there is no error."""
 
     status: str = "ok"
+    error: Any = None
 
     def __post_init__(self) -> None:
-        """Take another status for a query that failed."""
-        if self.status != "ok":
-            message = "the query failed: its status is not ok"
+        """Take any other answer for a query that failed."""
+        if self.status != "ok" or self.error:
+            message = "the query failed: its status is not ok, or it names an error"
             raise ValueError(message)
 
 

@@ -145,19 +145,29 @@ async def each_in_order(
     Raises:
         MixpanelError: the refusal, or the failure that the deadline leaves no time to wait for.
     """
-    left, come, following, at_once = list(numbers), dict[int, Page](), numbers.start, _AtOnce()
+    fresh, failed_before, come, following, at_once = (
+        numbers.start,
+        list[int](),
+        dict[int, Page](),
+        numbers.start,
+        _AtOnce(),
+    )
     asked: dict[asyncio.Future[Page], int] = {}
     try:
         while following < numbers.stop:
-            while left and len(asked) < at_once.pages and left[0] < following + AT_ONCE:
-                number = heappop(left)
+            ends = min(following + AT_ONCE, numbers.stop)
+            while len(asked) < at_once.pages and (number := failed_before[0] if failed_before else fresh) < ends:
+                if failed_before:
+                    heappop(failed_before)
+                else:
+                    fresh += 1
                 asked[asyncio.ensure_future(ask(number))] = number
             done = await _some_done(asked)
             failed = [error for task in done if isinstance(error := task.exception(), MixpanelError)]
             for task in done:
                 number = asked.pop(task)
                 if isinstance(task.exception(), MixpanelError):
-                    heappush(left, number)
+                    heappush(failed_before, number)
                 else:
                     come[number] = task.result()
             while following in come:

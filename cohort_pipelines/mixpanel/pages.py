@@ -34,6 +34,7 @@ class _Member(msgspec.Struct, gc=False):
 
 
 class _Answer(Envelope, kw_only=True):
+    status: str  # documented for every page (docs.mixpanel.com, reference/engage-query)
     page: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     page_size: Annotated[int, msgspec.Meta(ge=1)]
     results: list[_Member]

@@ -24,7 +24,7 @@ from cohort_pipelines.delivery.telling import next_untold, note_changes
 from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired, MissingVariable, NoticeNotSent
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
-from cohort_pipelines.orchestration.declared import Declared, Reference, Secret
+from cohort_pipelines.orchestration.declared import NUMBER, Declared, Reference, Secret
 from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile
 from cohort_pipelines.orchestration.rules import Siblings, siblings_in
 from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
@@ -44,7 +44,7 @@ class Email(dg.Resolvable, dg.Model):
     """A mail server and who is written to; see :class:`cohort_pipelines.notices.Mailbox`."""
 
     host: Reference
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    port: Annotated[int, Field(ge=1, le=65535), NUMBER] | None = None
     security: Security = "starttls"
     username: Reference = ""
     password: Secret = ""

@@ -17,7 +17,7 @@ from cohort_pipelines.delivery import Target, Terms
 from cohort_pipelines.errors import DestinationInvalid
 from cohort_pipelines.identity import Equality, IdRule
 from cohort_pipelines.mixpanel import MAX_PAGE_BYTES, Project, snapshot_schema
-from cohort_pipelines.orchestration.declared import MOST, SECRET, Declared, Id, Reference, Secret, Text
+from cohort_pipelines.orchestration.declared import MOST, NUMBER, SECRET, Declared, Id, Reference, Secret, Text
 from cohort_pipelines.orchestration.invalid import (
     PropertyReserved,
     SecretInFile,
@@ -44,10 +44,10 @@ def _days(_context: dg.ResolutionContext, value: object) -> object:
     return None if value is False or value == "off" else value  # YAML 1.1 reads a bare `off` as false
 
 
-_SOME_DAYS = Annotated[float, Field(gt=0, le=366, strict=True)]
+_SOME_DAYS = Annotated[float, Field(gt=0, le=366), NUMBER]
 _OFF = Literal["off"] | Annotated[bool, Field(strict=True)]
 Days = Annotated[_SOME_DAYS | None, dg.Resolver(_days, model_field_type=_SOME_DAYS | _OFF)]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Seconds = Annotated[float, Field(ge=0, le=86_400), NUMBER]
 
 RESERVED_COLUMNS = frozenset(snapshot_schema(()).names) - {"distinct_id"}
 _NOT_FOR_FILES = ("members", "heal_within", "applies_within")
@@ -105,9 +105,9 @@ class MixpanelProject(Connection):
     id_merge: IdMerge
     service_account: Secret
     secret: Secret
-    queries_per_hour: Annotated[int, Field(ge=1, le=MOST)] = 60
+    queries_per_hour: Annotated[int, Field(ge=1, le=MOST), NUMBER] = 60
     workspace_id: Id | None = None
-    max_page_bytes: Annotated[int, Field(ge=2**20, le=2**30)] = MAX_PAGE_BYTES
+    max_page_bytes: Annotated[int, Field(ge=2**20, le=2**30), NUMBER] = MAX_PAGE_BYTES
     api_url: Reference = ""
 
     def project(self) -> Project:
@@ -181,7 +181,7 @@ class TaplyticsDestination(Destination):
     api_key: Secret
     url: Reference = partners.TAPLYTICS_URL
     header: Text = partners.TAPLYTICS_HEADER
-    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 32
+    concurrency: Annotated[int, Field(ge=1, le=1_000), NUMBER] = 32
     heal_within: Days = 30
 
     @property

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from unicodedata import category
 
 import dagster as dg
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, RootModel
 
 from cohort_pipelines.orchestration.doubled import require_single_keys
 from cohort_pipelines.orchestration.invalid import AttributesInvalid, DeclarationInvalid, FileUnreadable, NameUnusable
@@ -45,9 +45,17 @@ def _rendered(context: dg.ResolutionContext, text: str) -> object:
     return context.resolve_value(text) if _TEMPLATE.search(text) else text
 
 
+def _a_number(value: object) -> object:
+    if isinstance(value, bool | str):  # which pydantic takes for 0, for 1, or for the number that it spells
+        message = "a number is needed, without quotes"
+        raise ValueError(message)  # noqa: TRY004  pydantic reports no TypeError
+    return value
+
+
+NUMBER = BeforeValidator(_a_number)
 TEXT = dg.Resolver(_rendered, model_field_type=str, inject_before_resolve=False)
 Text = Annotated[str, Field(max_length=1_000), AfterValidator(_plain), TEXT]
-Id = Annotated[int, Field(ge=0, le=MOST)]
+Id = Annotated[int, Field(ge=0, le=MOST), NUMBER]
 
 
 class Declared(dg.Component, dg.Resolvable):

@@ -8,8 +8,6 @@ import yaml
 
 from cohort_pipelines.orchestration.invalid import KeyDoubled
 
-_MERGE = "tag:yaml.org,2002:merge"  # `<<` may stand several times: each merges another mapping in
-
 
 def require_single_keys(path: Path, document: int, file: str) -> None:
     """Read ``path`` again, and refuse a key that stands twice in a mapping of its ``document`` (counted from 0).
@@ -38,7 +36,7 @@ def _mappings(node: yaml.Node, seen: set[int]) -> Iterator[yaml.MappingNode]:
 
 
 def _require_single(mapping: yaml.MappingNode, file: str) -> None:
-    keys = [key for key, _ in mapping.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
+    keys = [key for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
     for (tag, name), count in Counter((key.tag, key.value) for key in keys).items():
         if count > 1:
             lines = [key.start_mark.line + 1 for key in keys if (key.tag, key.value) == (tag, name)]

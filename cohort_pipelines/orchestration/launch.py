@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +12,7 @@ import dagster as dg
 from cohort_pipelines import clock, settings
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.delivery.listing import entries
+from cohort_pipelines.disk import make_private
 from cohort_pipelines.errors import CohortPipelinesError, ProjectFolderInvalid, SyncUnknown
 from cohort_pipelines.orchestration.connected import Finding, check_all
 from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
@@ -103,6 +104,9 @@ def opened(project: Path) -> Iterator[OpenProject]:
         home = os.environ[settings.HOME] = str(settings.dagster_home() or settings.project_folder())
         with _as_one_sentence():
             definitions = project_definitions(package)
+        if (data := Path(settings.data_root())).is_absolute():
+            with suppress(OSError):  # Dagster's own attempt says why
+                make_private(data)  # before Dagster makes it readable by others
         with instance_at(home) as instance:
             end_dead_runs(instance)
             yield OpenProject(found.syncs, found.unloadable, found.sources, found.destinations, definitions, instance)

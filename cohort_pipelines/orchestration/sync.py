@@ -13,7 +13,7 @@ from cohort_pipelines.delivery.terms import NO_FILE
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.checks import build_checks
 from cohort_pipelines.orchestration.connections import SyncType
-from cohort_pipelines.orchestration.declared import Declared, Id, Reference, Text
+from cohort_pipelines.orchestration.declared import NUMBER, Declared, Id, Reference, Text
 from cohort_pipelines.orchestration.invalid import LinkInvalid
 from cohort_pipelines.orchestration.metadata import is_web_address
 from cohort_pipelines.orchestration.partitions import CADENCES, export_partitions, scheduled_partitions
@@ -23,9 +23,9 @@ from cohort_pipelines.orchestration.sync_scaffolder import SyncScaffolder
 
 _FIRST_DAY, _LAST_DAY = date(2009, 1, 1), date(2099, 12, 31)  # Mixpanel's first year; what windows can be counted to
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Ratio = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER]
+Ratio = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False), NUMBER]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000), NUMBER]
 Day = Annotated[
     date, Field(ge=_FIRST_DAY, le=_LAST_DAY), dg.Resolver(lambda _context, value: value, model_field_type=str)
 ]

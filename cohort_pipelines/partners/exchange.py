@@ -152,13 +152,15 @@ def failure(partner: str, status: int, wait: float | None = None) -> PartnerErro
 
 
 def require_success(partner: str, response: Response) -> None:
-    """Refuse every status but 2xx.
+    """Refuse every status but 2xx, and of these the one that says that the answer is only a part.
 
     Raises:
         PartnerKeyRefused, PartnerRequestRefused, PartnerOutcomeUnknown: as :func:`failure` tells them apart.
     """
     if not response.is_success:
         raise failure(partner, response.status_code, retry_after(response))
+    if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+        raise PartnerOutcomeUnknown(partner, f"HTTP {response.status_code}")
 
 
 def checked_url(partner: str, url: str) -> URL:

@@ -3,8 +3,8 @@
 Source: Mixpanel's docs/cohort-sync/webhooks.mdx, which Mixpanel names as the specification for partners.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, Literal
 
 import msgspec
@@ -47,12 +47,14 @@ class _Reply(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Reply)
+_AN_ERROR = re.compile("[45][0-9][0-9]")
 
 
 def require_accepted(partner: str, action: Action, response: Response) -> None:
     """Refuse every reply but the published one: a 2xx and a JSON object with `status: success` and the same action.
 
-    Flagsmith and Usertour answer so. Usertour answers a failure with a 2xx too, so the body decides.
+    One that names an error beside is none. Flagsmith and Usertour answer so; Usertour answers a failure with a 2xx too,
+    so the body decides.
 
     Raises:
         PartnerKeyRefused, PartnerRequestRefused, PartnerOutcomeUnknown: what the status or the body says.
@@ -64,13 +66,13 @@ def require_accepted(partner: str, action: Action, response: Response) -> None:
         raise _not_the_wire(partner, response) from None
     if reply.status == "failure":
         raise _reported_failure(partner, reply.error, response)
-    if (reply.status, reply.action) != ("success", action):
+    if reply.error or (reply.status, reply.action) != ("success", action):
         raise _not_the_wire(partner, response)
 
 
 def _reported_failure(partner: str, error: object, response: Response) -> PartnerError:
     code = str(error.get("code")) if isinstance(error, dict) else ""
-    if code.isdecimal() and int(code) >= HTTPStatus.BAD_REQUEST:
+    if _AN_ERROR.fullmatch(code):
         return failure(partner, int(code))
     return PartnerRequestRefused(partner, response.status_code)
 

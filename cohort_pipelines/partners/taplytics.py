@@ -6,6 +6,7 @@ and no rate limit is documented, so the pace is a bounded number of requests in 
 """
 
 import asyncio
+import unicodedata
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -114,6 +115,9 @@ class _Custom(msgspec.Struct):
     """What is read of the user object that Taplytics answers with."""
 
     custom_data: dict[str, Any]
+    user_id: str | None = None
+    error: Any = None
+    success: bool = True
 
 
 _decoder = msgspec.json.Decoder(_Custom)
@@ -206,7 +210,7 @@ class _Flags:
             chunk.requests += 1
             response = await exchange(self._http, _NAME, self._url, body=body, deadline=deadline)
             require_success(_NAME, response)
-            _require_user(response, flag)
+            _require_user(response, user_id, flag)
 
         async with self._slots:
             if chunk.over or clock.now() >= deadline:
@@ -228,7 +232,7 @@ class _Flags:
                 chunk.unknown[row], chunk.over, chunk.again_after = str(lost), True, None
 
 
-def _require_user(response: Response, flag: Mapping[str, bool]) -> None:
+def _require_user(response: Response, user_id: str, flag: Mapping[str, bool]) -> None:
     """Refuse a success whose body is not what is documented: the user, with the merged custom data.
 
     Source: the module's docstring.
@@ -237,8 +241,16 @@ def _require_user(response: Response, flag: Mapping[str, bool]) -> None:
         PartnerOutcomeUnknown: something other than Taplytics answered, or the flag was not stored.
     """
     try:
-        stored = _decoder.decode(response.content).custom_data
+        user = _decoder.decode(response.content)
     except NO_JSON:
         raise PartnerOutcomeUnknown(_NAME, f"HTTP {response.status_code} with no user object") from None
-    if any(stored.get(name) is not member for name, member in flag.items()):
-        raise PartnerOutcomeUnknown(_NAME, "it answered with a user who does not have what was sent")
+    stored = all(user.custom_data.get(name) is member for name, member in flag.items())
+    if user.error or not user.success or not stored or not _may_be(user_id, user.user_id):
+        raise PartnerOutcomeUnknown(_NAME, "it answered with another user, or one who does not have what was sent")
+
+
+def _may_be(user_id: str, answered: str | None) -> bool:
+    """Say whether an answer may be about ``user_id``: Taplytics may know the user under another spelling."""
+    return answered is None or unicodedata.normalize("NFC", answered).casefold() == (
+        unicodedata.normalize("NFC", user_id).casefold()
+    )

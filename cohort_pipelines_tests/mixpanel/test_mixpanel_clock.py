@@ -15,7 +15,14 @@ from cohort_pipelines.standins.server import InThread
 from cohort_pipelines.windows import Window
 from cohort_pipelines_tests.partners.odd_server import Asked, Raw, in_turn, odd_server, raw
 
-ONE_PAGE = {"page": 0, "page_size": 1000, "session_id": "s", "total": 1, "results": [{"$distinct_id": "u-1"}]}
+ONE_PAGE = {
+    "status": "ok",
+    "page": 0,
+    "page_size": 1000,
+    "session_id": "s",
+    "total": 1,
+    "results": [{"$distinct_id": "u-1"}],
+}
 
 
 def rows(project: Project, history: History, window: Window) -> int:

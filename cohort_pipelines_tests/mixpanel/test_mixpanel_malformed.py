@@ -90,16 +90,16 @@ def test_what_is_shown_of_a_malformed_member_is_bounded() -> None:
     [
         b"",
         b"<!doctype html>",
-        b'{"page":0,"page_size":1000,"results":[{"$distinct',
-        b'{"page":0,"page_size":1000,"results":[{}]',
-        b'{"page":0,"page_size":1000,"results":[{}]}}',
-        b'{"page":0,"page_size":1000,"results":{}}',
-        b'{"page":NaN,"page_size":1000,"results":[]}',
-        b'{"page":0,"page_size":1000,"results":[],"n":%s}' % DEEP,
+        b'{"status":"ok","page":0,"page_size":1000,"results":[{"$distinct',
+        b'{"status":"ok","page":0,"page_size":1000,"results":[{}]',
+        b'{"status":"ok","page":0,"page_size":1000,"results":[{}]}}',
+        b'{"status":"ok","page":0,"page_size":1000,"results":{}}',
+        b'{"status":"ok","page":NaN,"page_size":1000,"results":[]}',
+        b'{"status":"ok","page":0,"page_size":1000,"results":[],"n":%s}' % DEEP,
         b'{"error":"down"}',
         b"[]",
         b"[" * 100_000,
-        b'{"page":0,"page_size":0,"results":[]}',
+        b'{"status":"ok","page":0,"page_size":0,"results":[]}',
     ],
 )
 def test_a_body_that_is_no_page_is_unreadable(body: bytes) -> None:

@@ -16,6 +16,7 @@ from cohort_pipelines.errors import (
     MixpanelError,
     MixpanelRequestRefused,
     MixpanelUnavailable,
+    SnapshotTorn,
 )
 from cohort_pipelines.history import History
 from cohort_pipelines.mixpanel import Project, Snapshot, patience, take_snapshot
@@ -32,12 +33,21 @@ def take(project: Project, history: History, window: Window, place: patience.Pla
     )
 
 
-def test_a_status_that_is_not_ok_costs_one_query_and_one_reading_anew(
-    standins: InThread, project: Project, history: History, window: Window
+@pytest.mark.parametrize(
+    "status_and_reason",
+    [
+        ('"status":"error"', "its status is not ok"),
+        ('"status":"ok","error":"broken"', "it names an error"),
+        ('"error":null', "missing required field `status`"),
+    ],
+)
+def test_a_page_that_does_not_say_ok_costs_one_query_and_one_reading_anew(
+    standins: InThread, project: Project, history: History, window: Window, status_and_reason: tuple[str, str]
 ) -> None:
-    body = '{"status":"error","page":0,"page_size":1000,"session_id":"S","total":1,"results":[{"$distinct_id":"a"}]}'
+    status, says = status_and_reason
+    body = f'{{{status},"page":0,"page_size":1000,"session_id":"S","total":1,"results":[{{"$distinct_id":"a"}}]}}'
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match=ENGAGE, times=None))
-    with pytest.raises(MixpanelAnswerUnreadable, match="its status is not ok"):
+    with pytest.raises(MixpanelAnswerUnreadable, match=says):
         take(project, history, window)
     assert standins.standins.mixpanel_faults.requests == {(ENGAGE, 200): 2}
 
@@ -130,3 +140,14 @@ async def waits_of_two_hours(error: MixpanelError, monkeypatch: pytest.MonkeyPat
                 while True:
                     await patient.wait(error, costly=True)
     return waits
+
+
+def test_a_total_beyond_all_sense_takes_no_memory(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    body = (
+        f'{{"status":"ok","page":0,"page_size":1,"session_id":"S","total":{10**18},"results":[{{"$distinct_id":"a"}}]}}'
+    )
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match=ENGAGE, times=None))
+    with pytest.raises(SnapshotTorn):
+        take(project, history, window)

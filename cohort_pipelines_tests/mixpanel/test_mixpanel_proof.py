@@ -19,6 +19,7 @@ from cohort_pipelines.windows import Window
 def page_of(number: int, *ids: str, **said: Any) -> Page:  # noqa: ANN401  any field of a page
     body = {
         "page": number,
+        "status": "ok",
         "page_size": 2,
         "session_id": "S",
         "total": 5,

@@ -140,6 +140,7 @@ DOUBLED = """
             "anonymous_members: fetch\n    attributes: {source: main}",
             "The key 'attributes' stands twice, in lines 3 and 12",
         ),
+        ("<<: {owners: []}", "The key '<<' stands twice, in lines 6 and 11"),
         ("baseline: empty\n    ---\n    type: a.B\n    type: a.C", "cannot be read: "),
     ],
 )
@@ -420,6 +421,10 @@ def test_a_remote_history_with_postgresql_loads_without_asking_either(
     [
         ("cohort_id: 1,", f"cohort_id: {10**30},", "cohort_id: "),
         ("cohort_id: 1,", "cohort_id: -1,", "cohort_id: "),
+        ("cohort_id: 1,", "cohort_id: true,", "a number is needed, without quotes"),
+        ("cohort_id: 1,", "cohort_id: '29',", "a number is needed, without quotes"),
+        ("type: dynamic", "type: dynamic, gates: {max_shrink: true}", "gates.max_shrink: "),
+        ("type: dynamic", "type: dynamic, gates: {min_users: false}", "gates.min_users: "),
         ("type: dynamic", f"type: dynamic, max_refused: {10**40}", "max_refused: "),
         ("type: dynamic", "type: dynamic, gates: {max_churn: .inf}", "gates.max_churn: "),
         ("type: dynamic", "type: dynamic, gates: {max_growth: .nan}", "gates.max_growth: "),

@@ -171,6 +171,8 @@ def test_the_published_reply_is_an_acknowledgement(body: bytes) -> None:
         pytest.param(raw(200, TAKEN, length=99), id="shorter than its Content-Length"),
         pytest.param(Raw(CHUNKED + TAKEN_IN_A_CHUNK, hang_up=True), id="without the last chunk"),
         pytest.param(Raw(CHUNKED, hang_up=True), id="cut after its headers"),
+        pytest.param(raw(200, TAKEN[:-1] + b', "error": "partial"}'), id="success and an error"),
+        pytest.param(raw(206, TAKEN), id="a part"),
         pytest.param(raw(200, b'{"status": "queued"}'), id="another status"),
         pytest.param(raw(200, b'{"error": {"message": "no"}}'), id="error without status"),
         pytest.param(raw(200, b'{"status": "failure", "error": {"message": "b", "code": 503}}'), id="failure 503"),

@@ -24,6 +24,8 @@ from cohort_pipelines_tests.partners.odd_server import Asked, Raw, Reply, in_tur
 T = TypeVar("T")
 
 USER = b'{"user_id": "u", "custom_data": {"Beta": true}}'
+ANY_USER = b'{"custom_data": {"Beta": true}}'
+OTHER_USER = b'{"user_id": "v", "custom_data": {"Beta": true}}'
 KEY = "tl-key-not-to-be-seen"
 TOO_SHORT_TO_END = 0.4
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -111,7 +113,7 @@ def test_requests_in_flight_reach_the_bound_over_all_chunks_and_never_pass_it() 
             full.set()
         await full.wait()
         in_flight.append(in_flight[-1] - 1)
-        return raw(200, USER)
+        return raw(200, ANY_USER)
 
     async def scenario() -> list[Answer]:
         async with (
@@ -149,7 +151,7 @@ def test_a_refused_key_stops_at_once(status: int) -> None:
 
 
 def test_a_key_revoked_in_the_middle_stops_what_is_left() -> None:
-    accepted = [raw(200, USER)] * 10
+    accepted = [raw(200, ANY_USER)] * 10
 
     async def scenario() -> int:
         async with odd_server(in_turn(*accepted, raw(401))) as server:
@@ -178,7 +180,7 @@ def test_a_chunk_whose_rows_are_all_refused_alike_is_refused_as_a_whole(status: 
 
 def test_a_bad_row_is_refused_alone() -> None:
     async def reply(asked: Asked) -> Raw:
-        return raw(400, asked.body) if b"bad" in asked.body else raw(200, USER)
+        return raw(400, asked.body) if b"bad" in asked.body else raw(200, ANY_USER)
 
     answer, _ = answered(reply, ["good", "bad", "fine"])
 
@@ -216,6 +218,11 @@ def test_rows_refused_with_different_statuses_are_told_row_by_row() -> None:
         pytest.param(Raw(CHUNKED + USER_IN_A_CHUNK, hang_up=True), "did not confirm", id="without the last chunk"),
         pytest.param(raw(200, USER, headers={"x": "a" * 72_000}), "larger than 64 KB", id="headers too large"),
         pytest.param(raw(200, b'{"user_id": "u", "custom_'), "no user object", id="half a JSON"),
+        pytest.param(raw(200, OTHER_USER), "another user", id="another user"),
+        pytest.param(raw(200, USER[:-1] + b', "error": "failed"}'), "another user", id="the user and an error"),
+        pytest.param(raw(200, USER[:-1] + b', "success": false}'), "another user", id="the user and no success"),
+        pytest.param(raw(206, USER), "HTTP 206", id="a part"),
+        pytest.param(raw(200, USER, headers={"content-encoding": "br"}), "not asked for", id="packed otherwise"),
         pytest.param(raw(200, b'{"custom_data": {"Beta": false}}'), "does not have", id="opposite"),
         pytest.param(raw(200, b'{"custom_data": {"Beta": "true"}}'), "does not have", id="another value"),
         pytest.param(raw(200, b'{"custom_data": {"Other": true}}'), "does not have", id="not stored"),
