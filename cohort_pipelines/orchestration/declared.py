@@ -5,6 +5,7 @@ Dagster stops the whole code location at the first declaration that it cannot lo
 :meth:`Declared.load`, which validates them and is free to return something else.
 """
 
+import os
 import re
 from keyword import iskeyword
 from pathlib import Path
@@ -173,7 +174,7 @@ def unreadable(name: str, problem: str, file: str) -> Unloadable:
 
 def yaml_in(folder: Path) -> Path:
     """Return the file that declares what is in ``folder``."""
-    return next((path for name in YAML_NAMES if (path := folder / name).exists()), folder / YAML_NAMES[0])
+    return next((path for name in YAML_NAMES if os.path.lexists(path := folder / name)), folder / YAML_NAMES[0])
 
 
 def declared_in(tree: dg.ComponentTree) -> list[Declared]:

@@ -45,11 +45,14 @@ def _folder(context: ComponentDeclLoadContext) -> DefsFolderDecl:
 
 
 def _declaration(context: ComponentDeclLoadContext) -> ComponentDecl[Any] | None:
-    declares = yaml_in(context.path).exists()
+    file = yaml_in(context.path)
+    declares = file.exists() or file.is_symlink()
     if context.path.is_dir() and not declares:
         folder = _folder(context)
         return folder if folder.children else None
     try:
+        if declares:
+            file.stat()  # of a link to nothing Dagster would see nothing at all
         return build_filesystem_component_decl_from_context(context)
     except Exception as error:
         if not declares:  # a module of Python: code, and not a declaration

@@ -506,3 +506,12 @@ def test_declared_paths_lie_in_the_project_or_the_home_folder(
     baselines = {sync.name: sync.terms.baseline for sync in resolved_syncs(component_tree(package))}
     assert baselines == {"first": path, "second": "unknown"}
     assert destination(load, BY_FILE, SETTINGS="account: x", exports=declared).partner().account == path
+
+
+def test_a_declaration_that_is_a_link_to_nothing_is_left_out_by_name(load: Load, tmp_path: Path) -> None:
+    load(SOUND)
+    [package] = tmp_path.iterdir()
+    (package / "defs" / "third").mkdir()
+    (package / "defs" / "third" / "defs.yaml").symlink_to(tmp_path / "gone.yaml")
+
+    assert {*problems(project_definitions(package))} == {"third"}
