@@ -14,6 +14,9 @@ MEMORY_LIMIT = "256MB"
 BATCH = 8_192
 """Rows of a batch that is read from a file or from the engine: 8 MB of the longest ids."""
 
+_OUT_OF_MEMORY, _DISK = "Out of Memory Error", "IO Error"
+_FULL_DISK = "max_temp_directory_size"  # what DuckDB names where memory is used up since the disk takes no more
+
 
 @contextmanager
 def engine(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -35,18 +38,16 @@ def engine(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with duckdb.connect(config=config) as connection:
             yield connection
-    except (duckdb.OperationalError, OSError) as error:  # what reading a result as Arrow meets comes as an OSError
-        raise _refusal(str(spill), error) from error
-
-
-def _refusal(spill: str, error: Exception) -> Exception:
-    """Return the error of ours that one of DuckDB's stands for; any other is returned as it is."""
-    text = str(error)
-    if text.startswith("Out of Memory Error") and "failed to offload" not in text:
-        return MemoryLimitReached(MEMORY_LIMIT)
-    if text.startswith(("Out of Memory Error", "IO Error")):
-        return HistoryNotWritable(spill, f"set work could not spill ({type(error).__name__})")
-    return error
+    except (
+        duckdb.OperationalError,
+        OSError,
+    ) as error:  # the latter from Arrow, in DuckDB's words
+        said = str(error)
+        if said.startswith(_OUT_OF_MEMORY) and _FULL_DISK not in said:
+            raise MemoryLimitReached(MEMORY_LIMIT) from error
+        if isinstance(error, OSError) and not said.startswith((_OUT_OF_MEMORY, _DISK)):
+            raise
+        raise HistoryNotWritable(str(spill), f"set work could not spill ({type(error).__name__})") from error
 
 
 def exactly(path: Path) -> str:

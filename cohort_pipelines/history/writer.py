@@ -19,7 +19,7 @@ ROW_GROUP = 65_536
 GROUP_BYTES = 8 * 2**20
 """A row group ends after so many rows, or so many bytes of text: who reads a file holds some of its groups at once."""
 
-_BLOCK = 1_024  # a group ends at a multiple of so many rows
+BLOCK = 1_024  # a group ends at a multiple of so many rows
 
 
 class StageWriter:
@@ -99,11 +99,11 @@ class StageWriter:
 def _ends_of_groups(table: pa.Table, *, last: bool) -> Iterator[int]:
     """Yield where row groups of ``table`` end: a matter of the rows since the last end, not of how they arrived."""
     rows, size = 0, 0
-    starts = range(0, table.num_rows, _BLOCK)
+    starts = range(0, table.num_rows, BLOCK)
     for start, text in zip(starts, _bytes_of_blocks(table, starts), strict=True):
-        end = min(start + _BLOCK, table.num_rows)
+        end = min(start + BLOCK, table.num_rows)
         rows, size = rows + end - start, size + int(text)
-        whole = end - start == _BLOCK and (rows >= ROW_GROUP or size >= GROUP_BYTES)
+        whole = end - start == BLOCK and (rows >= ROW_GROUP or size >= GROUP_BYTES)
         if whole or (last and end == table.num_rows):
             yield end
             rows, size = 0, 0

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from cohort_pipelines.errors import ExportNameInvalid, HistoryFileDamaged, HistoryFileMissing, HistoryNotWritable
 from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.history.writer import ROW_GROUP
+from cohort_pipelines.history.writer import BLOCK, GROUP_BYTES, ROW_GROUP
 from cohort_pipelines.windows import one_time_window
 from cohort_pipelines_tests.disks import no_temporary_folder
 
@@ -133,6 +133,20 @@ def test_small_pages_become_large_row_groups(history: History) -> None:
         groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     assert groups == [ROW_GROUP, ROW_GROUP, 140_000 - 2 * ROW_GROUP]
     assert writer.rows == 140_000
+
+
+def test_row_groups_of_long_ids_hold_so_many_bytes_however_they_arrive(history: History) -> None:
+    ids = table(*(f"{number:01000}" for number in range(40_000)))
+    whole = history.write(SYNC, Stage.PLAN, WINDOW, ids)
+    with history.writer(SYNC, Stage.PLAN, WINDOW, ids.schema) as writer:
+        for start in range(0, ids.num_rows, 777):
+            writer.write(ids.slice(start, 777))
+
+    with history.local_file(whole) as path, pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    full = -(-GROUP_BYTES // (1_000 * BLOCK)) * BLOCK
+    assert groups == [full] * (40_000 // full) + [40_000 % full]
+    assert writer.stored == whole
 
 
 def test_reading_holds_a_batch_and_not_the_file(history: History) -> None:

@@ -9,7 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cohort_pipelines import engine, steps
-from cohort_pipelines.errors import CountsDoNotAddUp, HistoryFileDamaged, HistoryNotWritable, PropertyNotInSnapshot
+from cohort_pipelines.errors import (
+    CountsDoNotAddUp,
+    HistoryFileDamaged,
+    HistoryNotWritable,
+    MemoryLimitReached,
+    PropertyNotInSnapshot,
+)
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.identity import NOT_TEXT, Equality, IdRule, Reason
 
@@ -263,6 +269,40 @@ def test_duplicates_across_batches_are_found(history: History) -> None:
     assert payload.users == 46_667
     assert payload.rejected[Reason.DUPLICATE_PARTNER_ID] == 140_001 - 46_667
     assert steps.duplicate_ids(history, payload.file) == 0
+
+
+SORTED = "SELECT repeat(md5(i::varchar), 12) AS id FROM range(100_000) AS t(i) ORDER BY id"
+
+
+def test_memory_that_is_used_up_is_not_blamed_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MEMORY_LIMIT", "8MB")
+
+    with pytest.raises(MemoryLimitReached, match="more than 8MB of memory"), engine.engine(tmp_path) as db:
+        list(db.sql(SORTED).to_arrow_reader(1_000))
+
+
+def test_memory_used_up_while_arrow_reads_is_named(tmp_path: Path) -> None:
+    said = "Out of Memory Error: failed to pin block of size 256.0 KiB"
+
+    with pytest.raises(MemoryLimitReached), engine.engine(tmp_path):
+        raise OSError(said)
+
+
+def test_an_error_of_something_else_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), engine.engine(tmp_path):
+        (tmp_path / "missing").read_bytes()
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MEMORY_LIMIT", "32MB")
+
+    def sort_with_little_disk() -> None:
+        with engine.engine(tmp_path) as db:
+            db.execute("SET max_temp_directory_size = '1MB'")
+            list(db.sql(SORTED).to_arrow_reader(1_000))
+
+    with pytest.raises(HistoryNotWritable, match="could not spill"):
+        sort_with_little_disk()
 
 
 def test_a_disk_that_takes_no_spill_is_named(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
