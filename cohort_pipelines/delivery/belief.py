@@ -22,6 +22,7 @@ from cohort_pipelines.delivery.spelling import bare_keys, is_padded, key_of, spe
 from cohort_pipelines.engine import BATCH, exactly
 from cohort_pipelines.history import History, Stage, StoredFile
 from cohort_pipelines.history.store import open_parquet
+from cohort_pipelines.history.writer import GROUP_BYTES
 from cohort_pipelines.identity import Equality
 
 SETTLES_AFTER = timedelta(minutes=10)
@@ -122,7 +123,7 @@ def fold(
 def _step(duckdb: DuckDBPyConnection, rows: str, paths: dict[str, str], file: Path) -> str:
     """Run ``rows`` by itself into ``file``, and return the SQL that reads it."""
     written, read = ("'" + name.replace("'", "''") + "'" for name in (str(file), exactly(file)))
-    duckdb.execute(f"COPY (FROM {rows}) TO {written} (FORMAT parquet)", paths)
+    duckdb.execute(f"COPY (FROM {rows}) TO {written} (FORMAT parquet, ROW_GROUP_SIZE_BYTES {GROUP_BYTES})", paths)
     return f"read_parquet({read})"
 
 

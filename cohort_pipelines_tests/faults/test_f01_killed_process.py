@@ -179,19 +179,19 @@ def window(back: int) -> Iterator[None]:
 KILLS = [
     Kill(FLAGS, Point("query", 1, "after"), "all", sealed=False),
     Kill(FLAGS, Point("cohort_snapshot", 1, "before"), "all", sealed=False),
-    Kill(FLAGS, Point("commit", 2, "after"), "all"),  # the snapshot is in the ledger
+    Kill(FLAGS, Point("commit", 4, "after"), "all"),  # the snapshot is in the ledger
     Kill(FLAGS, Point("plan", 1, "after"), "all"),
     Kill(FLAGS, Point("mark", 1, "before"), "all"),
     Kill(FLAGS, Point("request", 1, "after"), "some"),
     Kill(FLAGS, Point("request", 20, "before"), "some"),
     Kill(FLAGS, Point("belief", 1, "before"), "nothing"),
     Kill(MESSAGES, Point("cohort_snapshot", 1, "after"), "all", sealed=False),  # it has its name, and is in no ledger
-    Kill(MESSAGES, Point("commit", 8, "after"), "all"),  # the first intent
+    Kill(MESSAGES, Point("commit", 10, "after"), "all"),  # the first intent
     Kill(MESSAGES, Point("request", 1, "after"), "some"),
-    Kill(MESSAGES, Point("commit", 25, "before"), "some"),  # between an answer and its record
+    Kill(MESSAGES, Point("commit", 27, "before"), "some"),  # between an answer and its record
     Kill(MESSAGES, Point("request", 30, "before"), "some"),  # among the removals
     Kill(MESSAGES, Point("mark", 2, "after"), "nothing"),
-    Kill(FILES, Point("commit", 8, "after"), "all"),  # the intent
+    Kill(FILES, Point("commit", 10, "after"), "all"),  # the intent
     Kill(FILES, Point("pointer", 1, "before"), "all"),
     Kill(FILES, Point("pointer", 1, "after"), "nothing"),
 ]
