@@ -13,6 +13,7 @@ from dagster.components.core.decl import (
     ComponentDecl,
     ComponentLoaderDecl,
     DefsFolderDecl,
+    YamlFileDecl,
     build_filesystem_component_decl_from_context,
 )
 from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS, ComponentPath
@@ -53,13 +54,17 @@ def _declaration(context: ComponentDeclLoadContext) -> ComponentDecl[Any] | None
     try:
         if declares:
             file.stat()  # of a link to nothing Dagster would see nothing at all
-        return build_filesystem_component_decl_from_context(context)
+        declaration = build_filesystem_component_decl_from_context(context)
+        if isinstance(declaration, YamlFileDecl):
+            for document in declaration.decls:  # what is named beside the attributes is looked up before our load()
+                _ = document.context_with_component_injected_scope, document.get_asset_post_processor_lists()
     except Exception as error:
         if not declares:  # a module of Python: code, and not a declaration
             raise
         location = ComponentPath.from_path(context.path)
         made = partial(_unreadable, problem=sentence(error))
         return ComponentLoaderDecl(context=context, loc=location, component_node_fn=made)
+    return declaration
 
 
 def _unreadable(context: ComponentDeclLoadContext, problem: str) -> Unloadable:

@@ -515,3 +515,8 @@ def test_a_declaration_that_is_a_link_to_nothing_is_left_out_by_name(load: Load,
     (package / "defs" / "third" / "defs.yaml").symlink_to(tmp_path / "gone.yaml")
 
     assert {*problems(project_definitions(package))} == {"third"}
+
+
+@pytest.mark.parametrize("more", ["template_vars_module: .nowhere", "post_processing: {assets: [{target: 7}]}"])
+def test_what_dagster_cannot_look_up_beside_the_attributes_stops_no_other(load: Load, more: str) -> None:
+    assert {*problems(load({**SOUND, "first": f"{dedent(DYNAMIC)}\n{more}\n"}))} == {"first"}
