@@ -15,6 +15,7 @@ from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
 from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, PACKAGE, TAPLYTICS, Project, failure, labelled
+from cohort_pipelines_tests.orchestration.test_dead_runs import run_of_a_killed_process
 
 DAGSTER_YAML = PACKAGE / "templates" / "project" / "dagster.yaml"
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
@@ -261,3 +262,20 @@ def test_the_schedules_run_by_themselves_and_in_utc(project: Project) -> None:
     }
     assert {schedule.execution_timezone for schedule in schedules.values()} == {"UTC"}
     assert {schedule.default_status for schedule in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
+
+
+def test_a_tick_ends_the_run_of_a_process_that_was_killed(project: Project) -> None:
+    repository = project.definitions.get_repository_def()
+    with dg.instance_for_test() as instance, clock.shifted(NOON - clock.now()):
+        dead = run_of_a_killed_process(instance)
+        with dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=NOON,
+            repository_def=repository,
+            resources={"records": Records()},
+        ) as context:
+            project.definitions.resolve_schedule_def(JOBS[APPTIMIZE]).evaluate_tick(context)
+
+        ended = instance.get_run_by_id(dead.run_id)
+        assert ended is not None
+        assert ended.status is dg.DagsterRunStatus.FAILURE
