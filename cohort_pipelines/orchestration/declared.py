@@ -7,12 +7,14 @@ Dagster stops the whole code location at the first declaration that it cannot lo
 
 import os
 import re
+from collections.abc import Callable
 from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from unicodedata import category
 
 import dagster as dg
+from dagster.components.core.decl import YamlDecl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, RootModel
 
 from cohort_pipelines.orchestration.doubled import require_single_keys
@@ -31,6 +33,7 @@ SECRET = dg.Resolver.passthrough(description="One {{ env.NAME }} reference; neve
 Reference = Annotated[str, REFERENCE]
 Secret = Annotated[str, SECRET]
 _TEMPLATE = re.compile(r"\{[{%#]")
+PostProcessor = Callable[[dg.Definitions], dg.Definitions]
 MOST = 2**31 - 1  # of what a ledger's column can hold
 
 
@@ -67,6 +70,7 @@ class Declared(dg.Component, dg.Resolvable):
     _name: str = PrivateAttr("")
     _file: str = PrivateAttr("")
     _document: int = PrivateAttr(0)
+    _post_processors: list[PostProcessor] = PrivateAttr(default_factory=list)
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -92,6 +96,7 @@ class Declared(dg.Component, dg.Resolvable):
                 raise NameUnusable(name, file)  # noqa: TRY301  so that one place deals with all that is wrong
             declared = super().load(cls.model().model_validate(given), context)
             declared._place(name, file, document)  # noqa: SLF001  its own
+            declared._post_processors = _post_processors(context)  # noqa: SLF001
             declared.require_usable()
         except Exception as error:  # noqa: BLE001  ours, pydantic's, Dagster's, Jinja's, those of what a template calls
             found = (
@@ -123,6 +128,11 @@ class Declared(dg.Component, dg.Resolvable):
     def file(self) -> str:
         """The declaring file, relative to the project."""
         return self._file
+
+    @property
+    def post_processors(self) -> list[PostProcessor]:
+        """What stands under `post_processing` beside the attributes, as Dagster will apply it to the definitions."""
+        return self._post_processors
 
 
 class Unloadable(Declared, dg.Model):
@@ -185,6 +195,11 @@ def declared_in(tree: dg.ComponentTree) -> list[Declared]:
 def _names_a_resource(name: str) -> bool:
     """Tell whether Dagster can offer a resource, or a sensor, of that name beside its own and ours."""
     return name.isidentifier() and not iskeyword(name) and not name.startswith("_") and name not in _TAKEN
+
+
+def _post_processors(context: dg.ComponentLoadContext) -> list[PostProcessor]:
+    declaration = context.component_decl
+    return list(declaration.get_asset_post_processor_lists()) if isinstance(declaration, YamlDecl) else []
 
 
 def _document(context: dg.ComponentLoadContext) -> int:

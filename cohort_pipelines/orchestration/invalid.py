@@ -43,6 +43,15 @@ class AttributesInvalid(DeclarationInvalid):
         super().__init__(f"{name} is declared wrongly: {problem}", (file,), "Correct these attributes.")
 
 
+class PostProcessingInvalid(DeclarationInvalid):
+    """What stands under `post_processing` cannot be done to the declaration's assets."""
+
+    def __init__(self, name: str, problem: str, file: str) -> None:
+        super().__init__(
+            f"post_processing of {name} is wrong: {problem}", (file,), "Correct what stands under post_processing."
+        )
+
+
 class KeyDoubled(DeclarationInvalid):
     """A key stands twice in one mapping of the YAML."""
 

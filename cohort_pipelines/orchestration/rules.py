@@ -7,7 +7,9 @@ newest that a budget does not carry. The others are held against what is left.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 
@@ -23,12 +25,14 @@ from cohort_pipelines.orchestration.invalid import (
     DestinationsAlike,
     FirstWindowMisplaced,
     NameDoubled,
+    PostProcessingInvalid,
     TargetClaimedTwice,
     TargetTooLong,
     TypeUnsupported,
     WatchedUnknown,
 )
 from cohort_pipelines.orchestration.partitions import CADENCES
+from cohort_pipelines.orchestration.sentences import sentence
 
 if TYPE_CHECKING:
     from cohort_pipelines.orchestration.alerts import Alerts
@@ -60,8 +64,17 @@ class Siblings:
         return next((instead for wrong, instead in self._wrong if wrong is declared), None)
 
 
+_known: WeakKeyDictionary[object, Siblings] = WeakKeyDictionary()  # by the cache of a tree, which lives as long as it
+
+
 def siblings_in(tree: dg.ComponentTree) -> Siblings:
-    """Hold all declarations against each other, and return what can be loaded and what cannot."""
+    """Return what can be loaded of a project's declarations and what cannot, held against each other once."""
+    if tree.state_tracker not in _known:
+        _known[tree.state_tracker] = _held_against_each_other(tree)
+    return _known[tree.state_tracker]
+
+
+def _held_against_each_other(tree: dg.ComponentTree) -> Siblings:
     found = _Sorting(declared_in(tree))
     found.refuse(_doubled_names(found.left("source") + found.left("destination")))
     for role in ("sync", "alerts"):
@@ -76,6 +89,7 @@ def siblings_in(tree: dg.ComponentTree) -> Siblings:
     for rule in (_unsupported, _claimed_twice, _sent_twice):
         found.refuse(rule(cast("list[CohortSync]", found.left("sync")), sources, named))
     found.refuse(_beyond_budget(cast("list[CohortSync]", found.left("sync")), sources))
+    found.refuse(_wrongly_processed(cast("list[CohortSync]", found.left("sync")), sources, named))
     syncs = {each.name: each for each in cast("list[CohortSync]", found.left("sync"))}
     watchable = {*syncs, *(each.name for each in found.unloadable if each.may_be_a_sync)}
     found.refuse(_watching_unknown(cast("list[Alerts]", found.left("alerts")), watchable))
@@ -194,6 +208,19 @@ def _beyond_budget(syncs: Sequence["CohortSync"], sources: Mapping[str, "Mixpane
             planned += CADENCES[sync.type].per_hour
             if planned > usable:
                 yield sync, BudgetTooSmall(sync.name, project_id, needed, granted, files)
+
+
+def _wrongly_processed(
+    syncs: Sequence["CohortSync"], sources: Mapping[str, "MixpanelProject"], destinations: Mapping[str, "Destination"]
+) -> Wrong:
+    """Try `post_processing` out, whose values Dagster would first look at when it builds the whole location."""
+    siblings = Siblings(sources, destinations, {each.name: each for each in syncs}, (), ())
+    for sync in syncs:
+        if sync.post_processors:
+            try:
+                reduce(lambda built, process: process(built), sync.post_processors, sync.built(siblings))
+            except Exception as error:  # noqa: BLE001  Dagster's, pydantic's, Jinja's, those of what a template calls
+                yield sync, PostProcessingInvalid(sync.name, sentence(error), sync.file)
 
 
 def _watching_unknown(alerts: Sequence["Alerts"], watchable: Iterable[str]) -> Wrong:

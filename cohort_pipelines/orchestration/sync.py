@@ -78,6 +78,10 @@ class CohortSync(Declared, dg.Model):
         siblings = siblings_in(context.component_tree)
         if wrong := siblings.unloadable_for(self):
             return wrong.build_defs(context)
+        return self.built(siblings)
+
+    def built(self, siblings: Siblings) -> dg.Definitions:
+        """Return the sync's assets and checks."""
         resolved = self.resolved(siblings)
         return dg.Definitions(assets=build_assets(resolved), asset_checks=build_checks(resolved))
 

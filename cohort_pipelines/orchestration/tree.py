@@ -16,9 +16,10 @@ from dagster.components.core.decl import (
     YamlFileDecl,
     build_filesystem_component_decl_from_context,
 )
-from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS, ComponentPath
+from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS, ComponentPath, CompositeYamlComponent
+from dagster_shared.record import as_dict
 
-from cohort_pipelines.orchestration.declared import Unloadable, unreadable, yaml_in
+from cohort_pipelines.orchestration.declared import Declared, PostProcessor, Unloadable, unreadable, yaml_in
 from cohort_pipelines.orchestration.sentences import sentence
 
 
@@ -32,6 +33,25 @@ class DeclarationTree(dg.ComponentTree):
             known = _folder(self.decl_load_context.for_component_loc(location))
             self.state_tracker.set_cache_data(location, component_decl=known)
         return known
+
+
+class _File(YamlFileDecl):
+    """A file of declarations, where wrong `post_processing` has made its declaration an unloadable one already."""
+
+    def _load_component(self) -> CompositeYamlComponent:
+        file = super()._load_component()
+        file.asset_post_processors_list = [
+            [partial(_processed, process) for process in processors] if isinstance(component, Declared) else processors
+            for component, processors in zip(file.components, file.asset_post_processors_list, strict=True)
+        ]
+        return file
+
+
+def _processed(process: PostProcessor, built: dg.Definitions) -> dg.Definitions:
+    try:
+        return process(built)
+    except Exception:  # noqa: BLE001  found before, by the rules of what declarations must not do
+        return built
 
 
 def _folder(context: ComponentDeclLoadContext) -> DefsFolderDecl:
@@ -58,6 +78,7 @@ def _declaration(context: ComponentDeclLoadContext) -> ComponentDecl[Any] | None
         if isinstance(declaration, YamlFileDecl):
             for document in declaration.decls:  # what is named beside the attributes is looked up before our load()
                 _ = document.context_with_component_injected_scope, document.get_asset_post_processor_lists()
+            return _File(**as_dict(declaration))
     except Exception as error:
         if not declares:  # a module of Python: code, and not a declaration
             raise

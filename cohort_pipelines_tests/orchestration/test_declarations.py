@@ -520,3 +520,28 @@ def test_a_declaration_that_is_a_link_to_nothing_is_left_out_by_name(load: Load,
 @pytest.mark.parametrize("more", ["template_vars_module: .nowhere", "post_processing: {assets: [{target: 7}]}"])
 def test_what_dagster_cannot_look_up_beside_the_attributes_stops_no_other(load: Load, more: str) -> None:
     assert {*problems(load({**SOUND, "first": f"{dedent(DYNAMIC)}\n{more}\n"}))} == {"first"}
+
+
+@pytest.mark.parametrize(
+    ("post_processing", "said"),
+    [
+        ("{assets: [{attributes: {owners: [nobody]}}]}", "owner"),
+        ("{assets: [{attributes: {group_name: 'no group'}}]}", "group"),
+        ("{assets: [{target: 'key:(', attributes: {description: x}}]}", "key:("),
+        ("{assets: [{attributes: {description: '{{ asset.no_such_thing.of_it }}'}}]}", "no_such_thing"),
+    ],
+)
+def test_post_processing_that_cannot_be_applied_stops_no_other(load: Load, post_processing: str, said: str) -> None:
+    found = problems(load({**SOUND, "first": f"{dedent(DYNAMIC)}\npost_processing: {post_processing}\n"}))
+
+    assert {*found} == {"first"}
+    assert "post_processing of first is wrong" in found["first"]
+    assert said in found["first"]
+
+
+def test_post_processing_is_applied(load: Load) -> None:
+    kept = "post_processing: {assets: [{target: 'key:first/destination_upload', attributes: {owners: [team:data]}}]}"
+    defs = load({**SOUND, "first": f"{dedent(DYNAMIC)}\n{kept}\n"})
+
+    owners = {spec.key.path[-1]: spec.owners for spec in defs.resolve_all_asset_specs() if spec.key.path[0] == "first"}
+    assert [name for name, of in owners.items() if list(of) == ["team:data"]] == ["destination_upload"]
