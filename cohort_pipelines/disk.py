@@ -78,7 +78,7 @@ class Kernel:
     def sees_locks_of(self, name: str) -> bool:
         """Tell whether a lock of the kernel called ``name`` would be seen here, or has ended: it is this host's own."""
         machine, _, boot = name.rpartition("~")
-        return boot == self.boot or machine == f"{self.host}~{self.machine}"
+        return boot == self.boot or (self.machine != "" and machine == f"{self.host}~{self.machine}")
 
 
 def this_kernel() -> Kernel:
@@ -95,29 +95,50 @@ def _first_line(path: str) -> str:
 
 
 @contextmanager
-def only_holder(path: Path) -> Iterator[int]:
+def only_holder(path: Path, *, at_most: float | None = None) -> Iterator[int]:
     """Hold the lock at ``path``, and yield its descriptor: it lasts while any process that inherits it lives.
+
+    Another host that holds it for longer than ``at_most`` seconds is taken for gone; None: it may for ever.
 
     Raises:
         Held: a process of this host has it, or one of another host, which may be gone.
         OSError: the files cannot be written.
     """
-    kernel, owner = this_kernel(), path.with_name(f"{path.name}.owner")
+    owner = path.with_name(f"{path.name}.owner")
     with opened(path, os.O_CREAT | os.O_RDWR) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Held(None, owner) from None
-        try:
-            owner.symlink_to(kernel.name)  # made with what it says in one step
-        except FileExistsError:
-            held_by = str(owner.readlink())
-            if not kernel.sees_locks_of(held_by):
-                raise Held(held_by.partition("~")[0], owner) from None
+        os.utime(lock)  # so that the disk's own clock tells how old the owner's file is
+        _own(owner, lock, at_most)
         try:
             yield lock
         finally:
             owner.unlink(missing_ok=True)
+
+
+def _own(owner: Path, lock: int, at_most: float | None) -> None:
+    """Write down which kernel holds the ``lock``, for those that do not see it.
+
+    Raises:
+        Held: another one, whose locks are not seen here, has written it down.
+    """
+    kernel = this_kernel()
+    while True:
+        try:
+            owner.symlink_to(kernel.name)  # made with what it says in one step
+        except FileExistsError:
+            try:
+                held_by, since = str(owner.readlink()), owner.lstat().st_mtime
+            except FileNotFoundError:  # it was given back this moment
+                continue
+        else:
+            return
+        gone = at_most is not None and os.fstat(lock).st_mtime - since > at_most
+        if not (gone or kernel.sees_locks_of(held_by)):
+            raise Held(held_by.partition("~")[0], owner)
+        owner.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -148,7 +148,7 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max
         raise NoAnswer(TimeoutError.__name__, sent=False)
     try:
         async with asyncio.timeout(seconds), aclosing(await http.send(request, stream=True)) as response:
-            if response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:  # only a proxy answers so
+            if response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and _proxy_to(request.url):
                 raise NoAnswer(_refused_by_proxy(response.status_code), sent=False)
             body = await _read(response, max_bytes)
     except _ProxyUnusable:

@@ -180,3 +180,7 @@ def test_no_request_is_begun_when_no_time_is_left() -> None:
             return len(server.asked)
 
     assert asyncio.run(ask()) == 0
+
+
+def test_where_no_proxy_is_asked_407_is_an_answer_like_any_other() -> None:
+    assert answered(raw(407)).status_code == 407

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_LONGEST_LIFE = 7 * 86_400.0  # seconds; a run lasts a day at most
+
+
 @contextmanager
 def writing(place: Path | str) -> Iterator[None]:
     """Turn the disk's refusals into an error that names the place.
@@ -125,11 +128,12 @@ def _kind(error: Exception) -> str:
 
 
 def _sweep(parent: Path, kernel: Kernel) -> None:
-    """Remove what dead processes of this host left."""
+    """Remove what dead processes of this host left, and what is so old that no process of any host can still own it."""
+    long_ago = parent.stat().st_mtime - _LONGEST_LIFE
     for folder in parent.iterdir():
-        if not kernel.sees_locks_of(folder.name.partition("~")[2]):
-            continue
         try:
+            if not (kernel.sees_locks_of(folder.name.partition("~")[2]) or folder.stat().st_mtime < long_ago):
+                continue
             with opened(folder) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

@@ -23,12 +23,10 @@ from cohort_pipelines.errors import (
     QueryBudgetExhausted,
     TooManyConcurrentQueries,
 )
-from cohort_pipelines.http import URL, InvalidURL, Response, retry_after
+from cohort_pipelines.http import NO_JSON, URL, InvalidURL, Response, retry_after
 
 UNAUTHORIZED, PLAN_WITHOUT_API, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 402, 403, 404, 429
 UNCOUNTED = frozenset({UNAUTHORIZED, PLAN_WITHOUT_API, TOO_MANY})  # answers that leave the query budget as it was
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises for JSON that it cannot read; the last for values that are nested too deeply."""
 
 _REDIRECTS, _SERVER_ERROR = range(300, 400), 500
 _HOST = re.compile(r"[a-z0-9.-]{1,253}")
@@ -119,7 +117,7 @@ def _text(body: bytes) -> str:
     """Return what a JSON body complains about, in lower case; "" for any other body."""
     try:
         complaint = msgspec.json.decode(body, type=_Complaint)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NO_JSON:
         return ""
     return (complaint.error or complaint.message).lower()
 

@@ -23,7 +23,7 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.mixpanel.answers import Envelope
 from cohort_pipelines.mixpanel.client import WHO_ASKS, Client, Question, connect
-from cohort_pipelines.mixpanel.malformed import readable
+from cohort_pipelines.mixpanel.malformed import elements, readable
 from cohort_pipelines.mixpanel.project import Project
 from cohort_pipelines.plain_text import shown
 
@@ -158,7 +158,6 @@ def check_project_and_cohorts(project: Project) -> CheckedProject:
 
 
 async def _connected(client: Client) -> str:
-    client.connection.follow_redirects = True  # the App API redirects paths without a trailing slash
     project_id = client.project.project_id
 
     def decode(body: bytes) -> _Membership | None:
@@ -181,8 +180,21 @@ async def list_cohorts(client: Client, deadline: datetime) -> dict[int, CohortIn
         MixpanelError: the refusal or failure.
     """
     question = Question(asked="the list of cohorts", path="/api/query/cohorts/list", form={}, counted=True)
-    cohorts = await client.ask(question, lambda body: readable(body, _listed), deadline)
+    cohorts = await client.ask(question, _decode_listed, deadline)
     return {cohort.id: _info(cohort) for cohort in cohorts}
+
+
+def _decode_listed(body: bytes) -> list[_Listed]:
+    """Return the cohorts that can be read.
+
+    Raises:
+        msgspec.ValidationError: there are some, and none of them can be: the list has another shape.
+    """
+    cohorts = readable(body, _listed)
+    if not cohorts and any(True for _ in elements(body)):
+        message = "no cohort in it can be read"
+        raise msgspec.ValidationError(message)
+    return cohorts
 
 
 def _info(cohort: _Listed) -> CohortInfo:

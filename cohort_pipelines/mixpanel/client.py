@@ -1,7 +1,7 @@
 """One way to ask Mixpanel: time limit, meaning of the answer, retries, and the count of what it cost."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from cohort_pipelines.errors import (
     MixpanelTimedOut,
     MixpanelUnavailable,
 )
-from cohort_pipelines.mixpanel.answers import UNCOUNTED, UNREADABLE, defect, refusal
+from cohort_pipelines.mixpanel.answers import UNCOUNTED, defect, refusal
 from cohort_pipelines.mixpanel.project import MAX_PAGE_BYTES, Project
 
 AT_ONCE = 5  # queries of a project that Mixpanel runs at the same time (docs.mixpanel.com, rate limits)
@@ -93,7 +93,7 @@ class Client:
             await self._require_agreement(response, asked_at, deadline)
         try:
             return decode(response.content)
-        except UNREADABLE as error:
+        except http.NO_JSON as error:
             raise MixpanelAnswerUnreadable(question.asked, defect(response, error)) from None
 
     async def _require_agreement(self, response: http.Response, asked_at: datetime, deadline: datetime) -> None:
@@ -128,6 +128,9 @@ class Client:
         seconds = min(REQUEST_SECONDS, max(0.0, (deadline - clock.now()).total_seconds()) + GRACE_SECONDS)
         try:
             response = await http.send(self.connection, request, seconds=seconds, max_bytes=question.max_bytes)
+            if moved := _with_slash(response):
+                request = self.connection.build_request("GET", moved)
+                response = await http.send(self.connection, request, seconds=seconds, max_bytes=question.max_bytes)
         except http.NoAnswer as silence:
             self.queries += question.counted and silence.sent  # Mixpanel counts on arrival
             raise _unanswered(question.asked, silence) from None
@@ -141,6 +144,20 @@ async def connect(project: Project) -> AsyncIterator[Client]:
     account = http.BasicAuth(project.service_account, project.secret)
     async with http.client(project.base_url, connections=AT_ONCE, auth=account) as connection:
         yield Client(project, connection)
+
+
+def _with_slash(response: http.Response) -> http.URL | None:
+    """Return where a GET is redirected to by a slash at the end of its path, as the App API does; no other is followed.
+
+    Source: client.go of Mixpanel's Terraform provider.
+    """
+    asked = response.request.url
+    with_slash = asked.copy_with(path=f"{asked.path}/")
+    with suppress(http.InvalidURL):
+        moved = asked.join(response.headers.get("location", ""))
+        if response.request.method == "GET" and moved.copy_with(query=asked.query) == with_slash:
+            return with_slash
+    return None
 
 
 def _unanswered(asked: str, silence: http.NoAnswer) -> MixpanelError:

@@ -145,22 +145,19 @@ async def each_in_order(
     Raises:
         MixpanelError: the refusal, or the failure that the deadline leaves no time to wait for.
     """
-    fresh, failed_before, come, following, at_once = (
-        numbers.start,
-        list[int](),
-        dict[int, Page](),
-        numbers.start,
-        _AtOnce(),
-    )
+    fresh = following = numbers.start
+    failed_before: list[int] = []
+    come: dict[int, Page] = {}
     asked: dict[asyncio.Future[Page], int] = {}
+    at_once = _AtOnce()
     try:
         while following < numbers.stop:
             ends = min(following + AT_ONCE, numbers.stop)
-            while len(asked) < at_once.pages and (number := failed_before[0] if failed_before else fresh) < ends:
+            while len(asked) < at_once.pages and (failed_before or fresh < ends):
                 if failed_before:
-                    heappop(failed_before)
+                    number = heappop(failed_before)
                 else:
-                    fresh += 1
+                    number, fresh = fresh, fresh + 1
                 asked[asyncio.ensure_future(ask(number))] = number
             done = await _some_done(asked)
             failed = [error for task in done if isinstance(error := task.exception(), MixpanelError)]

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
+from cohort_pipelines.http import NO_JSON
 from cohort_pipelines.identity import NOT_TEXT
-from cohort_pipelines.mixpanel.answers import UNREADABLE
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def readable(json: bytes, decoder: msgspec.json.Decoder[T]) -> list[T]:
     """
     decoded = []
     for element in elements(json):
-        with suppress(*UNREADABLE):
+        with suppress(*NO_JSON):
             decoded.append(decoder.decode(element))
     return decoded
 
@@ -117,7 +117,7 @@ def _parts(json: bytes, brackets: bytes) -> Iterator[bytes]:
 def _name(json: bytes) -> str:
     try:
         return _strings.decode(json)
-    except UNREADABLE:
+    except NO_JSON:
         return listed(json)
 
 

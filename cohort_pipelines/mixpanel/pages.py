@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import astuple
 
+from cohort_pipelines.http import NO_JSON
 from cohort_pipelines.identity import NOT_TEXT
-from cohort_pipelines.mixpanel.answers import UNREADABLE, Envelope
+from cohort_pipelines.mixpanel.answers import Envelope
 from cohort_pipelines.mixpanel.malformed import listed, mended, pairs, split_results
 
 _ID, _PROFILE = "$distinct_id", "$properties"
@@ -105,7 +106,7 @@ def page_decoder(properties: Sequence[str], *, all_have_profiles: bool) -> PageD
     ``all_have_profiles`` is for pages asked for without the members that have none, where what stands in
     ``$properties`` is what was asked for and proves nothing.
 
-    The function raises one of :data:`~cohort_pipelines.mixpanel.answers.UNREADABLE` for what is not an engage page.
+    The function raises one of :data:`~cohort_pipelines.http.NO_JSON` for what is not an engage page.
     """
     return _PageDecoder(properties, all_have_profiles=all_have_profiles).decode
 
@@ -125,7 +126,7 @@ class _PageDecoder:
         """Return the page of ``body``."""
         try:
             page = self._whole(body)
-        except UNREADABLE:
+        except NO_JSON:
             return self._by_member(body)
         return self._by_member(body) if page.malformed else page  # a sound id that begins with the mark
 
@@ -186,7 +187,7 @@ class _PageDecoder:
             decoded = _ids.decode(given)
             came, distinct_id = _compared(decoded), _unmarked(str(decoded))
             has_profile, needed = self._profile(values.get(_PROFILE, b"null"))
-        except UNREADABLE:
+        except NO_JSON:
             return _Row(listed(shown), came, has_profile=False, needed=astuple(self.absent))
         return _Row(distinct_id, came, has_profile, needed)
 

@@ -26,6 +26,7 @@ from cohort_pipelines.partners.wire import Audience, NamedCohort, Permit, Public
 CSV_HEADER = "user_id"  # the one column that Apptimize's import documents
 CURRENT = "current.csv"
 LOCK = ".lock"
+FLIP_SECONDS = 60.0  # after which a host that began to move the pointer is taken for gone
 _OURS = re.compile(r"(\d+)-\w+\.csv")
 _PART = re.compile(r"\.(\d+)-.*\.part")
 
@@ -160,7 +161,9 @@ class CsvFile:
 
     def _flip(self, home: Path, file: Path) -> None:
         generation = _generation(file.name)
-        with disk.only_holder(home / LOCK):  # who holds it flips the pointer this very moment, or is stopped
+        with disk.only_holder(
+            home / LOCK, at_most=FLIP_SECONDS
+        ):  # who holds it flips the pointer this very moment, or is stopped
             named = _named(home)
             if named and _generation(named) > generation:
                 raise NewerFilePublished(self._partner, _generation(named), generation)

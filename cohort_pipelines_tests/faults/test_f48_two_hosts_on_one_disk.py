@@ -1,6 +1,7 @@
 """F48: two hosts on one shared disk, of which neither sees the locks of the other: none touches the other's files."""
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ HERE_AFTER_A_RESTART = Kernel("here", "m1", "b2")
 IN_A_CONTAINER_HERE = Kernel("3f0c1d", "", "b1")
 THERE = Kernel("there", "m2", "b3")
 THERE_AND_CALLED_ALIKE = Kernel("here", "m2", "b4")
-OTHERS = [THERE, THERE_AND_CALLED_ALIKE]
+THERE_WITHOUT_A_NUMBER = Kernel("here", "", "b5")
+OTHERS = [THERE, THERE_AND_CALLED_ALIKE, THERE_WITHOUT_A_NUMBER]
 
 SwitchTo = Callable[[Kernel], None]
 
@@ -70,6 +72,47 @@ def test_f48_scratch_that_a_dead_process_of_this_host_left_goes(
 
     with history.scratch():
         assert not left.exists()
+
+
+def test_f48_containers_that_no_number_tells_apart_leave_each_others_scratch(
+    tmp_path: Path, switch_to: SwitchTo
+) -> None:
+    history = History(tmp_path / "history")
+    switch_to(Kernel("app", "", "b6"))
+    with history.scratch() as theirs:
+        switch_to(Kernel("app", "", "b7"))
+        with history.scratch():
+            assert theirs.exists()
+
+
+def test_f48_scratch_that_no_process_can_own_any_more_goes(tmp_path: Path, switch_to: SwitchTo) -> None:
+    history = History(tmp_path / "history")
+    with history.scratch() as theirs:
+        left = theirs.with_name(f"0{theirs.name[1:]}")
+    left.mkdir()
+    switch_to(THERE)
+    with history.scratch():
+        assert left.exists()
+    eight_days_ago = left.parent.stat().st_mtime - 8 * 86_400
+    os.utime(left, (eight_days_ago, eight_days_ago))
+
+    with history.scratch():
+        assert not left.exists()
+
+
+def test_f48_a_host_that_went_while_it_published_holds_up_nobody_for_long(
+    tmp_path: Path, partner: CsvFile, switch_to: SwitchTo
+) -> None:
+    assert publish(partner, 1) == Publication()
+    owner = tmp_path / "imports" / "Beta" / ".lock.owner"
+    owner.symlink_to(HERE.name)
+    long_ago = owner.lstat().st_mtime - 61
+    os.utime(owner, (long_ago, long_ago), follow_symlinks=False)
+    switch_to(THERE)
+
+    assert publish(partner, 2) == Publication()
+    assert partner.holds("Beta", "c2")
+    assert not owner.is_symlink()
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -5,15 +5,17 @@ import msgspec
 import pytest
 
 from cohort_pipelines.errors import (
+    MixpanelAnswerTooLarge,
     MixpanelAnswerUnreadable,
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
     MixpanelGroupCohort,
+    MixpanelNotReached,
     MixpanelPlanWithoutApi,
     MixpanelProjectUnknown,
     NotProjectAdmin,
 )
-from cohort_pipelines.mixpanel import CohortInfo, Project, check, check_project_and_cohorts
+from cohort_pipelines.mixpanel import MAX_PAGE_BYTES, CohortInfo, Project, check, check_project_and_cohorts
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread
 
@@ -87,6 +89,29 @@ def test_the_app_api_may_redirect(standins: InThread, project: Project) -> None:
     fault = Fault(kind="status", status=301, headers={"Location": "/api/app/me/"}, match="/api/app/me$")
     standins.standins.mixpanel_faults.add(fault)
     assert check_project_and_cohorts(project).connected == "Stand-in, as admin"
+
+
+@pytest.mark.parametrize("location", ["/api/app/other/", "http://127.0.0.2:1/api/app/me/", "http://["])
+def test_no_other_redirect_is_followed(standins: InThread, project: Project, location: str) -> None:
+    fault = Fault(kind="status", status=301, headers={"Location": location}, match="/api/app/me$")
+    standins.standins.mixpanel_faults.add(fault)
+    with pytest.raises(MixpanelNotReached, match="a redirect"):
+        check_project_and_cohorts(project)
+
+
+def test_the_body_of_a_redirect_is_limited_too(standins: InThread, project: Project) -> None:
+    faults = standins.standins.mixpanel_faults
+    large = "x" * (MAX_PAGE_BYTES + 1)
+    faults.add(Fault(kind="status", status=301, headers={"Location": "/api/app/me/"}, body=large, match="/api/app/me$"))
+    with pytest.raises(MixpanelAnswerTooLarge):
+        check_project_and_cohorts(project)
+
+
+def test_a_list_of_which_nothing_can_be_read_is_not_blamed_on_the_cohort(standins: InThread, project: Project) -> None:
+    body = '[{"id": "5", "name": "Beta"}, {"id": 6.5}]'
+    standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match="/api/query"))
+    with pytest.raises(MixpanelAnswerUnreadable, match="no cohort in it can be read"):
+        check_project_and_cohorts(project)
 
 
 @pytest.mark.parametrize(("count", "says"), [(1, "1 sync of its own"), (2, "2 syncs of its own")])

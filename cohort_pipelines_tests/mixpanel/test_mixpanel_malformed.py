@@ -8,9 +8,9 @@ import pytest
 
 from cohort_pipelines import steps
 from cohort_pipelines.history import History
+from cohort_pipelines.http import NO_JSON
 from cohort_pipelines.identity import NOT_TEXT, IdRule, Reason
 from cohort_pipelines.mixpanel import Project, Snapshot, take_snapshot
-from cohort_pipelines.mixpanel.answers import UNREADABLE
 from cohort_pipelines.mixpanel.pages import Page, page_decoder
 from cohort_pipelines.mixpanel.proof import Torn, noting, require_no_repeats
 from cohort_pipelines.windows import Window
@@ -103,7 +103,7 @@ def test_what_is_shown_of_a_malformed_member_is_bounded() -> None:
     ],
 )
 def test_a_body_that_is_no_page_is_unreadable(body: bytes) -> None:
-    with pytest.raises(UNREADABLE):
+    with pytest.raises(NO_JSON):
         page_decoder((), all_have_profiles=False)(body)
 
 
