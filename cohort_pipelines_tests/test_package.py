@@ -54,6 +54,7 @@ def test_dagster_keeps_everything_in_the_data_folder(tmp_path: Path, monkeypatch
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled
         assert instance.run_monitoring_max_runtime_seconds < 2 * 60 * 60
+        assert instance.run_monitoring_start_timeout_seconds <= 60  # what a worker that dies before it starts holds up
 
     assert {path.name for path in tmp_path.iterdir()} == {*INSTANCE_FILES, "data"}
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"dagster"}

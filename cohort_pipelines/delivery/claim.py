@@ -15,6 +15,7 @@ from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
 from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
 from cohort_pipelines.delivery.targets import is_anothers, written
 from cohort_pipelines.errors import DeliverySuperseded, TargetBusy, TargetMoved, TargetOwnedByAnother
+from cohort_pipelines.process_names import name_of
 
 _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease can last
 _POLL_SECONDS = 0.25
@@ -55,7 +56,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
         require_not_paused(connection, asked.sync)
         cohorts.require_of_cohort(connection, asked.snapshot_seq, asked.window, asked.sync, asked.cohort)
-    token = 0 if superseded else lease.take(connection, target.id, asked.run_id, now, lease_seconds)
+    token = 0 if superseded else lease.take(connection, target.id, name_of(), now, lease_seconds)
     if isinstance(token, datetime):
         return token
     if asked.pause is not None:

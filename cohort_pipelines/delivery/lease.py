@@ -14,7 +14,7 @@ from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.database import Database
 from cohort_pipelines.errors import DeliveryError, HistoryNotReadable, LeaseLost, LedgerUnpaired, LedgerUnusable
 
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 30.0
 GIVEN_BACK = datetime(1970, 1, 1, tzinfo=UTC)
 """When a lease expires that is not needed any more: long ago, even for a clock that was set back."""
 

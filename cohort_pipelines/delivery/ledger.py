@@ -186,9 +186,13 @@ class Ledger(Windows):
 
     def is_delivering(self, sync: str) -> bool:
         """Say whether a live lease is held on a target of ``sync``, whatever Dagster thinks of the run."""
-        query = select(schema.lease.c.target).join(schema.target).where(schema.target.c.owner == sync)
+        return self.writer(sync) is not None
+
+    def writer(self, sync: str) -> str | None:
+        """Return the name of the process that took the live lease on a target of ``sync``; None where there is none."""
+        query = select(schema.lease.c.holder).join(schema.target).where(schema.target.c.owner == sync)
         with self.read() as connection:
-            return connection.execute(query.where(live(self.now(connection)))).first() is not None
+            return connection.execute(query.where(live(self.now(connection)))).scalar()
 
     def newest_delivered(self, sync: str) -> DeliveredSnapshot | None:
         """Return the newest snapshot that reached the target of ``sync``: what freshness is judged by."""

@@ -28,7 +28,7 @@ PLACES = 4
 Each has at least one query under way, and fewer pages at once where Mixpanel is busy.
 """
 
-EXPIRES_AFTER = 30.0
+EXPIRES_AFTER = 20.0
 """Seconds for which a reader that died still keeps others waiting."""
 
 _POLL_SECONDS = (0.2, 0.6)

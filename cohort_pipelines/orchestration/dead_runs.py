@@ -5,19 +5,23 @@ it): where the code server that started a worker is gone too, its run stays STAR
 until the maximum run time. So each run carries a tag that names the process which works on it.
 """
 
+import multiprocessing
 import os
-import socket
+import signal
 import sys
-from pathlib import Path
+import threading
+import time
 
 import dagster as dg
 
 from cohort_pipelines.errors import CohortPipelinesError
 from cohort_pipelines.orchestration.instance import instance_at
+from cohort_pipelines.process_names import is_gone, is_of_this_host, name_of
 
 _ALIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-_ENDED = frozenset("ZX")  # states of a process that was killed and is not reaped yet (proc(5))
 PROCESS_TAG = "cohort_pipelines/process"
+SYNCS_TAG = "cohort_pipelines/syncs"
+_TAGGED_WITHIN = 60.0  # seconds; a first step does it in its first ones
 
 
 def process_tag(run_id: str, process: int | None = None) -> dict[str, str]:
@@ -25,31 +29,41 @@ def process_tag(run_id: str, process: int | None = None) -> dict[str, str]:
 
     It names the run too, since a run that is executed again passes its tags on.
     """
-    process = process or os.getpid()
-    return {PROCESS_TAG: f"{run_id}:{socket.gethostname()}:{process}:{_started(process)}"}
+    return {PROCESS_TAG: f"{run_id}:{name_of(process)}"}
 
 
-def tag_with_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Let a run name the process that works on it, where whoever started it has not done so.
-
-    Dagster notes the worker's number before all others, also where each step has a process of its own.
-    """
-    if _worker_of(run) is not None:
-        return
-    events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
-    notes = (each.dagster_event.engine_event_data.metadata for each in events if each.dagster_event)
-    worker = next((int(str(note["pid"].value)) for note in notes if "pid" in note), None)
-    if worker is not None and _started(worker):
+def tag_with_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
+    """Let a run name the process that works on it, where whoever started it has not done so; return its number."""
+    worker = _noted_worker(instance, run)
+    if _worker_of(run) is None and worker is not None and not is_gone(name_of(worker)):
         instance.add_run_tags(run.run_id, process_tag(run.run_id, worker))
+    return worker
+
+
+def end_with_worker(worker: int | None) -> None:
+    """Let this process die with ``worker``, if that has started it for a step of its run.
+
+    Else it would go on for a run that has ended, and keep its permit to read or its lease as long.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid == worker:
+
+        def wait_and_die() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=wait_and_die, name="end with the worker", daemon=True).start()
 
 
 def end_dead_runs(instance: dg.DagsterInstance, *, untagged: bool = False) -> int:
     """End every run of ``instance`` that counts as alive though its process is not; return how many there were.
 
-    Runs of other hosts are left alone, and so are those whose worker has not named itself yet. ``untagged``: those are
-    dead too, wherever they ran, which is only right while no daemon of the instance lives.
+    Runs of other hosts are left alone, and so are those whose worker has not been named yet, unless a tick started them
+    long ago. ``untagged``: those are dead too, wherever they ran, which is only right while no daemon of the instance
+    lives.
     """
-    runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=_ALIVE)) if _is_dead(run, untagged=untagged)]
+    alive = instance.get_run_records(dg.RunsFilter(statuses=_ALIVE))
+    runs = [each.dagster_run for each in alive if _is_dead(instance, each, untagged=untagged)]
     for run in runs:
         instance.report_run_failed(
             run,
@@ -59,43 +73,34 @@ def end_dead_runs(instance: dg.DagsterInstance, *, untagged: bool = False) -> in
     return len(runs)
 
 
-def _is_dead(run: dg.DagsterRun, *, untagged: bool) -> bool:
-    worker = _worker_of(run)
-    if worker is None or worker[0] != socket.gethostname():
-        return untagged
-    _, process, started = worker
-    return not (_started(process) == started if started else _exists(process))
+def _is_dead(instance: dg.DagsterInstance, record: dg.RunRecord, *, untagged: bool) -> bool:
+    worker = _worker_of(record.dagster_run)
+    if worker is None:
+        return untagged or _died_before_its_first_step(instance, record)
+    return is_gone(worker) if is_of_this_host(worker) else untagged
 
 
-def _worker_of(run: dg.DagsterRun) -> tuple[str, int, str] | None:
-    """Return host, number and start of the process that a run names as its worker, or None where it names none."""
-    run_id, _, worker = run.tags.get(PROCESS_TAG, "").partition(":")
-    if run_id != run.run_id:
-        return None
-    host, process, started = worker.rsplit(":", 2)
-    return host, int(process), started
-
-
-def _started(process: int) -> str:
-    """Return when a process was started, in the kernel's own ticks since it booted; empty where it does not tell.
-
-    With it a number that has come to another process is told apart. A process that has ended has none.
-    """
-    try:
-        told = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = told.rpartition(")")[2].split()  # those behind the name, which may hold anything (proc(5))
-    return "" if fields[0] in _ENDED else fields[19]
-
-
-def _exists(process: int) -> bool:
-    """Say whether there is such a process of this user, where the kernel does not tell when it was started."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, PermissionError):
+def _died_before_its_first_step(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Say so of a run that a tick started long ago, so that one of another host would have been tagged."""
+    if SYNCS_TAG not in record.dagster_run.tags or record.start_time is None:
+        return False  # Dagster's monitor ends what does not even start
+    if time.time() - record.start_time < _TAGGED_WITHIN:
         return False
-    return True
+    worker = _noted_worker(instance, record.dagster_run)
+    return worker is not None and is_gone(name_of(worker))
+
+
+def _noted_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
+    """Return the number of a run's worker, which Dagster notes before those of the steps' own processes."""
+    events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    notes = (each.dagster_event.engine_event_data.metadata for each in events if each.dagster_event)
+    return next((int(str(note["pid"].value)) for note in notes if "pid" in note), None)
+
+
+def _worker_of(run: dg.DagsterRun) -> str | None:
+    """Return the name of the process that a run names as its worker, or None where it names none."""
+    run_id, _, worker = run.tags.get(PROCESS_TAG, "").partition(":")
+    return worker if run_id == run.run_id else None
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from cohort_pipelines.delivery import Ledger, pairing
 from cohort_pipelines.delivery.connecting import parse, shown
 from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 from cohort_pipelines.history import History
-from cohort_pipelines.orchestration.dead_runs import tag_with_worker
+from cohort_pipelines.orchestration.dead_runs import end_with_worker, tag_with_worker
 
 
 class Records(dg.ConfigurableResource):  # type: ignore[type-arg]  # it yields itself
@@ -19,7 +19,7 @@ class Records(dg.ConfigurableResource):  # type: ignore[type-arg]  # it yields i
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Let the run name the process that works on it: every run of ours needs these records."""
         if context.instance is not None and context.run is not None:
-            tag_with_worker(context.instance, context.run)
+            end_with_worker(tag_with_worker(context.instance, context.run))
 
     def history(self) -> History:
         """Open the history."""

@@ -14,16 +14,16 @@ from cohort_pipelines import clock
 from cohort_pipelines.delivery import Ledger, pausing
 from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.orchestration.checks import FRESH
-from cohort_pipelines.orchestration.dead_runs import end_dead_runs
+from cohort_pipelines.orchestration.dead_runs import SYNCS_TAG, end_dead_runs
 from cohort_pipelines.orchestration.limits import UNKNOWN_LENGTH, runtime_tags
 from cohort_pipelines.orchestration.packing import pack
 from cohort_pipelines.orchestration.resolved import ResolvedSync
+from cohort_pipelines.process_names import is_gone
 from cohort_pipelines.windows import Cadence, Window
 
 if TYPE_CHECKING:  # what define_asset_job returns has no public name
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
 
-SYNCS_TAG = "cohort_pipelines/syncs"
 _STILL_DELIVERING = "the delivery of an earlier window still goes on"
 
 
@@ -137,10 +137,14 @@ def _own_ledger(context: dg.ScheduleEvaluationContext) -> Ledger | None:
 
 
 def _why_skipped(sync: ResolvedSync, ledger: Ledger) -> str:
-    """Return why ``sync`` must not be started now, whatever the window; empty when it may."""
+    """Return why ``sync`` must not be started now, whatever the window; empty when it may.
+
+    The lease of a writer that was killed is none: it runs out while the next run starts and waits for it.
+    """
     if pause := pausing.paused(ledger, sync.name):
         return f"paused: {pause.why}"
-    return _STILL_DELIVERING if ledger.is_delivering(sync.name) else ""
+    writer = ledger.writer(sync.name)
+    return _STILL_DELIVERING if writer is not None and not is_gone(writer) else ""
 
 
 def _note(syncs: Sequence[ResolvedSync], window: Window, skipped: Mapping[str, str], ledger: Ledger) -> None:

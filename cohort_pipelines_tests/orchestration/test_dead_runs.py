@@ -2,15 +2,17 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from uuid import uuid4
 
 import dagster as dg
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.events import EngineEventData
 from dagster._core.test_utils import create_run_for_test
 
-from cohort_pipelines.orchestration import dead_runs
-from cohort_pipelines.orchestration.dead_runs import PROCESS_TAG, end_dead_runs, process_tag
+from cohort_pipelines import process_names
+from cohort_pipelines.orchestration.dead_runs import PROCESS_TAG, SYNCS_TAG, end_dead_runs, process_tag
 from cohort_pipelines.orchestration.resources import Records
 
 ALIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
@@ -63,6 +65,28 @@ def test_a_run_whose_worker_was_killed_is_ended_and_one_whose_worker_lives_is_no
         assert (status_of(instance, lives), status_of(instance, dead)) == (status, DagsterRunStatus.FAILURE)
 
 
+@pytest.mark.parametrize(("killed", "minutes", "ended"), [(True, 2, 1), (True, 0, 0), (False, 2, 0)])
+def test_a_run_of_a_tick_whose_worker_died_before_its_first_step_is_ended_after_a_minute(
+    monkeypatch: pytest.MonkeyPatch, *, killed: bool, minutes: int, ended: int
+) -> None:
+    with (
+        dg.instance_for_test() as instance,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child,
+    ):
+        run = create_run_for_test(instance, status=DagsterRunStatus.STARTING, tags={SYNCS_TAG: "a,b"})
+        instance.report_engine_event("Started process for run", run, EngineEventData.in_process(child.pid))
+        started = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=run.job_name)
+        instance.report_dagster_event(started, run.run_id)
+        if killed:
+            child.kill()
+            child.wait()
+        began = time.time()
+        monkeypatch.setattr(time, "time", lambda: began + 60 * minutes)
+
+        assert end_dead_runs(instance) == ended
+        child.kill()
+
+
 def test_a_worker_that_was_killed_and_is_not_reaped_yet_is_dead() -> None:
     with (
         dg.instance_for_test() as instance,
@@ -96,7 +120,7 @@ def test_where_the_kernel_names_no_start_the_number_decides(
         if signal:
             raise signal
 
-    monkeypatch.setattr(dead_runs, "_started", lambda _process: "")
+    monkeypatch.setattr(process_names, "_started", lambda _process: "")
     monkeypatch.setattr("os.kill", kill)
     with dg.instance_for_test() as instance:
         started_run(instance)

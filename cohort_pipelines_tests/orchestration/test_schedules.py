@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -10,9 +12,11 @@ from fsspec.implementations.local import LocalFileSystem
 from cohort_pipelines import clock, progress, settings
 from cohort_pipelines.delivery import Ledger, pairing, pausing
 from cohort_pipelines.orchestration.assets import build_assets
+from cohort_pipelines.orchestration.dead_runs import SYNCS_TAG
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
-from cohort_pipelines.orchestration.schedules import SYNCS_TAG, build_jobs_and_schedules
+from cohort_pipelines.orchestration.schedules import build_jobs_and_schedules
+from cohort_pipelines.process_names import name_of
 from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, PACKAGE, TAPLYTICS, Project, failure, labelled
 from cohort_pipelines_tests.orchestration.test_dead_runs import run_of_a_killed_process
@@ -134,6 +138,20 @@ def test_a_sync_whose_delivery_goes_on_is_left_out(project: Project, name: str) 
 
     [run], _ = tick(project.definitions, JOBS[name], later)
     assert run.partition_key == key
+
+
+def test_a_sync_whose_writer_was_killed_is_run_though_its_lease_goes_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        writer = name_of(child.pid)
+        monkeypatch.setattr(Ledger, "writer", lambda _ledger, _sync: writer)
+        assert tick(project.definitions, JOBS[APPTIMIZE], NOON)[0] == []
+        child.kill()
+
+    [run], _ = tick(project.definitions, JOBS[APPTIMIZE], NOON)
+
+    assert run.tags[SYNCS_TAG] == APPTIMIZE
 
 
 def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> None:
