@@ -4,6 +4,7 @@ Dagster does not catch up on missed ticks, which is right here, since Mixpanel a
 silent, each tick first writes the windows that were missed into the ledger.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -178,13 +179,20 @@ def _runs(
 
     A first fill, or what a slow partner left over, may take any time: it runs alone, and before the others, which it
     cannot hold up, since only so many of its kind run at once. Of these the one goes first whose last turn is longest
-    ago: a new sync before one that goes on with its first fill.
+    ago: a new sync before one that goes on with its first fill. Others share runs with syncs of their own project, so
+    that waiting to read one project holds up no other.
     """
     by_name = {sync.name: sync for sync in due}
-    expected = {name: ledger.expected_seconds(name) if ledger else None for name in by_name}
-    unknown = [name for name, seconds in expected.items() if seconds is None]
+    unknown: list[str] = []
+    known = defaultdict[str, dict[str, float]](dict)
+    for sync in due:
+        seconds = ledger.expected_seconds(sync.name) if ledger else None
+        if seconds is None:
+            unknown.append(sync.name)
+        else:
+            known[sync.source][sync.name] = seconds
     for name in sorted(unknown, key=ledger.last_turn) if ledger else unknown:
         yield [by_name[name]], UNKNOWN_LENGTH
-    known = {name: seconds for name, seconds in expected.items() if seconds is not None}
-    for run in pack(known, capacity=cadence.value.total_seconds() / 3):
-        yield [by_name[name] for name in run], {}
+    for expected in known.values():
+        for run in pack(expected, capacity=cadence.value.total_seconds() / 3):
+            yield [by_name[name] for name in run], {}

@@ -179,18 +179,37 @@ def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> 
     assert [row.state for row in project.ledger.windows(first.name)] == ["open", "skipped", "skipped"]
 
 
+def siblings(project: Project, sources: dict[str, str]) -> dg.Definitions:
+    """Return definitions of syncs in one cadence, each of the Mixpanel project that ``sources`` names for it."""
+    known = project.definitions.resources or {}
+    first = project.syncs[APPTIMIZE]
+    syncs = [
+        replace(first, name=name, source=source, target=f"Mixpanel: {name}", destination=f"to_{name}")
+        for name, source in sources.items()
+    ]
+    assets = [asset for sync in syncs for asset in build_assets(sync)]
+    resources = {
+        **known,
+        **dict.fromkeys(sources.values(), known[first.source]),
+        **{sync.destination: labelled(known[first.destination]) for sync in syncs},
+    }
+    return dg.Definitions.merge(dg.Definitions(assets=assets, resources=resources), build_jobs_and_schedules(syncs))
+
+
+def test_a_run_holds_syncs_of_one_mixpanel_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "expected_seconds", lambda *_: 30.0)
+    definitions = siblings(project, {"ours": "one", "theirs": "other", "ours_too": "one"})
+
+    runs, _ = tick(definitions, JOBS[APPTIMIZE], NOON)
+
+    assert [run.tags[SYNCS_TAG] for run in runs] == ["ours,ours_too", "theirs"]
+
+
 def test_new_syncs_start_first_each_in_a_run_of_its_own_and_the_one_that_waits_longest_before_all(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = replace(project.syncs[APPTIMIZE], name="first")
     names = ["first", "goes_on", "new", "new_too", "old", "old_too"]
-    syncs = [replace(first, name=name, target=f"Mixpanel: {name}", destination=name) for name in names]
-    assets = [asset for sync in syncs for asset in build_assets(sync)]
-    known = project.definitions.resources or {}
-    resources = {**known, **{name: labelled(known[first.destination]) for name in names}}
-    definitions = dg.Definitions.merge(
-        dg.Definitions(assets=assets, resources=resources), build_jobs_and_schedules(syncs)
-    )
+    definitions = siblings(project, dict.fromkeys(names, project.syncs[APPTIMIZE].source))
     turns = {"first": 9, "goes_on": 7, "new": 0, "new_too": 0, "old": 8, "old_too": 1}
     monkeypatch.setattr(Ledger, "last_turn", lambda _ledger, name: turns[name])
     monkeypatch.setattr(Ledger, "expected_seconds", lambda _ledger, name: 30.0 if name.startswith("old") else None)
