@@ -145,16 +145,27 @@ class LiveProject:
 @contextmanager
 def new_project(folder: Path, *, members: int = 400) -> Iterator[LiveProject]:
     """Write the project into ``folder`` and run its stand-ins."""
+    write_project(folder)
+    with running(Settings(members=members, page_size=100)) as standins:
+        yield LiveProject(folder, standins)
+
+
+def write_project(folder: Path) -> None:
+    """Write the demo's declarations and a one-time export into ``folder``, as a project of its own."""
     package = folder / MODULE
     shutil.copytree(Path(cohort_pipelines.__file__).parent / "defs", package / "defs")
-    for name, declared in ((LAUNCH_LIST, _LAUNCH_LIST), ("apptimize_by_name", _BY_NAME)):
-        (package / "defs" / name).mkdir()
-        (package / "defs" / name / "defs.yaml").write_text(declared, encoding="utf-8")
+    declare(folder, LAUNCH_LIST, _LAUNCH_LIST)
+    declare(folder, "apptimize_by_name", _BY_NAME)
     (package / "__init__.py").touch()
     (package / "definitions.py").write_text(_DEFINITIONS, encoding="utf-8")
     write_instance_files(folder, MODULE)
-    with running(Settings(members=members, page_size=100)) as standins:
-        yield LiveProject(folder, standins)
+
+
+def declare(folder: Path, name: str, declared: str) -> None:
+    """Add a declaration to the project in ``folder``."""
+    declaration = folder / MODULE / "defs" / name
+    declaration.mkdir()
+    (declaration / "defs.yaml").write_text(declared, encoding="utf-8")
 
 
 def roomy(cadence: Cadence) -> bool:
