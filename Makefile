@@ -45,9 +45,11 @@ test-slow: setup  ## sweeps, browsers and daemons
 soak: setup  ## random sequences of windows and mishaps against a model (SEEDS=20000, FIRST=1)
 	@$(BIN)/python -m cohort_pipelines_tests.soak $(or $(SEEDS),2000) $(or $(FIRST),1)
 
-lint: setup  ## formatting and lint
+lint: setup  ## formatting, lint, spelling and pyproject.toml
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/codespell
+	@$(BIN)/validate-pyproject pyproject.toml >/dev/null
 
 types: setup  ## mypy, strict
 	@$(BIN)/mypy

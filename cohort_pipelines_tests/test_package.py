@@ -10,15 +10,9 @@ import pytest
 from dagster import DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 
-import cohort_pipelines
 from cohort_pipelines.scaffold import INSTANCE_FILES, write_instance_files
 
 ROOT = Path(__file__).parents[1]
-
-
-def test_the_version_is_said_once_in_two_places() -> None:
-    packaging = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert packaging["project"]["version"] == cohort_pipelines.__version__
 
 
 def test_constraints_are_pins_and_nothing_else() -> None:
