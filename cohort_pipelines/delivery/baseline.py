@@ -125,7 +125,8 @@ def _of_csv(path: str, *, has_header: bool) -> Iterator[pa.Array]:
         if (first := next(rows, None)) is None:
             return
         place = _place_of_ids(first)
-        if place is None and _OTHER_SEPARATORS.search(",".join(first)):
+        parts = _OTHER_SEPARATORS.split(",".join(first))
+        if place is None and len(parts) > 1 and (has_header or _place_of_ids(parts) is not None):
             raise BaselineUnusable(path, "a semicolon or a tab separates the columns of its first row, not a comma")
         if has_header:
             ids = _column(rows, _named(first, path), len(first), path)

@@ -78,8 +78,15 @@ def test_a_header_is_no_user_where_none_was_said_to_be_there(tmp_history: Histor
     assert refused == "its first row is a header, and `baseline_has_header: false` is declared"
 
 
-@pytest.mark.parametrize("has_header", [True, False])
-@pytest.mark.parametrize("text", ["user_id;email\nu1;a@x\n", "user_id\temail\nu1\ta@x\n", "u1;a@x\nu2;b@x\n"])
+@pytest.mark.parametrize(
+    ("text", "has_header"),
+    [
+        ("user_id;email\nu1;a@x\n", True),
+        ("user_id\temail\nu1\ta@x\n", True),
+        ("u1;a@x\nu2;b@x\n", True),
+        ("user_id;email\nu1;a@x\n", False),
+    ],
+)
 def test_columns_that_no_comma_separates_are_refused(
     tmp_history: History, tmp_path: Path, text: str, *, has_header: bool
 ) -> None:
@@ -87,6 +94,12 @@ def test_columns_that_no_comma_separates_are_refused(
     path.write_text(text, encoding="utf-8")
     refused = problem_of(tmp_history, path, has_header=has_header)
     assert refused == "a semicolon or a tab separates the columns of its first row, not a comma"
+
+
+def test_an_id_may_hold_a_semicolon(tmp_history: History, tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text("a;b\nc\n", encoding="utf-8")
+    assert adopted(tmp_history, path, has_header=False) == ["a;b", "c"]
 
 
 @pytest.mark.parametrize("cell", [" a", "a ", "\u00a0a", "a\u3000", '"a\u2028"', "\ufeffa", ' "a"'])
