@@ -6,9 +6,10 @@ waits inside of a transaction.
 """
 
 import asyncio
+import logging
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,13 +26,18 @@ from cohort_pipelines.errors import LedgerUnusable, ReadingDeferred
 PLACES = 4
 """How many cohorts of a project are read at once: one less than the queries that Mixpanel runs at the same time.
 
-Each has at least one query under way, and fewer pages at once where Mixpanel is busy.
+Each has at least one query under way.
 """
+
+Share = Callable[[int], int]
+"""Returns how many of so many requests at once are a reader's, from one moment to the next."""
 
 EXPIRES_AFTER = 20.0
 """Seconds for which a reader that died still keeps others waiting."""
 
 _POLL_SECONDS = (0.2, 0.6)
+
+logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -43,10 +49,11 @@ async def permit(
     deadline: datetime,
     places: int = PLACES,
     seconds: float = EXPIRES_AFTER,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Share]:
     """Wait for a permit to read a cohort of ``project``, and hold it until the block ends.
 
-    Readings of one cohort follow one another, so that the second finds the snapshot of the first.
+    Readings of one cohort follow one another, so that the second finds the snapshot of the first. The value is what
+    those who hold a permit share: it follows within a second when another comes or goes.
 
     Args:
         ledger: where permits are kept.
@@ -58,7 +65,7 @@ async def permit(
 
     Raises:
         ReadingDeferred: others were reading until the deadline.
-        LedgerUnusable: the ledger does not take or show the row.
+        LedgerUnusable: the ledger does not take the row.
     """
     granted: Future[None] = Future()
     granted.set_running_or_notify_cancel()  # whoever waits for it may go; the thread must not fail at that
@@ -72,7 +79,7 @@ async def permit(
                 await asyncio.wrap_future(granted)
         except TimeoutError:
             raise ReadingDeferred(project) from None
-        yield
+        yield asked.share
     finally:
         over.set()
         await asyncio.to_thread(holder.join)
@@ -80,7 +87,11 @@ async def permit(
 
 @dataclass(slots=True)
 class _Asked:
-    """A permit that was asked for; ``number`` is its place in the order of asking, 0 before there is a row."""
+    """A permit that was asked for.
+
+    ``number`` is its place in the order of asking, 0 before there is a row; ``place`` is that among those who hold a
+    permit, from 0, and how many these are.
+    """
 
     ledger: Database
     project: str
@@ -88,6 +99,12 @@ class _Asked:
     places: int
     seconds: float
     number: int = 0
+    place: tuple[int, int] = (0, 1)
+
+    def share(self, total: int) -> int:
+        """Return how many of ``total`` are this reader's; what cannot be divided goes to who asked first."""
+        before, readers = self.place
+        return max(1, (total + readers - 1 - before) // readers)
 
     def enter(self) -> None:
         """Take a place behind all others, and clear away what ran out."""
@@ -110,13 +127,19 @@ class _Asked:
         """Say whether few enough asked before and are still there, and none of them for the same cohort."""
         table = schema.reading
         with self.ledger.read() as connection:
-            before = select(table.c.cohort_id).where(
+            first = select(table.c.cohort_id, table.c.id).where(
                 table.c.project == self.project,
-                table.c.id < self.number,
                 live(self.ledger.now(connection), table.c.expires),
             )
-            cohorts = connection.execute(before).scalars().all()
-        return len(cohorts) < self.places and self.cohort_id not in cohorts
+            rows = connection.execute(first.order_by(table.c.id).limit(self.places)).all()
+        of_cohorts: dict[int, int] = {}
+        for row in rows:
+            of_cohorts.setdefault(row.cohort_id, row.id)
+        readers = list(of_cohorts.values())
+        if self.number not in readers:
+            return False
+        self.place = readers.index(self.number), len(readers)
+        return True
 
     def leave(self) -> None:
         """Let the next one read at once; where the ledger takes nothing, the row runs out by itself."""
@@ -125,7 +148,7 @@ class _Asked:
 
 
 def _hold(asked: _Asked, granted: "Future[None]", over: threading.Event) -> None:
-    """Take a place, say when its turn has come, and keep it until ``over``."""
+    """Take a place, say when its turn has come, and keep it until ``over``; what fails then ends no reading."""
     try:
         asked.enter()
         try:
@@ -133,20 +156,21 @@ def _hold(asked: _Asked, granted: "Future[None]", over: threading.Event) -> None
         finally:
             asked.leave()
     except Exception as error:  # noqa: BLE001  handed to who waits
-        granted.set_exception(error)
+        if granted.done():
+            logger.warning("The permit to read %s is not renewed any more (%s).", asked.project, type(error).__name__)
+        else:
+            granted.set_exception(error)
 
 
 def _keep(asked: _Asked, granted: "Future[None]", over: threading.Event) -> None:
     renewed = clock.monotonic()
-    while not granted.done():
-        if asked.may_read():
-            granted.set_result(None)
-        elif over.wait(random.uniform(*_POLL_SECONDS)):  # noqa: S311  so that those who wait do not ask in step
+    while True:
+        with suppress(LedgerUnusable):  # locked or full for now; a wait has its deadline, and a reading goes on
+            if clock.monotonic() >= renewed + asked.seconds / 3:
+                if not (asked.renew() or granted.done()):
+                    asked.enter()
+                renewed = clock.monotonic()
+            if asked.may_read() and not granted.done():
+                granted.set_result(None)
+        if over.wait(random.uniform(*_POLL_SECONDS)):  # noqa: S311  so that those who wait do not ask in step
             return
-        elif clock.monotonic() >= renewed + asked.seconds / 3:
-            renewed = clock.monotonic()
-            if not asked.renew():
-                asked.enter()
-    while not over.wait(asked.seconds / 3):
-        with suppress(LedgerUnusable):  # locked or full for now; the reading goes on whatever comes of it
-            asked.renew()

@@ -139,7 +139,8 @@ async def each_in_order(
 ) -> None:
     """Ask for pages, a few at a time, and hand them on in the order of their numbers.
 
-    At most :data:`AT_ONCE` pages are held: a slow page holds back those behind it. While what failed is waited for, no
+    At most :data:`AT_ONCE` pages are held: a slow page holds back those behind it. Fewer are asked for at a time where
+    others read the project, or Mixpanel is busy. While what failed is waited for, no
     page is under way.
 
     Raises:
@@ -153,7 +154,8 @@ async def each_in_order(
     try:
         while following < numbers.stop:
             ends = min(following + AT_ONCE, numbers.stop)
-            while len(asked) < at_once.pages and (failed_before or fresh < ends):
+            limit = min(at_once.pages, patience.share(AT_ONCE))
+            while len(asked) < limit and (failed_before or fresh < ends):
                 if failed_before:
                     number = heappop(failed_before)
                 else:

@@ -16,8 +16,14 @@ from typing import Self
 from cohort_pipelines import clock
 from cohort_pipelines.errors import MixpanelBusy, MixpanelError, Transient
 
-Place = Callable[[], AbstractAsyncContextManager[None]]
-"""Returns a new context, inside of which the caller may read the project; entering it waits for a turn."""
+Share = Callable[[int], int]
+"""Returns how many of so many requests at once are the caller's this moment."""
+
+Place = Callable[[], AbstractAsyncContextManager[Share | None]]
+"""Returns a new context, inside of which the caller may read the project; entering it waits for a turn.
+
+Its value is what the caller shares with others who read the project; None: there are no others.
+"""
 
 FIRST_WAIT = 0.5  # seconds; the waits after it are twice as long each, where asking again costs nothing
 _LONGEST = 30.0
@@ -34,11 +40,12 @@ class Patience:
         self._until = clock.monotonic() + (deadline - clock.now()).total_seconds()
         self._place = place
         self._held = AsyncExitStack()
+        self._share: Share | None = None
         self._failures = 0
 
     async def __aenter__(self) -> Self:
         """Wait for a place."""
-        await self._held.enter_async_context(self._place())
+        self._share = await self._held.enter_async_context(self._place())
         return self
 
     async def __aexit__(
@@ -46,6 +53,10 @@ class Patience:
     ) -> None:
         """Give the place up."""
         await self._held.__aexit__(kind, error, traceback)
+
+    def share(self, total: int) -> int:
+        """Return how many of ``total`` requests at once are this reading's."""
+        return total if self._share is None else self._share(total)
 
     def answered(self) -> None:
         """Take note that Mixpanel answered: the next wait is short again."""
@@ -71,7 +82,7 @@ class Patience:
         logger.warning("Mixpanel is asked again in %.0f seconds (%s).", seconds, type(error).__name__)
         await self._held.aclose()
         await asyncio.sleep(seconds)
-        await self._held.enter_async_context(self._place())
+        await self.__aenter__()
 
     def _seconds(self, error: MixpanelError, *, costly: bool) -> float:
         if not isinstance(error, Transient):

@@ -9,7 +9,7 @@ import dagster as dg
 
 from cohort_pipelines import mixpanel, progress
 from cohort_pipelines.delivery import SealedSnapshot
-from cohort_pipelines.delivery.permits import permit
+from cohort_pipelines.delivery.permits import Share, permit
 from cohort_pipelines.history import Stage, StoredFile
 from cohort_pipelines.mixpanel import Snapshot, snapshot_schema
 from cohort_pipelines.orchestration import metadata
@@ -64,12 +64,12 @@ def _take(
     until = deadline(context, sync.cadence, at.window)
 
     @asynccontextmanager
-    async def place() -> AsyncIterator[None]:
+    async def place() -> AsyncIterator[Share]:
         key = f"project {project.project_id} at {project.base_url}"
-        async with permit(at.ledger, key, sync.cohort_id, deadline=until):
+        async with permit(at.ledger, key, sync.cohort_id, deadline=until) as share:
             if not refresh:  # a sibling may have been read meanwhile
                 await asyncio.to_thread(_require_none_of_a_sibling, sync, at)
-            yield
+            yield share
 
     return mixpanel.take_snapshot(
         project,

@@ -2,7 +2,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 
 import pytest
@@ -31,9 +31,9 @@ def soon(seconds: float = 30) -> datetime:
 
 
 @asynccontextmanager
-async def permitted(ledger: Ledger, cohort: int, places: int = 1, **more: float) -> AsyncIterator[None]:
-    async with permits.permit(ledger, PROJECT, cohort, deadline=soon(), places=places, **more):
-        yield
+async def permitted(ledger: Ledger, cohort: int, places: int = 1, **more: float) -> AsyncIterator[permits.Share]:
+    async with permits.permit(ledger, PROJECT, cohort, deadline=soon(), places=places, **more) as share:
+        yield share
 
 
 def rows(ledger: Ledger) -> int:
@@ -212,6 +212,71 @@ def test_a_disk_that_fills_while_it_is_read_ends_no_reading_and_leaves_no_place_
 
     asyncio.run(scenario())
     assert rows(ledger) == 0
+
+
+def test_a_ledger_that_is_locked_for_a_while_ends_no_wait(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = threading.Event()
+
+    def locked(asked: permits._Asked) -> bool:
+        refused.set()
+        raise LedgerUnusable(asked.ledger.where, "database is locked")
+
+    async def scenario() -> None:
+        async with permitted(ledger, 1):
+            waiting = asyncio.create_task(permitted(ledger, 2, seconds=0.1).__aenter__())
+            await until(lambda: rows(ledger) == 2)
+            for name in ("may_read", "renew"):
+                with monkeypatch.context() as patch:
+                    refused.clear()
+                    patch.setattr(permits._Asked, name, locked)
+                    await until(refused.is_set)
+        async with asyncio.timeout(30):
+            await waiting
+
+    asyncio.run(scenario())
+
+
+def test_a_permit_that_is_not_renewed_any_more_ends_no_reading_and_says_so(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: permits._Asked) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(permits._Asked, "renew", broken)
+
+    async def scenario() -> None:
+        async with permitted(ledger, 1, seconds=0.1):
+            await until(lambda: "ZeroDivisionError" in caplog.text)
+
+    asyncio.run(scenario())
+    assert "is not renewed any more" in caplog.text
+
+
+def test_readers_share_what_a_project_may_be_asked_at_once(ledger: Ledger) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as reading:
+            shares = []
+            for cohort, expected in enumerate([[5], [3, 2], [2, 2, 1], [2, 1, 1, 1]]):
+                shares.append(await reading.enter_async_context(permitted(ledger, cohort, places=4)))
+                await until(lambda: [share(5) for share in shares] == expected)  # noqa: B023
+            async with asyncio.timeout(30):
+                with suppress(ReadingDeferred):  # one that only waits has no share
+                    async with permits.permit(ledger, PROJECT, 9, deadline=soon(0.2), places=4):
+                        pytest.fail("it was to wait")
+            assert [share(5) for share in shares] == [2, 1, 1, 1]
+            assert shares[-1](2) == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_is_left_alone_has_all_of_it_again(ledger: Ledger) -> None:
+    async def scenario() -> None:
+        async with permitted(ledger, 1, places=2) as share:
+            async with permitted(ledger, 2, places=2):
+                await until(lambda: share(5) == 3)
+            await until(lambda: share(5) == 5)
+
+    asyncio.run(scenario())
 
 
 def test_no_wait_for_a_permit_blocks_the_event_loop_or_the_ledger(ledger: Ledger) -> None:

@@ -91,6 +91,18 @@ def test_pages_are_fewer_at_once_where_only_one_place_is_free(
     assert (snapshot.rows, snapshot.queries, snapshot.reread) == (2500, 1, False)
 
 
+def test_no_more_pages_are_under_way_than_the_readings_share(
+    standins: InThread, project: Project, history: History, window: Window
+) -> None:
+    standins.standins.mixpanel.budget.at_once = 1
+
+    @asynccontextmanager
+    async def place() -> AsyncIterator[patience.Share]:
+        yield lambda total: total // 5
+
+    assert take(project, history, window, place).requests == 3  # none was turned away
+
+
 def test_a_long_wait_gives_the_place_up(
     standins: InThread, project: Project, history: History, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
