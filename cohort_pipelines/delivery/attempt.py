@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 import pyarrow as pa
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import chunks, cohorts, schema
@@ -211,8 +211,12 @@ class Attempt:
             return connection.execute(query.limit(1)).first() is not None
 
     def heard_since(self, moment: datetime) -> bool:
-        """Say whether a delivery to this target has ended since ``moment`` with an answer of the partner's."""
+        """Say whether a delivery to this target has ended since ``moment`` with an answer that tells that it is there.
+
+        To be turned away tells nothing of it.
+        """
         attempt, receipt = schema.attempt, schema.receipt
+        number = receipt.c.counts
         query = (
             select(receipt.c.at)
             .join(attempt)
@@ -221,7 +225,8 @@ class Attempt:
                 attempt.c.generation > self.generation - _GENERATIONS_OF_A_DAY,  # so that no older ones are read
                 receipt.c.at >= moment,
                 receipt.c.state != AttemptState.STOPPED,
-                receipt.c.counts["requests"].as_integer() > 0,
+                number["requests"].as_integer() > 0,
+                or_(receipt.c.state.in_(GREEN_STATES), number["acknowledged"].as_integer() > 0),
             )
         )
         with self.ledger.read() as connection:

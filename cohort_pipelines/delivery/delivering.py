@@ -218,7 +218,7 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
     attempt, plan, counts = overwrite.attempt, overwrite.plan, overwrite.counts
     if plan is None:
         return
-    look = _must_look(attempt)
+    look = partner.findable and _must_look(attempt)
     try:
         if counts.operations and not _wait_until_applied(overwrite):
             sending.yielded = True
@@ -226,6 +226,7 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
             with only_while(attempt.lease.require_live_in_loop):
                 published = publish(attempt, partner, overwrite.history, counts.operations, look=look)
             sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
+            sending.missing = published.missing
             sending.done = sending.acknowledged = published.acknowledged
             sending.requests = published.requests
         elif counts.operations or look or not attempt.established:
@@ -253,10 +254,10 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
 
 
 def _must_look(attempt: Attempt) -> bool:
-    """Say whether the partner is to be asked for the target, also where nothing is to be sent."""
-    if attempt.asked.kind is AttemptKind.RETIRE:
-        return False
-    return _is_by_hand(attempt.asked) or not attempt.heard_since(attempt.now() - _LOOK_EVERY)
+    """Say whether the partner is to be asked for the target, also where nothing is to be sent; a late window is not."""
+    if _asked_by_name(attempt.asked):
+        return _is_by_hand(attempt.asked)
+    return clock.now() < attempt.asked.deadline and not attempt.heard_since(attempt.now() - _LOOK_EVERY)
 
 
 def _is_by_hand(asked: Asked) -> bool:

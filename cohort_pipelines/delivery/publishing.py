@@ -1,7 +1,6 @@
 """Publishing a payload whole, to a partner that takes it as one file or as pages that only count together."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,6 +37,7 @@ class Published:
         stopped: why it failed, in words; empty where it did not.
         yielded: whether the deadline came before all of it was there.
         paused: whether the sync was paused before all of it was there.
+        missing: whether the partner does not know the target any more.
         acknowledged: rows of the plan that the partner acknowledged: all or none.
         requests: HTTP requests made, as far as is known.
     """
@@ -45,6 +45,7 @@ class Published:
     stopped: str = ""
     yielded: bool = False
     paused: bool = False
+    missing: bool = False
     acknowledged: int = 0
     requests: int = 0
 
@@ -53,7 +54,8 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int,
     """Publish the payload, as one chunk that covers all ``operations`` of the plan.
 
     Where nothing is planned, it is published if the partner does not hold it: files can be deleted or edited. With
-    ``look`` a partner that cannot be read is asked whether it knows the target.
+    ``look`` a partner that cannot be read is asked whether it knows the target; if not, nothing is published, since
+    what is cut short would leave no trace in a plan without rows.
 
     Raises:
         LeaseLost: another run has taken the target over.
@@ -61,15 +63,14 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int,
     """
     target, payload = attempt.asked.target.name, attempt.asked.payload
     permits = _Permits(attempt, (0, operations, PUBLISH))
-    rows = sum(batch.num_rows for batch in _bare(history, payload))
-    ids = (column_of(batch) for batch in _bare(history, payload))
-    audience = Audience(ids, rows, attempt.generation, payload.checksum)
     try:
         if not operations and attempt.established:
-            with suppress(PartnerTargetMissing):
-                looked = wire.find(target) if look else 0
-                if wire.holds(target, payload.checksum):
-                    return Published(requests=looked)
+            looked = wire.find(target, permits.look) if look else 0
+            if wire.holds(target, payload.checksum):
+                return Published(requests=looked)
+        rows = sum(batch.num_rows for batch in _bare(history, payload))
+        ids = (column_of(batch) for batch in _bare(history, payload))
+        audience = Audience(ids, rows, attempt.generation, payload.checksum)
         publication = wire.publish(target, audience, permits.another)
     except SyncPaused:
         permits.end(ChunkState.UNKNOWN, "paused")
@@ -79,7 +80,12 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int,
         permits.end(ChunkState.UNTOUCHED if without_effect else ChunkState.UNKNOWN, type(error).__name__)
         cut_off = isinstance(error, PartnerOutcomeUnknown) and not isinstance(error, PartnerFolderNotWritable)
         out_of_time = cut_off and clock.now() >= attempt.asked.deadline
-        return Published(stopped="" if out_of_time else str(error), yielded=out_of_time, requests=error.requests)
+        return Published(
+            stopped="" if out_of_time else str(error),
+            yielded=out_of_time,
+            missing=isinstance(error, PartnerTargetMissing),
+            requests=error.requests,
+        )
     return _published(attempt, permits, publication, operations)
 
 
@@ -115,16 +121,28 @@ class _Permits:
             LeaseLost: another run has taken the target over, or this process was stopped for long.
             SyncPaused: the sync is paused.
         """
-        now, deadline = clock.now(), self.attempt.asked.deadline
-        if now >= deadline:
+        if (until := self._time_limit()) is None:
             return None
         intent_at = self.attempt.record((), [self.rows])
         self.given += 1
         self.first_at = self.first_at or intent_at
         self.attempt.lease.require_live()
-        return max(now + GRACE, min(deadline, now + PATIENCE))
+        return until
+
+    def look(self) -> datetime | None:
+        """Permit a request that changes nobody, of which there is nothing to record.
+
+        Raises:
+            LeaseLost, SyncPaused: as for :meth:`another`.
+        """
+        self.attempt.require_turn()
+        return self._time_limit()
 
     def end(self, state: ChunkState, reason: str) -> None:
         """Record what became of the rows, as sent when the first permit was given; nothing where none was."""
         if self.first_at is not None:
             self.attempt.record([Ended(*self.rows, state, self.first_at, self.attempt.now(), reason)], ())
+
+    def _time_limit(self) -> datetime | None:
+        now, deadline = clock.now(), self.attempt.asked.deadline
+        return max(now + GRACE, min(deadline, now + PATIENCE)) if now < deadline else None

@@ -61,6 +61,7 @@ class CsvFile:
     host: str = "file"
     atomic: bool = True
     assumed_per_second: float = 100_000.0  # lines written to a disk
+    findable: bool = False
 
     def __init__(self, *, partner: str, folder: Path) -> None:
         self._partner = partner
@@ -130,7 +131,7 @@ class CsvFile:
             probe.unlink()
         return "Connected; somebody has to import current.csv after each overwrite"
 
-    def find(self, target: str) -> int:  # noqa: ARG002  the interface's argument
+    def find(self, target: str, permit: Permit) -> int:  # noqa: ARG002  the interface's arguments
         """Make no request: whether the file is there is read in every window."""
         return 0
 

@@ -59,6 +59,7 @@ class CohortMessages:
     workers: int = _IN_FLIGHT + 1  # while one records what became of its message, the others send
     judges_rows: bool = False
     assumed_per_second: float = 1_000.0  # a full message
+    findable: bool = True
 
     def __init__(
         self,
@@ -88,14 +89,14 @@ class CohortMessages:
     @asynccontextmanager
     async def open(self, target: str) -> AsyncIterator[Session]:
         """Open a session whose messages carry one `mixpanel_session_id`."""
-        async with self.export(target, str(uuid4())) as messages:
+        async with self.export(target) as messages:
             yield messages
 
     @asynccontextmanager
-    async def export(self, target: str, session_id: str) -> "AsyncIterator[_Messages]":
-        """Open the messages that carry ``session_id``."""
+    async def export(self, target: str, session_id: str = "") -> "AsyncIterator[_Messages]":
+        """Open the messages that carry ``session_id``, or else one of their own."""
         async with client(connections=_IN_FLIGHT, headers=self._headers) as http:
-            yield self._messages(http, target, session_id)
+            yield self._messages(http, target, session_id or str(uuid4()))
 
     def _messages(self, http: AsyncClient, target: str, session_id: str) -> "_Messages":
         cohort = Cohort(
@@ -156,6 +157,27 @@ class _Page:
         """Post until there is an answer that counts; return whether it is doubtful (:func:`insist`)."""
         return await insist(self.partner, self.post, self.deadline)
 
+    async def deliver_and_count(self) -> int:
+        """Deliver it, and return how often it was posted."""
+        try:
+            await self.deliver()
+        except PartnerError as failed:
+            failed.requests = self.requests
+            raise
+        return self.requests
+
+
+class _Look(_Page):
+    """An empty `add_members`, which asks for the target."""
+
+    async def deliver(self) -> bool:
+        try:
+            return await super().deliver()
+        except PartnerRequestRefused as refusal:
+            if refusal.may_miss_the_target:
+                raise PartnerTargetMissing(self.partner, refusal.status) from None
+            return False
+
 
 @dataclass(frozen=True, slots=True)
 class _Messages:
@@ -174,19 +196,18 @@ class _Messages:
         body = encode(self.cohort, action, members, page=number, pages=of)
         return _Page(self.http, self.partner, self.url, action, body, deadline)
 
+    def look(self, deadline: datetime) -> _Look:
+        """Return the message that asks for the target."""
+        body = encode(self.cohort, "add_members", [], page=1, pages=1)
+        return _Look(self.http, self.partner, self.url, "add_members", body, deadline)
+
     async def establish(self, deadline: datetime) -> int:
         """Send one empty `members` page, which receivers take for "create it".
 
         Not covered: a receiver that really replaces on `members`, and carries out a try that was given up only after
         the additions have come, empties its group. None that could be read replaces.
         """
-        page = self.page("members", [], deadline)
-        try:
-            await page.deliver()
-        except PartnerError as failed:
-            failed.requests = page.requests
-            raise
-        return page.requests
+        return await self.page("members", [], deadline).deliver_and_count()
 
     async def find(self, deadline: datetime) -> int:
         """Send an empty `add_members`, as Mixpanel does when nobody joined; Flagsmith answers 404 for an unknown group.
@@ -197,18 +218,7 @@ class _Messages:
             PartnerTargetMissing: it answers 404 or 410.
             PartnerError: it would not tell.
         """
-        page = self.page("add_members", [], deadline)
-        try:
-            await page.deliver()
-        except PartnerRequestRefused as refusal:
-            if refusal.may_miss_the_target:
-                missing = PartnerTargetMissing(self.partner, refusal.status)
-                missing.requests = page.requests
-                raise missing from None
-        except PartnerError as failed:
-            failed.requests = page.requests
-            raise
-        return page.requests
+        return await self.look(deadline).deliver_and_count()
 
     async def send(self, operation: Operation, ids: Sequence[str], page: int, pages: int, deadline: datetime) -> Answer:
         """Send ``ids`` as one page; its rows share one fate.

@@ -8,7 +8,7 @@ too. No page can be left out: one that is refused ends the publishing.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import chain, islice
 from math import ceil
 from typing import Literal, Protocol
@@ -16,7 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from cohort_pipelines import clock, loops
 from cohort_pipelines.errors import PartnerError, PartnerTurnedAway
-from cohort_pipelines.partners.exchange import REQUEST_SECONDS, BackingOff, again_after
+from cohort_pipelines.partners.exchange import BackingOff, again_after
 from cohort_pipelines.partners.messages import PAGE_ROWS
 from cohort_pipelines.partners.receiver import CohortMessages
 from cohort_pipelines.partners.wire import Audience, Permit, Publication
@@ -41,6 +41,7 @@ class ReplacingMessages:
         self.account = receiver.account
         self.cohort = receiver.cohort
         self.assumed_per_second = receiver.assumed_per_second
+        self.findable = receiver.findable
 
     def count_requests(self, rows: int) -> int:
         """Count the pages of a session; nobody is one page too."""
@@ -59,14 +60,15 @@ class ReplacingMessages:
         """
         return loops.run(self._publish(target, audience, permit))
 
-    def find(self, target: str) -> int:
-        """Ask as a receiver that adds is asked.
+    def find(self, target: str, permit: Permit) -> int:
+        """Ask as a receiver that adds is asked, and again while it only turns us away.
 
         Raises:
             PartnerTargetMissing: it answers 404 or 410.
+            PartnerTurnedAway: no more was permitted before another answer.
             PartnerError: it would not tell.
         """
-        return loops.run(self._find(target))
+        return loops.run(self._find(target, permit))
 
     def holds(self, target: str, checksum: str) -> bool:  # noqa: ARG002  the interface's arguments
         """Take it for true: a receiver cannot be read; healing sends the audience again."""
@@ -80,9 +82,14 @@ class ReplacingMessages:
         """
         return await self._receiver.check(target)
 
-    async def _find(self, target: str) -> int:
-        async with self._receiver.open(target) as session:
-            return await session.find(clock.now() + timedelta(seconds=REQUEST_SECONDS))
+    async def _find(self, target: str, permit: Permit) -> int:
+        course = _Course(permit)
+        async with self._receiver.export(target) as messages:
+            if not await course.deliver(messages.look):
+                turned_away = PartnerTurnedAway(messages.partner, "no time was left to ask", None)
+                turned_away.requests = course.requests
+                raise turned_away
+        return course.requests
 
     async def _publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
         users, pages = chain.from_iterable(audience.ids), max(1, -(-audience.rows // PAGE_ROWS))

@@ -65,6 +65,7 @@ class Taplytics:
     workers: int = 2  # the next chunk fills the places that the stragglers of the last one leave
     judges_rows: bool = True
     assumed_per_second: float = 100.0  # 32 requests in flight that take 0.3 s each
+    findable: bool = False  # a field is there once a user has it
 
     def __init__(
         self,

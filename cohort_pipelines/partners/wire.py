@@ -87,6 +87,7 @@ class ChangeWire(Protocol):
     is a request of its own, so that a refused chunk holds nobody that might have been taken without the others.
     ``assumed_per_second``: additions and removals a second that it is trusted with until a delivery was measured.
     ``cohort``: what the wire names beside the target, and the partner may tell targets by; None: it names none.
+    ``findable``: whether :meth:`Session.find` asks the partner; else no target can go missing there.
     """
 
     wire: str
@@ -97,6 +98,7 @@ class ChangeWire(Protocol):
     workers: int
     judges_rows: bool
     assumed_per_second: float
+    findable: bool
 
     def count_requests(self, adds: int, removals: int, *, first: bool) -> int:
         """Return how many requests so many additions and removals take, if none has to be repeated.
@@ -145,7 +147,7 @@ class FileWire(Protocol):
 
     ``atomic``: whether a publishing that failed left the old audience or the new one, and nothing between.
     ``assumed_per_second``: ids a second that it is trusted with until a delivery was measured. ``cohort``: as for a
-    change wire.
+    change wire. ``findable``: whether :meth:`find` asks the partner; else :meth:`holds` tells by reading the target.
     """
 
     wire: str
@@ -154,6 +156,7 @@ class FileWire(Protocol):
     cohort: NamedCohort | None
     atomic: bool
     assumed_per_second: float
+    findable: bool
 
     def count_requests(self, rows: int) -> int:
         """Return how many requests an audience of so many ids takes, if none has to be repeated."""
@@ -170,11 +173,12 @@ class FileWire(Protocol):
         """
         ...
 
-    def find(self, target: str) -> int:
+    def find(self, target: str, permit: Permit) -> int:
         """Ask for the target, changing nobody in it; return the requests made (0: :meth:`holds` tells by reading it).
 
         Raises:
             PartnerTargetMissing: the partner does not know it.
+            PartnerTurnedAway: nothing else was answered for as long as ``permit`` allowed.
             PartnerError: the partner would not tell.
         """
         ...

@@ -11,10 +11,13 @@ from cohort_pipelines.delivery import Receipt, Terms, pausing
 from cohort_pipelines.errors import (
     DeliveryRefused,
     DeliveryStopped,
+    DeliveryYielded,
     PartnerRequestRefused,
+    PartnerTurnedAway,
     PartnerUnreachable,
     SyncPaused,
 )
+from cohort_pipelines.partners import Taplytics
 from cohort_pipelines.partners.wire import Answer, Operation
 from cohort_pipelines.windows import one_time_window
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
@@ -220,8 +223,51 @@ def test_a_quiet_window_names_a_deleted_target_within_a_day(world: World) -> Non
     assert world.partner.members == audience
 
 
-def _raising(error: Exception) -> Callable[[], None]:
-    def fail() -> None:
+def test_a_partner_too_busy_to_tell_of_the_target_is_asked_again_by_the_next_window(world: World) -> None:
+    audience = users(*range(10))
+    world.overwrite(audience)
+    world.partner.delete()
+    with clock.shifted(timedelta(hours=25)):
+        world.next_window()
+        world.partner.on_find = _raising(PartnerTurnedAway("P", "HTTP 429", 3_600.0))
+        with pytest.raises(DeliveryYielded):
+            world.overwrite(audience)
+        world.partner.on_find = lambda: None
+        world.next_window()
+        with pytest.raises(DeliveryStopped, match="deleted there"):
+            world.overwrite(audience)
+        world.next_window()
+        world.overwrite(audience)
+
+    assert world.partner.members == audience
+
+
+def test_an_unchanged_audience_is_delivered_past_the_deadline_and_the_next_window_asks(world: World) -> None:
+    asked: list[int] = []
+    world.partner.on_find = lambda: asked.append(1)
+    world.overwrite(users(1, 2, 3))
+    with clock.shifted(timedelta(hours=25)):
+        for late, asks in ((True, 0), (False, 1)):
+            world.next_window()
+            deadline = clock.now() - timedelta(seconds=1) if late else None
+            assert world.overwrite(users(1, 2, 3), deadline=deadline).state == "delivered"
+            assert len(asked) == asks
+
+
+def test_a_partner_without_targets_that_can_go_missing_is_not_even_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.partner.findable = False
+    world.overwrite(users(1, 2, 3))
+    monkeypatch.setattr(world.partner, "open", _raising(AssertionError("opened")))
+    with clock.shifted(timedelta(hours=25)):
+        world.next_window()
+        assert world.overwrite(users(1, 2, 3)).state == "delivered"
+    assert not Taplytics.findable
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
         raise error
 
     return fail

@@ -34,6 +34,7 @@ class MemoryFiles:
     cohort: NamedCohort | None = None
     atomic: bool = True
     assumed_per_second: float = 1_000.0
+    findable: bool = False
     current: set[str] = field(default_factory=set)
     published: list[tuple[int, str]] = field(default_factory=list)
     fails: bool = False
@@ -56,9 +57,8 @@ class MemoryFiles:
         self.published.append((audience.generation, audience.checksum))
         return Publication()
 
-    def find(self, target: str) -> int:
-        assert target == "Beta"
-        return 0
+    def find(self, target: str, permit: Permit) -> int:  # noqa: ARG002
+        raise AssertionError(target)
 
     def holds(self, target: str, checksum: str) -> bool:
         assert target == "Beta"
@@ -104,6 +104,14 @@ def test_a_file_that_is_gone_is_published_again_though_the_audience_is_the_same(
     world.deliver(payload, seq, partner=files)
     assert files.published == [(4, payload.checksum)]
     assert files.current == audience
+
+
+def test_an_unchanged_audience_is_not_read_to_be_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = MemoryFiles()
+    world.overwrite(users(1, 2), partner=files)
+    monkeypatch.delattr("cohort_pipelines.delivery.publishing._bare")
+    world.next_window()
+    assert world.overwrite(users(1, 2), partner=files).state is AttemptState.DELIVERED
 
 
 def test_a_newer_file_stops_and_nothing_is_believed_to_have_changed(world: World) -> None:

@@ -76,6 +76,7 @@ class DiesAfterPublishing:
 
     atomic = True
     assumed_per_second = 1_000.0
+    findable = False
 
     def __init__(self, files: CsvFile) -> None:
         self.wire, self.host, self.account, self.cohort = files.wire, files.host, files.account, files.cohort
@@ -90,8 +91,8 @@ class DiesAfterPublishing:
         self.fate.dead = True
         raise Killed
 
-    def find(self, target: str) -> int:
-        return self._files.find(target)
+    def find(self, target: str, permit: Permit) -> int:
+        return self._files.find(target, permit)
 
     def holds(self, target: str, checksum: str) -> bool:
         return self._files.holds(target, checksum)

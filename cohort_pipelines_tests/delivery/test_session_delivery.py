@@ -1,6 +1,8 @@
 """Deliveries to a receiver that replaces its group once a whole session of pages has come."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from copy import copy
 from datetime import timedelta
 
 import pytest
@@ -8,8 +10,9 @@ import pytest
 from cohort_pipelines import clock
 from cohort_pipelines.delivery import AttemptState
 from cohort_pipelines.delivery.pausing import pause, resume
-from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.errors import DeliveryError, DeliveryStopped, DeliveryYielded, SyncPaused
 from cohort_pipelines.partners import ReplacingMessages, apptimize_http
+from cohort_pipelines.partners.exchange import BackingOff
 from cohort_pipelines.standins.behaviour import Behaviour
 from cohort_pipelines.standins.faults import Fault
 from cohort_pipelines.standins.server import InThread, in_thread
@@ -19,6 +22,8 @@ from cohort_pipelines_tests.delivery.world import SYNC, World, users
 from cohort_pipelines_tests.event_loops import free_of_the_ledger
 
 SETTLED = timedelta(minutes=11)
+A_DAY_LATER = timedelta(hours=25)
+A_WHILE = timedelta(seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +40,28 @@ def standins(services: InThread) -> InThread:
     return services
 
 
+@pytest.fixture(autouse=True)
+def _short_naps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cohort_pipelines.partners.replacing._NAP_SECONDS", 0.1)
+
+
 @pytest.fixture
 def receiver(standins: InThread) -> ReplacingMessages:
     wire = apptimize_http(url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu")
     return ReplacingMessages(wire)
+
+
+@pytest.fixture
+def _a_while_passes_with_each_429(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    turned_away = BackingOff.turned_away
+    with ExitStack() as passed:
+
+        def wait(backing_off: BackingOff, seconds: float) -> float:
+            passed.enter_context(clock.shifted(A_WHILE))
+            return turned_away(backing_off, seconds)
+
+        monkeypatch.setattr(BackingOff, "turned_away", wait)
+        yield
 
 
 def group(standins: InThread) -> set[str]:
@@ -78,6 +101,82 @@ def test_an_unchanged_export_sends_a_deleted_group_everybody(
     world.overwrite(audience, partner=receiver)
 
     assert group(standins) == audience
+
+
+@pytest.mark.usefixtures("_a_while_passes_with_each_429")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="status", status=429, headers={"Retry-After": "3600"}, after=1, times=None),
+        Fault(kind="status", status=401, after=2, times=None),
+    ],
+)
+def test_a_deleted_group_of_which_a_window_could_send_a_part_is_filled_by_the_next(
+    world: World, receiver: ReplacingMessages, standins: InThread, fault: Fault
+) -> None:
+    audience = users(*range(2_500))
+    world.overwrite(audience, partner=receiver)
+    standins.standins.apptimize.groups.clear()
+    with clock.shifted(A_DAY_LATER):
+        standins.standins.apptimize_faults.add(copy(fault))
+        for _ in range(2):
+            world.next_window()
+            with suppress(DeliveryError):
+                world.overwrite(audience, partner=receiver, deadline=clock.now() + A_WHILE)
+        standins.standins.apptimize_faults.clear()
+
+        world.next_window()
+        world.overwrite(audience, partner=receiver)
+
+    assert group(standins) == audience
+
+
+def test_a_window_names_a_deleted_group_within_a_day_and_sends_it_nothing(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    world.overwrite(users(1, 2, 3), partner=receiver)
+    standins.standins.apptimize.groups.clear()
+    with clock.shifted(A_DAY_LATER):
+        world.next_window()
+        with pytest.raises(DeliveryStopped, match="deleted there"):
+            world.overwrite(users(1, 2, 3), partner=receiver)
+    assert standins.standins.apptimize.groups == {}
+
+
+@pytest.mark.usefixtures("_a_while_passes_with_each_429")
+def test_a_receiver_too_busy_to_tell_of_the_group_is_asked_again_by_the_next_window(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
+    world.overwrite(users(1, 2, 3), partner=receiver)
+    with clock.shifted(A_DAY_LATER):
+        world.next_window()
+        standins.standins.apptimize_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "40"}))
+        with pytest.raises(DeliveryYielded):
+            world.overwrite(users(1, 2, 3), partner=receiver, deadline=clock.now() + A_WHILE)
+
+        world.next_window()
+        assert world.overwrite(users(1, 2, 3), partner=receiver).requests == 1
+        world.next_window()
+        assert world.overwrite(users(1, 2, 3), partner=receiver).requests == 0
+
+
+def test_a_pause_ends_the_wait_for_a_receiver_too_busy_to_tell_of_the_group(
+    world: World, receiver: ReplacingMessages, standins: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.overwrite(users(1, 2, 3), partner=receiver)
+    with clock.shifted(A_DAY_LATER):
+        world.next_window()
+        standins.standins.apptimize_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "3600"}))
+
+        turned_away = BackingOff.turned_away
+
+        def pausing(backing_off: BackingOff, seconds: float) -> float:
+            pause(world.ledger, SYNC, who="ann", why="a campaign")
+            return turned_away(backing_off, seconds)
+
+        monkeypatch.setattr(BackingOff, "turned_away", pausing)
+        with pytest.raises(SyncPaused, match="a campaign"):
+            world.overwrite(users(1, 2, 3), partner=receiver)
 
 
 def test_a_session_never_waits_for_the_ledger_in_its_event_loop(world: World, receiver: ReplacingMessages) -> None:
@@ -148,9 +247,8 @@ def test_a_page_that_was_tried_twice_leaves_everybody_unsettled_until_it_is_sent
 
 
 def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
-    world: World, receiver: ReplacingMessages, standins: InThread, monkeypatch: pytest.MonkeyPatch
+    world: World, receiver: ReplacingMessages, standins: InThread
 ) -> None:
-    monkeypatch.setattr("cohort_pipelines.partners.replacing._NAP_SECONDS", 0.1)
     standins.standins.apptimize_faults.add(
         Fault(kind="status", status=429, headers={"Retry-After": "3600"}, after=1, times=None)
     )

@@ -111,6 +111,7 @@ class MemoryPartner:
     workers: int = 2
     judges_rows: bool = False
     assumed_per_second: float = 1_000.0
+    findable: bool = True
     wire: str = "memory"
     host: str = "localhost"
     account: str = ""

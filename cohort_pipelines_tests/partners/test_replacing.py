@@ -14,6 +14,7 @@ from cohort_pipelines.errors import (
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
     PartnerRequestRefused,
+    PartnerTargetMissing,
     PartnerUnreachable,
 )
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages, apptimize_http, webhook
@@ -264,6 +265,17 @@ def test_a_receiver_that_was_busy_takes_the_rest() -> None:
 
     assert ended == Publication(requests=3)
     assert [number for number, _, _ in pages_of(messages)] == [1, 2, 2]
+
+
+def test_a_receiver_that_was_busy_tells_of_the_target_later(partner: ReplacingMessages, standins: InThread) -> None:
+    standins.standins.apptimize_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "1"}))
+
+    def permit() -> datetime:
+        return clock.now() + timedelta(seconds=0.5)
+
+    with pytest.raises(PartnerTargetMissing) as missing:
+        partner.find(TARGET, permit)
+    assert missing.value.requests == 2
 
 
 @pytest.mark.parametrize(("allowed", "reached"), [(0, "none"), (1, "some"), (2, "some"), (3, "all")])
