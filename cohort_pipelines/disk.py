@@ -25,12 +25,12 @@ def make_private(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def take_rights_of_others(folder: Path) -> None:
-    """Let ``folder``, where it is there and this user's, be for this user only (0700)."""
-    with suppress(FileNotFoundError):
-        status = folder.stat()
+def take_rights_of_others(path: Path) -> None:
+    """Let ``path``, where it is there and this user's, be for this user only (0700, a file 0600)."""
+    with suppress(OSError):  # who writes there says why it cannot be used
+        status = path.stat()
         if status.st_uid == os.getuid() and status.st_mode & 0o077:
-            folder.chmod(0o700)
+            path.chmod(status.st_mode & 0o700)
 
 
 def create_private(path: Path) -> BinaryIO:

@@ -21,6 +21,7 @@ LEDGER = "COHORT_PIPELINES_LEDGER"
 HOME = "DAGSTER_HOME"
 
 _SHIPPED = Path(__file__).parent  # the demo's declarations, which run in any folder
+_PRIVATE = ("history", "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm")
 _SQLITE = ":///"
 _entered: list[Path] = []
 
@@ -141,8 +142,10 @@ def ledger_url() -> str:
 def _enter(folder: Path) -> list[str]:
     differing = environment.read_file(folder)
     _entered.append(folder)
+    take_rights_of_others(folder / "data" / "dagster")  # Dagster makes it readable by others, where it comes first
     if (root := Path(data_root())).is_absolute():
-        take_rights_of_others(root)  # Dagster makes it readable by others, where it comes first
+        for ours in _PRIVATE:  # not from the folder, which may hold what others keep there
+            take_rights_of_others(root / ours)
     return differing
 
 

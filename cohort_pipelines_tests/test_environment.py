@@ -1,3 +1,4 @@
+import stat
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,34 @@ def test_a_line_of_the_file_that_sets_nothing_is_named(tmp_path: Path) -> None:
     assert "127" not in str(refused.value)
 
 
-def test_a_data_folder_that_others_can_read_is_taken_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_lose_their_rights_on_what_is_ours_in_the_data_folder_and_on_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(settings.DATA, raising=False)
     data = tmp_path / "data"
-    data.mkdir(mode=0o755)
+    for folder in (data, data / "dagster", data / "history", data / "anothers"):
+        folder.mkdir()
+        folder.chmod(0o755)
+    (data / "ledger.sqlite").touch()
+    (data / "ledger.sqlite").chmod(0o644)
 
     with settings.in_project(tmp_path):
-        assert data.stat().st_mode & 0o777 == 0o700
+        assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in (data, *data.iterdir())} == {
+            "data": 0o755,
+            "anothers": 0o755,
+            "dagster": 0o700,
+            "history": 0o700,
+            "ledger.sqlite": 0o600,
+        }
+
+
+@pytest.mark.parametrize("data", ["file/x", "loop/x", "x" * 300])
+def test_a_data_folder_that_cannot_be_looked_at_is_left_to_who_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv(settings.DATA, data)
+
+    with settings.in_project(tmp_path):
+        assert settings.data_root() == str(tmp_path / data)

@@ -106,14 +106,15 @@ def connect(url: URL, *, create: bool) -> tuple[Engine, Engine]:
 
 
 def _require_file(path: Path, *, create: bool) -> None:
-    if not create:
-        if not path.exists():
-            raise NoLedgerYet(str(path))
-        return
     try:
+        if not create:
+            path.stat()
+            return
         make_private(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its side files the same mode
     except OSError as error:
+        if not create and isinstance(error, FileNotFoundError):
+            raise NoLedgerYet(str(path)) from None
         raise LedgerUnusable(str(path), error.strerror or type(error).__name__) from error
 
 

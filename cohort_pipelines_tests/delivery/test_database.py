@@ -198,6 +198,13 @@ def test_who_must_change_nothing_makes_no_ledger(ledger_url: str, tmp_path: Path
     assert Ledger(ledger_url).ledger_id == Ledger(ledger_url, create=False).ledger_id
 
 
+@pytest.mark.parametrize("place", ["file", "x" * 300])
+def test_a_file_that_cannot_be_looked_for_is_refused_by_name(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerUnusable, match=place):
+        Ledger(f"sqlite:///{tmp_path}/{place}/ledger.sqlite", create=False).read().__enter__()
+
+
 def test_a_ledger_that_goes_bad_says_where_it_lies(ledger_url: str) -> None:
     ledger = Ledger(ledger_url)
     with ledger.write() as connection:
