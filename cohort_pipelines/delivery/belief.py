@@ -21,7 +21,6 @@ from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
 from cohort_pipelines.delivery.spelling import bare_keys, is_padded, key_of, spelling_engine
 from cohort_pipelines.engine import BATCH, exactly
 from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.history.store import open_parquet
 from cohort_pipelines.history.writer import GROUP_BYTES
 from cohort_pipelines.identity import Equality
 
@@ -168,10 +167,7 @@ def belief_source(history: History, belief: Belief) -> Iterator[tuple[str, dict[
         yield "(SELECT '' AS id, '' AS state, NULL::TIMESTAMPTZ AS unsettled_since, false AS refused WHERE false)", {}
         return
     with history.local_file(belief.file) as path:
-        with open_parquet(path) as file:
-            marked = "refused" in file.schema_arrow.names  # a belief of the first release has no such column
-        rows = "read_parquet($belief)" if marked else "(SELECT *, false AS refused FROM read_parquet($belief))"
-        yield rows, {"belief": exactly(path)}
+        yield "read_parquet($belief)", {"belief": exactly(path)}
 
 
 def one_state(believed: str, equality: Equality) -> str:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, exc, func, insert, inspect, select
 
 from cohort_pipelines import clock
-from cohort_pipelines.delivery import migrations, schema
+from cohort_pipelines.delivery import schema
 from cohort_pipelines.delivery.connecting import connect, parse, shown
 from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
 
@@ -19,7 +19,7 @@ _OF_THE_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOP
 
 
 class Database:
-    """Transactions on the ledger's database; its tables are created, and brought up to date, at first use.
+    """Transactions on the ledger's database; its tables are created at first use.
 
     Args:
         url: SQLAlchemy's URL of a SQLite file, ``sqlite:///folder/ledger.sqlite``, or of a PostgreSQL database,
@@ -27,8 +27,8 @@ class Database:
         create: False opens a ledger only as it is, for who must change nothing.
 
     Raises:
-        LedgerUnusable: it cannot be opened or written, or a newer version of this project made it. With ``create``
-            false also where there is none yet, or only one that an older version made.
+        LedgerUnusable: it cannot be opened or written, or another version of this project made it. With ``create``
+            false also where there is none yet.
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
@@ -61,17 +61,13 @@ class Database:
 
     def _prepare(self) -> None:
         with self.read() as connection:
-            version = _version(connection)
-        if version is not None and version >= schema.SCHEMA_VERSION:
-            return
+            if _version(connection) is not None:
+                return
         with self.write() as connection:
-            version = _version(connection)  # another process may have been first
-            if version is None:
+            if _version(connection) is None:  # another process may have been first
                 schema.metadata.create_all(connection)
                 first = {"ledger_id": uuid.uuid4().hex, "schema_version": schema.SCHEMA_VERSION, "last_seq": 0}
                 connection.execute(insert(schema.meta).values(first))
-            else:
-                migrations.migrate(connection, version)
 
     def _require_current(self) -> str:
         with self.read() as connection:
@@ -80,10 +76,7 @@ class Database:
                 return str(connection.execute(select(schema.meta.c.ledger_id)).scalar_one())
         if version is None:
             raise NoLedgerYet(self.where)
-        if version > schema.SCHEMA_VERSION:
-            problem = f"a newer version of this project made it (schema {version}); upgrade this one"
-        else:
-            problem = f"an older version of this project made it (schema {version}); the next run brings it up to date"
+        problem = f"another version of this project made it (schema {version}); run the one that made it"
         raise LedgerUnusable(self.where, problem)
 
     @contextmanager

@@ -7,7 +7,7 @@ id: every other copy of it is refused from then on.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -84,20 +84,19 @@ class _Known:
 
     def baseline(self) -> str | None:
         """Return what the target held before the first delivery; None where nothing was ever begun there."""
-        told = [each.row.get("baseline") for each in reversed(self.receipts)]
+        told = [each.row["baseline"] for each in reversed(self.receipts)]
         mirrored = self.mirror.baseline if self.mirror else None
         if found := next(filter(None, [self.row and self.row.baseline, *told, mirrored]), None):
             return str(found)
         written = self.row is not None and (self.row.established or self.row.belief_checksum)
-        of_old = any("baseline" not in each.row for each in self.receipts)  # the first release did not tell
-        return "unknown" if written or of_old else None
+        return "unknown" if written else None
 
     def cohort(self, *, forgetful: bool) -> dict[str, int]:
         """Return the cohort in whose name it was last written to, as columns of its row; none where that stands."""
         if self.row is not None and not (forgetful and self.receipts):
             return {}
         windows = (each.row for each in reversed(self.receipts) if each.kind is AttemptKind.OVERWRITE)
-        newest = next((row for row in windows if row.get("project") and row.get("requests")), None)
+        newest = next((row for row in windows if row["project"] and row["requests"]), None)
         return {"project": newest["project"], "cohort_id": newest["cohort_id"]} if newest else {}
 
     def generation(self) -> int:
@@ -147,7 +146,6 @@ def rebuild(ledger: Ledger, history: History, *, forget: bool = False) -> Rebuil
     Raises:
         TargetBusy: a delivery is under way.
         IdsForgotten: there are such ids.
-        LedgerUnusable: a receipt of the first release names a target that nothing else tells more of.
         HistoryNotReadable, HistoryNotWritable: the disk or the object store refused; what cannot be read now is not
             left out for that.
     """
@@ -243,7 +241,7 @@ def _orphans(ledger: Ledger, receipts: Iterable[FoundReceipt]) -> set[str]:
     with ledger.read() as connection:
         found = connection.execute(died.where(attempt.state == AttemptState.ORPHANED, attempt.run_id != "")).all()
     dead = {(Target(*row[:4]), row.generation, row.run_id) for row in found}
-    return {each.checksum for each in receipts if (each.target, each.row["generation"], each.row.get("run_id")) in dead}
+    return {each.checksum for each in receipts if (each.target, each.row["generation"], each.row["run_id"]) in dead}
 
 
 def _is_forgetful(ledger: Ledger, mirrors: Iterable[Mirror], receipts: list[FoundReceipt]) -> bool:
@@ -271,32 +269,13 @@ def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable
         if known.mirror is None or known.generation() < mirror.target_generation:  # of a copy there may be one, too
             known.mirror = mirror
         known.syncs |= {mirror.owner, *mirror.writers}
-    unnamed = []
     for receipt in receipts:
-        if receipt.target is None:
-            unnamed.append(receipt)
-        else:
-            known = targets.setdefault(receipt.target, _Known(receipt.target))
-            known.receipts.append(receipt)
-            known.syncs.add(receipt.sync)
-    for receipt in unnamed:
-        _by_name(ledger, targets, receipt).receipts.insert(0, receipt)
+        known = targets.setdefault(receipt.target, _Known(receipt.target))
+        known.receipts.append(receipt)
+        known.syncs.add(receipt.sync)
     for known in targets.values():
         known.receipts.sort(key=lambda each: each.ended)
     return targets
-
-
-def _by_name(ledger: Ledger, targets: Mapping[Target, _Known], receipt: FoundReceipt) -> _Known:
-    """Return the target of a receipt of the first release, which has no more of it than the name."""
-    name = receipt.row["target"]
-    for known in targets.values():
-        if known.target.name == name and receipt.sync in known.syncs:
-            return known
-    problem = (
-        f"receipts of {receipt.sync} only have the name {name!r} of their target, and neither ledger nor history tells "
-        "at which partner and account that is; put a copy of the lost ledger back and run the rebuilding again"
-    )
-    raise LedgerUnusable(ledger.where, problem)
 
 
 def _write_target(connection: Connection, known: _Known, belief: Belief, *, forgetful: bool, now: datetime) -> int:

@@ -123,19 +123,19 @@ class Rows:
             return
         source = self._sources[seq]
         row, window = source.row, source.source
-        stored = newest(self._history, source.sync, Stage.COHORT_SNAPSHOT, window, row.get("snapshot_checksum"))
-        members = row.get("members") or (stored.rows if stored else 0)
+        stored = newest(self._history, source.sync, Stage.COHORT_SNAPSHOT, window, row["snapshot_checksum"])
+        members = row["members"] or (stored.rows if stored else 0)
         values: Mapping[str, Any] = {
             "seq": seq,
             "sync": source.sync,
             "window": window,
-            "checksum": row.get("snapshot_checksum") or (stored.checksum if stored else ""),
+            "checksum": row["snapshot_checksum"] or (stored.checksum if stored else ""),
             "size": stored.size if stored else 0,
-            "taken_at": row.get("taken_at") or source.started,
+            "taken_at": row["taken_at"] or source.started,
             "total": members,
             "rows": members,
-            "project": row.get("project") or 0,  # not known: it is nobody else's to share
-            "cohort_id": row.get("cohort_id") or 0,
+            "project": row["project"] or 0,  # not known: it is nobody else's to share
+            "cohort_id": row["cohort_id"] or 0,
             "options": {},
         }
         self._connection.execute(insert(schema.snapshot).values(**values))
@@ -161,11 +161,11 @@ class Rows:
             "window": row["window"],
             "snapshot": row["snapshot_seq"],
             "seq": row["snapshot_seq"] if overwrite else None,
-            "restored_from": row.get("restored_from"),
+            "restored_from": row["restored_from"],
             "payload_checksum": row["payload_checksum"],
             "users": row["users"],
-            "plan_checksum": row.get("plan_checksum"),
-            "run_id": row.get("run_id") or "",
+            "plan_checksum": row["plan_checksum"],
+            "run_id": row["run_id"] or "",
             "started": receipt.started,
             "deadline": receipt.ended,
             "ended": receipt.ended,
@@ -178,7 +178,7 @@ class Rows:
 
     def _write_release(self, receipt: FoundReceipt) -> int | None:
         """Write what let an attempt pass its gates, since the audience that they compare with begins anew with it."""
-        told = receipt.row.get("released")
+        told = receipt.row["released"]
         return note_spent(self._connection, receipt.sync, receipt.row["payload_checksum"], told) if told else None
 
     def _write_receipt(self, attempt: int, receipt: FoundReceipt) -> None:

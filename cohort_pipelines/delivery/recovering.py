@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ _ID_COLUMNS = {Stage.BELIEF: "id", Stage.PLAN: "id", Stage.PARTNER_PAYLOAD: "par
 
 @dataclass(frozen=True, slots=True)
 class FoundReceipt:
-    """A receipt as its file has it; files of the first release have fewer columns."""
+    """A receipt as its file has it."""
 
     checksum: str
     row: Mapping[str, Any]
@@ -36,16 +36,14 @@ class FoundReceipt:
         return str(self.row["sync"])
 
     @property
-    def target(self) -> Target | None:
-        """The target that was written; None where the file only has its name."""
-        if self.row.get("wire") is None:
-            return None
+    def target(self) -> Target:
+        """The target that was written."""
         return Target(self.row["wire"], self.row["host"], self.row["account"], self.row["target"])
 
     @property
     def kind(self) -> AttemptKind:
         """What the attempt was for."""
-        return AttemptKind(self.row.get("kind") or AttemptKind.OVERWRITE)
+        return AttemptKind(self.row["kind"])
 
     @property
     def state(self) -> AttemptState:
@@ -66,12 +64,13 @@ class FoundReceipt:
     @property
     def started(self) -> datetime:
         """When it claimed the target."""
-        return self.row.get("started") or self.ended - timedelta(seconds=self.row["seconds"])
+        moment: datetime = self.row["started"]
+        return moment
 
     @property
     def source(self) -> str:
         """The window that its payload was made in."""
-        return str(self.row.get("restored_from") or self.row["window"])
+        return str(self.row["restored_from"] or self.row["window"])
 
 
 def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
@@ -182,7 +181,7 @@ def _states(receipts: Sequence[FoundReceipt]) -> dict[str, str]:
     """Return what the ids of a payload are believed to be, by its checksum; nothing where none was delivered."""
     delivered = [number for number, each in enumerate(receipts) if each.green]
     since = receipts[delivered[-1] :] if delivered else []
-    tried = {each.row["payload_checksum"]: "MAYBE" for each in since if each.row.get("plan_checksum")}
+    tried = {each.row["payload_checksum"]: "MAYBE" for each in since if each.row["plan_checksum"]}
     return tried | {each.row["payload_checksum"]: "IN" for each in since[:1]}
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 
 WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held", "yielded"]
 

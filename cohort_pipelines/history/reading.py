@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # pandas takes long to import, and runs of the daemon do with
 LATEST = "latest"
 _LISTED = 5
 _GREEN = ("delivered", "accepted")  # as delivery writes them into receipts, which is not known here
-_OVERWRITE = "overwrite"  # the kind of a window's own attempts; receipts of the first release have none
+_OVERWRITE = "overwrite"  # the kind of a window's own attempts
 
 
 def read(
@@ -127,7 +127,7 @@ def _delivered(history: History, sync: str, stage: Stage, window: str) -> str | 
         return None
     for stored in reversed(history.versions(sync, Stage.RECEIPT, window)):
         receipt = _table(history, stored).to_pylist()[-1]
-        if receipt["state"] in _GREEN and receipt.get("kind", _OVERWRITE) == _OVERWRITE:
+        if receipt["state"] in _GREEN and receipt["kind"] == _OVERWRITE:
             return str(receipt["payload_checksum"])
     return None
 

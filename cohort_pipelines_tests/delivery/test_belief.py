@@ -1,12 +1,11 @@
 from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from cohort_pipelines.delivery import belief
 from cohort_pipelines.delivery.belief import SETTLES_AFTER, Belief, fold
-from cohort_pipelines.history import History, Stage
+from cohort_pipelines.history import History
 from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_of, read, read_refused
 
 
@@ -132,16 +131,6 @@ def test_a_refusal_settles_nothing(tmp_history: History) -> None:
     later = NOON + 2 * SETTLES_AFTER
     folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, "refused_whole", later, later)))
     assert read(tmp_history, folded) == [("u", "MAYBE", NOON)]
-
-
-def test_a_belief_of_the_first_release_names_nobody_refused(tmp_history: History) -> None:
-    now = believe(tmp_history, ("a", "IN", None), ("b", "MAYBE", NOON))
-    assert now.file is not None
-    table = pa.Table.from_batches(list(tmp_history.batches(now.file))).drop_columns("refused")
-    then = Belief(tmp_history.write("s", Stage.BELIEF, "then", table), 1, 2)
-    folded = fold(tmp_history, then, plan_of(tmp_history, ("add", "c")), chunks((0, 1, "refused", NOON, NOON)))
-    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "MAYBE", NOON), ("c", "OUT", None)]
-    assert read_refused(tmp_history, folded) == {"c"}
 
 
 def test_a_large_plan_is_worked_in_by_steps_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,11 @@
 from itertools import product
 
-import pyarrow as pa
 import pytest
 
 from cohort_pipelines.delivery.belief import Belief
 from cohort_pipelines.delivery.healing import SLICES, Slices
 from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts, seal_plan
-from cohort_pipelines.history import History, Stage
+from cohort_pipelines.history import History
 from cohort_pipelines_tests.delivery.beliefs import NOON, believe, payload_of, planned
 
 EVERYBODY = Slices(0, SLICES)
@@ -133,15 +132,6 @@ def test_an_unchanged_audience_is_a_plan_without_rows(tmp_history: History) -> N
 def test_where_nothing_is_known_everybody_joins(tmp_history: History) -> None:
     counts = seal_plan(tmp_history, payload_of(tmp_history, "a", "b"), Belief(), sync="s", window="w")[1]
     assert counts == PlanCounts(adds=2, joiners=2)
-
-
-def test_a_belief_of_the_first_release_is_read(tmp_history: History) -> None:
-    table = pa.table({"id": ["a"], "state": ["IN"], "unsettled_since": pa.array([None], pa.timestamp("us", tz="UTC"))})
-    belief = Belief(tmp_history.write("s", Stage.BELIEF, "then", table), held=1)
-    assert planned(tmp_history, payload_of(tmp_history, "b"), belief) == [
-        ("add", "b", False, "change"),
-        ("remove", "a", False, "change"),
-    ]
 
 
 def test_a_sealed_plan_has_its_columns_only(tmp_history: History) -> None:

@@ -24,7 +24,7 @@ def payload(history: History, window: str, *ids: str, at: int | None = None) -> 
 def receipt(
     history: History, window: str, checksum: str, ended: datetime, state: str = "delivered", **more: str
 ) -> StoredFile:
-    row = {"window": window, "payload_checksum": checksum, "ended": ended, "state": state, **more}
+    row = {"kind": "overwrite", "window": window, "payload_checksum": checksum, "ended": ended, "state": state, **more}
     return history.write(SYNC, Stage.RECEIPT, window, pa.Table.from_pylist([row]))
 
 

@@ -8,8 +8,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from cohort_pipelines import settings
-from cohort_pipelines.delivery import Ledger, pairing, schema
-from cohort_pipelines.delivery.connecting import connect, parse
+from cohort_pipelines.delivery import Ledger, pairing
 from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired, LedgerUnusable
 from cohort_pipelines.history import History, Stage
 from cohort_pipelines.orchestration.resources import Records, fitting_ledger, own_ledger
@@ -56,7 +55,7 @@ def test_at_first_use_a_ledger_is_made_by_who_writes_and_the_history_is_left_alo
 def test_where_something_was_delivered_a_ledger_that_is_gone_is_not_made_again(url: str, *, marked: bool) -> None:
     if marked:
         pairing.mark(history(), "the lost one", 1)
-    else:  # by the first release, which left no marks
+    else:
         history().write("beta", Stage.RECEIPT, "w", pa.table({"state": ["delivered"]}))
 
     for ask in (own_ledger, fitting_ledger, Records().ledger):
@@ -88,23 +87,6 @@ def test_a_history_that_cannot_be_read_is_named_and_no_ledger_is_made_beside_it(
     for ask in (own_ledger, fitting_ledger, Records().ledger):
         with pytest.raises(HistoryNotReadable, match=f"{settings.history_root()}/.ledger: Permission denied"):
             ask()
-
-
-def test_an_older_ledger_is_brought_up_to_date_by_who_writes_alone(url: str) -> None:
-    tables = (Path(__file__).parents[1] / "delivery" / "ledger_v1.sql").read_text(encoding="utf-8")
-    _, writer = connect(parse(url), create=True)
-    number, moment = ("INTEGER", "DATETIME") if "sqlite" in url else ("SERIAL", "TIMESTAMP WITH TIME ZONE")
-    with writer.begin() as connection:
-        for statement in tables.format(number=number, moment=moment).split(";\n")[:-1]:
-            connection.exec_driver_sql(statement)
-        connection.exec_driver_sql("INSERT INTO meta VALUES ('older', 1, 0)")
-    writer.dispose()
-
-    with pytest.raises(LedgerUnusable, match="older version"):
-        fitting_ledger()
-    assert own_ledger().ledger_id == "older"
-    with own_ledger().read() as connection:
-        assert connection.execute(schema.meta.select()).one().schema_version == schema.SCHEMA_VERSION
 
 
 @pytest.mark.parametrize(
