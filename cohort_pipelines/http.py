@@ -77,6 +77,7 @@ class _Transport(AiohttpTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> Response:
         self.proxy = _proxy_to(request.url)  # it is read before anything else can run
+        request.headers.pop("proxy-authorization", None)  # of the hop before, which may have had a proxy
         if self.proxy and request.url.scheme == "http":  # else they belong to the tunnel alone
             request.headers.update(self.proxy.headers)
         return await super().handle_async_request(request)
@@ -148,7 +149,8 @@ async def send(http: AsyncClient, request: httpx.Request, *, seconds: float, max
         raise NoAnswer(TimeoutError.__name__, sent=False)
     try:
         async with asyncio.timeout(seconds), aclosing(await http.send(request, stream=True)) as response:
-            if response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and _proxy_to(request.url):
+            unauthenticated = response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
+            if unauthenticated and request.url.scheme == "http" and _proxy_to(request.url):  # else the server said so
                 raise NoAnswer(_refused_by_proxy(response.status_code), sent=False)
             body = await _read(response, max_bytes)
     except _ProxyUnusable:

@@ -59,12 +59,12 @@ async def listening(handle: Handler, context: ssl.SSLContext | None = None) -> A
 
 
 @asynccontextmanager
-async def secure_server(authority: trustme.CA) -> AsyncIterator[int]:
+async def secure_server(authority: trustme.CA, status: int = 200) -> AsyncIterator[int]:
     """Serve ``ok`` under a certificate of ``authority``; yield the port."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        writer.write(b"HTTP/1.1 %d Said\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok" % status)
         await writer.drain()
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -149,6 +149,35 @@ def test_http_is_asked_of_the_proxy_for_http(monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(ask()) == b""
     assert heads[0].startswith("GET http://receiver.test/hook HTTP/1.1")
     assert f"proxy-authorization: {LOGIN}".lower() in heads[0].lower()
+
+
+def test_the_proxys_credentials_go_to_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[str] = []
+
+    async def ask() -> None:
+        async with proxy(heads) as address, proxy(heads) as direct, http.client(connections=1) as client:
+            monkeypatch.setenv("HTTP_PROXY", f"http://ann:s%25cret@{address}")
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+            request = client.build_request("GET", "http://receiver.test/hook")
+            await http.send(client, request, seconds=10, max_bytes=1_000)
+            request.url = http.URL(f"http://{direct}/hook")  # as where a redirect leads there
+            await http.send(client, request, seconds=10, max_bytes=1_000)
+
+    asyncio.run(ask())
+    assert ["proxy-authorization" in head.lower() for head in heads] == [True, False]
+
+
+def test_a_407_that_comes_through_a_tunnel_is_the_servers_own(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> int:
+        async with secure_server(authority, status=407) as port, proxy([], to=port) as address:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
+            async with http.client(connections=1) as client:
+                request = client.build_request("GET", "https://mixpanel.test/")
+                return (await http.send(client, request, seconds=10, max_bytes=1_000)).status_code
+
+    assert asyncio.run(ask()) == 407
 
 
 @pytest.mark.parametrize("url", ["https://receiver.test/", "http://receiver.test/"])
