@@ -6,10 +6,9 @@ from shlex import quote
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from cohort_pipelines import __version__, cli_looking, cli_operations
-from cohort_pipelines.cli_options import SUPERSEDED, ProjectFolder, delivered, text
+from cohort_pipelines.cli_options import SUPERSEDED, PlainTextConsole, ProjectFolder, console, delivered, fail, text
 from cohort_pipelines.errors import CohortPipelinesError
 
 app = typer.Typer(
@@ -26,8 +25,8 @@ def main() -> None:
     try:
         app(prog_name="cohort-pipelines")
     except CohortPipelinesError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(str(error))
+        console(stderr=True).print(f"{type(error).__name__}: ", style="bold red", end="")
+        console(stderr=True).print(str(error))
         sys.exit(1)
 
 
@@ -57,7 +56,7 @@ def demo(
     from cohort_pipelines.demo import run_demo
 
     chosen = folder or (Path() if Path("dagster.yaml").is_file() else Path("cohort-demo"))
-    held = run_demo(chosen, members=members, only=sync, console=Console())
+    held = run_demo(chosen, members=members, only=sync, console=PlainTextConsole())
     raise typer.Exit(0 if held else 1)
 
 
@@ -94,11 +93,10 @@ def check(project: ProjectFolder = Path()) -> None:
     """Say for each connection and each sync: Connected, or why not. Each Mixpanel project costs one query."""
     from cohort_pipelines.orchestration import launch
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     findings = []
     for finding in launch.check(project):
         style = "yellow" if finding.warning else None if finding.connected else "red"
-        console.print(f"{finding.name}: {finding.text}", style=style)
+        console().print(f"{finding.name}: {finding.text}", style=style)
         findings.append(finding)
     raise typer.Exit(0 if all(finding.connected for finding in findings) else 1)
 
@@ -109,7 +107,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
     from cohort_pipelines.scaffold import init_project
 
     for path in init_project(folder):
-        typer.echo(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+        console().print(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 @app.command()
@@ -126,13 +124,15 @@ def export(
     with launch.opened(project) as opened:
         outcome = launch.export(opened, sync, name)
     if outcome.error:
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(outcome.error, style="red")
-    elif not outcome.upload:
-        typer.echo(SUPERSEDED)
-        typer.echo(f"To put a delivered export back: cohort-pipelines restore {sync} {quote(outcome.partition_key)}")
+        raise fail(outcome.error)
+    if not outcome.upload:
+        console().print(SUPERSEDED)
+        console().print(
+            f"To put a delivered export back: cohort-pipelines restore {sync} {quote(outcome.partition_key)}"
+        )
     else:
-        typer.echo(delivered(outcome.upload))
-        typer.echo(f"Partition {outcome.partition_key}, run {outcome.run_id}.")
+        console().print(delivered(outcome.upload))
+        console().print(f"Partition {outcome.partition_key}, run {outcome.run_id}.")
     raise typer.Exit(0 if outcome.upload else 1)
 
 

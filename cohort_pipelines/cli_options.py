@@ -4,14 +4,16 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from cohort_pipelines.errors import ConfirmationNeeded
+from cohort_pipelines.plain_text import shown
 
 _Given = TypeVar("_Given", bound=str | Path | None)
 
@@ -41,9 +43,19 @@ SUPERSEDED = "Superseded: a newer audience has been delivered since. Nothing was
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
+class PlainTextConsole(Console):
+    """A console that shows control characters as U+FFFD: names that a service gives could rewrite the screen."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what is to be printed; the control codes of the console itself stay."""
+        for segment in super().render(renderable, options):
+            lines = segment.text.split("\n")
+            yield segment if segment.control else segment._replace(text="\n".join(map(shown, lines)))
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it stands; where that is no terminal, tables have 120 columns."""
-    made = Console(stderr=stderr, soft_wrap=True, markup=False, highlight=False)
+    made = PlainTextConsole(stderr=stderr, soft_wrap=True, markup=False, highlight=False)
     if not made.is_terminal:
         made.width = 120
     return made
