@@ -7,7 +7,6 @@ project's hour; the pages of its session cost none (mixpanel-headless, docs/guid
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from heapq import heappop, heappush
 from typing import Literal
 
@@ -44,7 +43,6 @@ class CohortReader:
     cohort_id: int
     form: dict[str, str]
     decode: PageDecoder
-    deadline: datetime
     patience: Patience
 
     async def first(self) -> Page:
@@ -93,7 +91,7 @@ class CohortReader:
     async def _reason(self, refused: MixpanelRequestRefused) -> MixpanelError:
         """Find out by the list of cohorts why page 0 was refused, since no text of a refusal is documented."""
         try:
-            cohort = (await list_cohorts(self.client, self.deadline)).get(self.cohort_id)
+            cohort = (await list_cohorts(self.client, self.patience.deadline)).get(self.cohort_id)
         except MixpanelError as error:
             return refused if isinstance(error, Transient) else error
         project_id = self.client.project.project_id
@@ -111,15 +109,14 @@ class CohortReader:
             dated=counted,
             max_bytes=self.client.project.max_page_bytes,
         )
-        return await self.client.ask_once(question, self.decode, self.deadline)
+        return await self.client.ask_once(question, self.decode, self.patience.deadline)
 
 
-def cohort_reader(  # noqa: PLR0917  each is another thing
+def cohort_reader(
     client: Client,
     cohort_id: int,
     properties: Sequence[str],
     anonymous_members: AnonymousMembers,
-    deadline: datetime,
     patience: Patience,
 ) -> CohortReader:
     """Return a reader that keeps ``properties`` and fetches or skips the members without a profile.
@@ -131,7 +128,7 @@ def cohort_reader(  # noqa: PLR0917  each is another thing
     if anonymous_members == "skip":
         form["output_properties"] = _json(list(properties) or [_ANY_PROPERTY])
     decode = page_decoder(properties, all_have_profiles=anonymous_members == "skip")
-    return CohortReader(client, cohort_id, form, decode, deadline, patience)
+    return CohortReader(client, cohort_id, form, decode, patience)
 
 
 async def each_in_order(

@@ -34,9 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 class Patience:
-    """Holds the place of one reading, and waits in its stead; entered before the first request, left after the last."""
+    """Holds the place of one reading, and waits in its stead; entered before the first request, left after the last.
+
+    Attributes:
+        deadline: when it ends.
+    """
 
     def __init__(self, deadline: datetime, place: Place) -> None:
+        self.deadline = deadline
         self._until = clock.monotonic() + (deadline - clock.now()).total_seconds()
         self._place = place
         self._held = AsyncExitStack()

@@ -114,7 +114,7 @@ async def _take(
     until = min(ends, deadline or ends)
     async with connect(project) as client, Patience(until, place) as patience:
         began = clock.monotonic()
-        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, until, patience)
+        reader = cohort_reader(client, cohort_id, filing.properties, anonymous_members, patience)
         try:
             return await _read(reader, filing, began=began, reread=False)
         except (Torn, MixpanelAnswerUnreadable) as defect:
