@@ -1,5 +1,6 @@
 """One way to ask Mixpanel: time limit, meaning of the answer, retries, and the count of what it cost."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class Client:
         if question.dated:
             await self._require_agreement(response, asked_at, deadline)
         try:
-            return decode(response.content)
+            return await asyncio.to_thread(decode, response.content)  # a malformed page of 64 MB takes many seconds
         except http.NO_JSON as error:
             raise MixpanelAnswerUnreadable(question.asked, defect(response, error)) from None
 

@@ -23,6 +23,7 @@ _BRACKET, _BRACKET_OR_COMMA = (
 )
 _PAIR = re.compile(rb"(%s)\s*:\s*(.+)" % _STRING, re.DOTALL)
 _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.", re.DOTALL)
+_DEEPEST = 10_000  # levels of nesting; following more, of many MB, would take minutes
 _LISTED = 2_000  # characters of a malformed member that are kept
 _strings = msgspec.json.Decoder(str)
 
@@ -107,6 +108,8 @@ def _parts(json: bytes, brackets: bytes) -> Iterator[bytes]:
         end = token.end()
         mark = json[end - 1 : end]
         depth += (mark in b"[{") - (mark in b"]}")
+        if depth > _DEEPEST:
+            raise _malformed()
         if depth == 0 or (depth == 1 and mark == b","):
             yield json[begin : end - 1].strip()
             begin = end

@@ -1,5 +1,7 @@
 """Mixpanel refuses, breaks off or keeps us waiting: the error says which, and nothing is filed."""
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -257,3 +259,17 @@ def test_a_redirection_is_not_followed(standins: InThread, project: Project, his
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=301, headers=elsewhere))
     with pytest.raises(MixpanelNotReached, match="301"):  # a GET without the form would answer for everybody
         take(project, history, window)
+
+
+def test_an_answer_is_decoded_beside_what_else_is_under_way(project: Project) -> None:
+    async def ask() -> bool:
+        loop, went_on = asyncio.get_running_loop(), threading.Event()
+
+        def decode(_body: bytes) -> bool:
+            loop.call_soon_threadsafe(went_on.set)
+            return went_on.wait(5)
+
+        async with client.connect(project) as connected:
+            return await connected.ask_once(client.WHO_ASKS, decode, clock.now() + timedelta(seconds=15))
+
+    assert asyncio.run(ask())

@@ -99,6 +99,7 @@ def test_what_is_shown_of_a_malformed_member_is_bounded() -> None:
         b'{"error":"down"}',
         b"[]",
         b"[" * 100_000,
+        answer(0, b'{"$distinct_id":"a","$properties":{"n":%s}}' % (b"[" * 2**20 + b"]" * 2**20)),
         b'{"status":"ok","page":0,"page_size":0,"results":[]}',
     ],
 )
