@@ -23,7 +23,7 @@ from cohort_pipelines.errors import (
 )
 from cohort_pipelines.mixpanel.answers import Envelope
 from cohort_pipelines.mixpanel.client import WHO_ASKS, Client, Question, connect
-from cohort_pipelines.mixpanel.malformed import elements, readable
+from cohort_pipelines.mixpanel.malformed import readable
 from cohort_pipelines.mixpanel.project import Project
 from cohort_pipelines.plain_text import shown
 
@@ -54,7 +54,7 @@ class CohortInfo:
     def described(self) -> str:
         """Its name and size, in words."""
         members = "an unknown number of" if self.count is None else f"{self.count:,}"
-        return f"{self.name} ({members} members)"
+        return f"{self.name or 'a cohort whose name cannot be read'} ({members} members)"
 
     @property
     def warning(self) -> str:
@@ -75,7 +75,7 @@ class _Listed(msgspec.Struct):
     name: Any = ""
     count: Any = None
     data_group_id: Any = None
-    active_integrations: list[Any] | None = None
+    active_integrations: Any = None
 
 
 class _AppCohorts(Envelope, kw_only=True):
@@ -150,8 +150,9 @@ def check_project_and_cohorts(project: Project) -> CheckedProject:
             connected, cohorts = await _connected(client), await list_cohorts(client, clock.now() + PATIENCE)
             for number, cohort in (await _cohorts_of_the_app(client)).items():
                 if listed := cohorts.get(number):
-                    syncs, group = len(cohort.active_integrations or ()), cohort.data_group_id is not None
-                    cohorts[number] = replace(listed, hosted_syncs=syncs, group=listed.group or group)
+                    syncs = cohort.active_integrations if isinstance(cohort.active_integrations, list) else []
+                    group = listed.group or cohort.data_group_id is not None
+                    cohorts[number] = replace(listed, hosted_syncs=len(syncs), group=group)
             return CheckedProject(project.project_id, connected, cohorts)
 
     return loops.run(ask())
@@ -180,21 +181,8 @@ async def list_cohorts(client: Client, deadline: datetime) -> dict[int, CohortIn
         MixpanelError: the refusal or failure.
     """
     question = Question(asked="the list of cohorts", path="/api/query/cohorts/list", form={}, counted=True)
-    cohorts = await client.ask(question, _decode_listed, deadline)
+    cohorts = await client.ask(question, lambda body: readable(body, _listed), deadline)
     return {cohort.id: _info(cohort) for cohort in cohorts}
-
-
-def _decode_listed(body: bytes) -> list[_Listed]:
-    """Return the cohorts that can be read.
-
-    Raises:
-        msgspec.ValidationError: there are some, and none of them can be: the list has another shape.
-    """
-    cohorts = readable(body, _listed)
-    if not cohorts and any(True for _ in elements(body)):
-        message = "no cohort in it can be read"
-        raise msgspec.ValidationError(message)
-    return cohorts
 
 
 def _info(cohort: _Listed) -> CohortInfo:

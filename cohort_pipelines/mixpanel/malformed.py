@@ -52,16 +52,33 @@ def elements(json: bytes) -> Iterator[bytes]:
 
 
 def readable(json: bytes, decoder: msgspec.json.Decoder[T]) -> list[T]:
-    """Decode those of a list's values that can be.
+    """Decode those of a list's objects that can be, each without those of its values that cannot.
 
     Raises:
-        msgspec.DecodeError: it is no list.
+        msgspec.DecodeError: it is no list, or one of which nothing can be read.
     """
-    decoded = []
-    for element in elements(json):
+    came, decoded = list(elements(json)), []
+    for element in came:
         with suppress(*NO_JSON):
-            decoded.append(decoder.decode(element))
+            decoded.append(decoder.decode(_sound(element)))
+    if came and not decoded:
+        message = "no entry of it can be read"
+        raise msgspec.ValidationError(message)
     return decoded
+
+
+def _sound(json: bytes) -> bytes:
+    """Return an object without the values that are no JSON."""
+    return b"{%s}" % b",".join(
+        b"%s:%s" % (msgspec.json.encode(name), value) for name, value in pairs(json) if _is_json(value)
+    )
+
+
+def _is_json(value: bytes) -> bool:
+    with suppress(*NO_JSON):
+        msgspec.json.decode(value)
+        return True
+    return False
 
 
 def pairs(json: bytes) -> Iterator[tuple[str, bytes]]:

@@ -110,7 +110,7 @@ def test_the_body_of_a_redirect_is_limited_too(standins: InThread, project: Proj
 def test_a_list_of_which_nothing_can_be_read_is_not_blamed_on_the_cohort(standins: InThread, project: Project) -> None:
     body = '[{"id": "5", "name": "Beta"}, {"id": 6.5}]'
     standins.standins.mixpanel_faults.add(Fault(kind="status", status=200, body=body, match="/api/query"))
-    with pytest.raises(MixpanelAnswerUnreadable, match="no cohort in it can be read"):
+    with pytest.raises(MixpanelAnswerUnreadable, match="no entry of it can be read"):
         check_project_and_cohorts(project)
 
 
@@ -169,9 +169,20 @@ def test_an_unreadable_cohort_keeps_no_other_from_being_checked(
     assert check_project_and_cohorts(project).cohort(1_478_097) == BETA_USERS
 
 
-def test_a_cohort_without_a_count_is_connected(standins: InThread, project: Project) -> None:
-    list_cohorts(standins, '[{"id":1478097,"name":null,"count":null}]')
-    assert check_project_and_cohorts(project).cohort(1_478_097).described == " (an unknown number of members)"
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"id":1478097,"name":null,"count":null}',
+        '{"id":1478097,"name":"half \\ud83d","count":NaN}',
+        '{"id":1478097,"name":"\\x","count":2500.5,"active_integrations":{}}',
+    ],
+)
+def test_a_cohort_without_a_readable_name_and_count_is_connected(
+    standins: InThread, project: Project, entry: str
+) -> None:
+    list_cohorts(standins, f"[{entry}]")
+    described = "a cohort whose name cannot be read (an unknown number of members)"
+    assert check_project_and_cohorts(project).cohort(1_478_097).described == described
 
 
 def test_control_characters_in_names_are_not_shown(standins: InThread, project: Project) -> None:
