@@ -162,9 +162,8 @@ class CsvFile:
 
     def _flip(self, home: Path, file: Path) -> None:
         generation = _generation(file.name)
-        with disk.only_holder(
-            home / LOCK, at_most=FLIP_SECONDS
-        ):  # who holds it flips the pointer this very moment, or is stopped
+        # who holds it flips the pointer this very moment, or is stopped
+        with disk.only_holder(home / LOCK, at_most=FLIP_SECONDS):
             named = _named(home)
             if named and _generation(named) > generation:
                 raise NewerFilePublished(self._partner, _generation(named), generation)
