@@ -20,6 +20,7 @@ from cohort_pipelines.errors.configuration import (
     ServingError,
     SyncUnknown,
     VariableInvalid,
+    VariableUnusable,
 )
 from cohort_pipelines.errors.delivery import (
     CohortDeliveredTwice,
@@ -189,6 +190,7 @@ __all__ = [
     "TooManyConcurrentQueries",
     "Transient",
     "VariableInvalid",
+    "VariableUnusable",
     "WindowClosed",
     "WindowError",
     "WindowNotOpenYet",

@@ -9,7 +9,11 @@ class ConfigurationError(CohortPipelinesError):
     """The declarations or the environment are wrong; no service was asked anything."""
 
 
-class MissingVariable(ConfigurationError):
+class VariableUnusable(ConfigurationError):
+    """A declaration refers to an environment variable that is not set, or whose value cannot be used."""
+
+
+class MissingVariable(VariableUnusable):
     """An environment variable that a declaration refers to is not set."""
 
     def __init__(self, name: str, wanted_for: str) -> None:
@@ -31,7 +35,7 @@ class CertificatesUnreadable(ConfigurationError):
         )
 
 
-class VariableInvalid(ConfigurationError):
+class VariableInvalid(VariableUnusable):
     """An environment variable that a declaration refers to holds what no setting can."""
 
     def __init__(self, name: str, wanted_for: str) -> None:

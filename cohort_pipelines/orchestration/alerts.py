@@ -21,7 +21,7 @@ from cohort_pipelines import clock, environment, notices
 from cohort_pipelines.delivery import Ledger
 from cohort_pipelines.delivery.alerting import Watched, judge
 from cohort_pipelines.delivery.telling import next_untold, note_changes
-from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired, MissingVariable, NoticeNotSent
+from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired, NoticeNotSent, VariableUnusable
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
 from cohort_pipelines.orchestration.declared import NUMBER, Declared, Reference, Secret
@@ -55,7 +55,7 @@ class Email(dg.Resolvable, dg.Model):
         """Return the mailbox with its credentials looked up.
 
         Raises:
-            MissingVariable: the environment lacks one of them.
+            VariableUnusable: the environment lacks one of them, or its value cannot be used.
         """
         return Mailbox(
             host=environment.resolve(self.host, wanted_for="the mail server's host"),
@@ -192,7 +192,7 @@ def _tell(
                     send(notice)
                 told.append(f"{channel}: {notice.headline}")
                 context.log.info(told[-1])
-        except (NoticeNotSent, MissingVariable) as error:
+        except (NoticeNotSent, VariableUnusable) as error:
             problems.append(f"{channel}: {error}")
             context.log.warning(problems[-1])
     return told, problems

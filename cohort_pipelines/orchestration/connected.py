@@ -29,7 +29,7 @@ def destination_connected(destination: Destination, sync: ResolvedSync | None = 
     """Ask the partner, without changing an audience: for the target of ``sync``, if there is one.
 
     Raises:
-        PartnerError, MissingVariable: why it is not connected.
+        PartnerError, ConfigurationError: why it is not connected.
     """
     if sync is None:
         return loops.run(destination.partner().check(None))

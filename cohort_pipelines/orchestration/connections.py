@@ -89,7 +89,7 @@ class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  
         """Look up the references in one of this connection's fields.
 
         Raises:
-            MissingVariable: the environment lacks one of them.
+            VariableUnusable: the environment lacks one of them, or its value cannot be used.
         """
         return environment.resolve(getattr(self, field), wanted_for=f"the {type(self).__name__}'s {field}")
 
@@ -114,7 +114,7 @@ class MixpanelProject(Connection):
         """Return the project with its credentials looked up.
 
         Raises:
-            MissingVariable: the environment lacks one of them.
+            VariableUnusable: the environment lacks one of them, or its value cannot be used.
             SettingInvalid: its api_url is no URL.
         """
         if problem := _unusable("api_url", self.value("api_url")):

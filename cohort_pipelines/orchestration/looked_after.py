@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from cohort_pipelines.delivery import Ledger, Target, pausing, targets
 from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import DestinationInvalid, HistoryError, LedgerUnusable, MissingVariable
+from cohort_pipelines.errors import ConfigurationError, HistoryError, LedgerUnusable
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
@@ -76,6 +76,6 @@ def _pauses(ledger: Ledger, syncs: Iterable[str]) -> Iterator[Told]:
 def _reached(sync: ResolvedSync, destination: Destination) -> tuple[Target, NamedCohort | None] | None:
     try:
         partner, target = sync.reached(destination)
-    except (MissingVariable, DestinationInvalid):
+    except ConfigurationError:
         return None
     return target, partner.cohort

@@ -8,7 +8,7 @@ from cohort_pipelines import environment
 from cohort_pipelines.delivery import Receipt, SealedSnapshot, WindowRecord
 from cohort_pipelines.delivery.gates import Verdict
 from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.errors import DeliveryYielded, MissingVariable
+from cohort_pipelines.errors import DeliveryYielded, VariableUnusable
 from cohort_pipelines.history import StoredFile
 from cohort_pipelines.mixpanel import Snapshot
 from cohort_pipelines.orchestration.resolved import ResolvedSync
@@ -132,7 +132,7 @@ def of_yielded(yielded: DeliveryYielded) -> Metadata:
 def _link(link: str) -> str:
     try:
         found = environment.resolve(link, wanted_for="the link")
-    except MissingVariable:
+    except VariableUnusable:
         return ""
     return found if is_web_address(found) else ""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cohort_pipelines.delivery import Ledger, Target, Terms, targets
 from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import DestinationInvalid, MissingVariable, TargetNotKnown
+from cohort_pipelines.errors import ConfigurationError, TargetNotKnown
 from cohort_pipelines.orchestration.connections import Destination, Partner, target_named
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 
@@ -77,7 +77,7 @@ def move(
 
     Raises:
         TargetNotKnown: a target cannot be reached, or another sync is declared for the one that is wanted, or may be.
-        MissingVariable, DestinationInvalid: a setting that is needed to tell cannot be used.
+        ConfigurationError: a setting that is needed to tell cannot be used.
     """
     partner, declared = sync.reached(destinations[sync.destination])
     leaves = [
@@ -101,7 +101,7 @@ def retirement(ledger: Ledger, syncs: Syncs, destinations: Destinations, name: s
 
     Raises:
         TargetNotKnown: it owns no target, or one that cannot be reached.
-        MissingVariable, DestinationInvalid: a setting that is needed to tell cannot be used.
+        ConfigurationError: a setting that is needed to tell cannot be used.
     """
     owned = [each for each in targets.all_targets(ledger) if each.owner == name and each.retired is None]
     if not owned:
@@ -116,11 +116,11 @@ def _leaving(syncs: Syncs, destinations: Destinations, record: TargetRecord, *, 
     # in the name of which its audience was sent: what is declared may be another cohort by now, or nothing any more
     known = (owner.project_id, owner.cohort_id) if owner else (0, 0)
     project_id, cohort_id = record.cohort or known
-    unusable: MissingVariable | DestinationInvalid | None = None
+    unusable: ConfigurationError | None = None
     for destination in destinations.values():
         try:
             partner = destination.partner(project_id=project_id, cohort_id=cohort_id)
-        except (MissingVariable, DestinationInvalid) as error:  # of a destination that may well be another one
+        except ConfigurationError as error:  # of a destination that may well be another one
             unusable = unusable or error
             continue
         if target_named(partner, record.target.name) == record.target:

@@ -88,7 +88,7 @@ def plan(project: Declarations, name: str, *, sealed: bool = False) -> Plan:
 
     Raises:
         SyncUnknown: the project declares no such sync.
-        MissingVariable, MixpanelError: the cohort could not be read.
+        VariableUnusable, MixpanelError: the cohort could not be read.
         NotSealedYet: with ``sealed``, there is no payload yet.
         HistoryError, LedgerUnusable: what was sent before cannot be read.
     """
@@ -212,7 +212,7 @@ def plan_move(project: Declarations, name: str, *, forget: bool) -> list[str]:
 
     Raises:
         SyncUnknown: the project declares no such sync.
-        TargetNotKnown, MissingVariable, DestinationInvalid: it could not be done.
+        TargetNotKnown, ConfigurationError: it could not be done.
         LedgerUnusable: what the sync owns cannot be told.
     """
     sync, ledger = project.sync(name), fitting_ledger()
@@ -226,7 +226,7 @@ def plan_retirement(project: Declarations, name: str, *, forget: bool) -> list[s
 
     Raises:
         SyncUnknown: the project declares no such sync, and it never owned a target.
-        TargetNotKnown, MissingVariable, DestinationInvalid: it owns none any more, or it could not be done.
+        TargetNotKnown, ConfigurationError: it owns none any more, or it could not be done.
         LedgerUnusable: what the sync owns cannot be told.
     """
     ledger = fitting_ledger()

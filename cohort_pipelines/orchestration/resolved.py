@@ -72,7 +72,7 @@ class ResolvedSync:
         """Return the wire of its ``destination``, and the target that it is declared for there.
 
         Raises:
-            MissingVariable, DestinationInvalid: a setting of the destination cannot be used.
+            ConfigurationError: a setting of the destination cannot be used.
         """
         partner = destination.partner(project_id=self.project_id, cohort_id=self.cohort_id)
         return partner, target_named(partner, self.target)

@@ -212,6 +212,18 @@ def test_a_variable_that_is_not_set_is_named_and_nothing_is_lost(
     assert said(hook) == [("first", "held")]
 
 
+def test_a_variable_that_cannot_be_used_silences_no_other_channel(
+    declare: Declare, hook: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLACK_URL", "https://a\tb")
+    definitions = declare(on_call=SLACK + WEBHOOK)
+    note("first", "held", "why")
+    with pytest.raises(AlertsUntold, match="SLACK_URL holds a line break"):
+        tick(definitions, NOON)
+
+    assert said(hook) == [("first", "held")]
+
+
 def lose_the_ledger() -> History:
     """Let the history tell of a ledger that is not there."""
     for file in Path(settings.data_root()).glob("ledger*"):

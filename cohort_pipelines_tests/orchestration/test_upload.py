@@ -13,7 +13,7 @@ from cohort_pipelines.delivery.schema import GREEN_STATES
 from cohort_pipelines.errors import DeliveryYielded
 from cohort_pipelines.orchestration import metadata, upload
 from cohort_pipelines.orchestration.assets import build_assets
-from cohort_pipelines.orchestration.resolved import STAGES
+from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure
 
 pytestmark = pytest.mark.slow
@@ -226,18 +226,32 @@ def test_a_gate_that_is_on_is_a_check(project: Project) -> None:
     assert {check.name for check in sync.inline_checks} == names
 
 
-def test_a_delivery_that_is_accepted_is_materialized_as_such(project: Project) -> None:
-    sync = project.syncs[TAPLYTICS]
-    slow = replace(sync, terms=replace(sync.terms, applies_within=timedelta(minutes=5)))
-    job = dg.define_asset_job("slow", selection=dg.AssetSelection.assets(*slow.keys))
-    assert project.run(TAPLYTICS, stages=STAGES[:3]).success
+def run_otherwise(project: Project, sync: ResolvedSync) -> dg.ExecuteInProcessResult:
+    """Run a sync that differs from the declared one."""
+    job = dg.define_asset_job("otherwise", selection=dg.AssetSelection.assets(*sync.keys))
     definitions = dg.Definitions(
-        assets=build_assets(slow), jobs=[job], resources=project.definitions.resources, executor=dg.in_process_executor
+        assets=build_assets(sync), jobs=[job], resources=project.definitions.resources, executor=dg.in_process_executor
+    )
+    return definitions.resolve_job_def("otherwise").execute_in_process(
+        instance=project.instance, partition_key=project.window(sync.name), raise_on_error=False
     )
 
-    result = definitions.resolve_job_def("slow").execute_in_process(
-        instance=project.instance, partition_key=project.window(TAPLYTICS)
-    )
+
+def test_a_link_that_cannot_be_used_leaves_a_delivery_green(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINK", "https://a\tb")
+
+    result = run_otherwise(project, replace(project.syncs[TAPLYTICS], link="{{ env.LINK }}"))
+
+    [receipt] = uploads(result)
+    assert receipt["state"] == "delivered"
+    assert "link" not in receipt
+
+
+def test_a_delivery_that_is_accepted_is_materialized_as_such(project: Project) -> None:
+    sync = project.syncs[TAPLYTICS]
+    assert project.run(TAPLYTICS, stages=STAGES[:3]).success
+
+    result = run_otherwise(project, replace(sync, terms=replace(sync.terms, applies_within=timedelta(minutes=5))))
 
     [receipt] = uploads(result)
     assert receipt["state"] == "accepted"
