@@ -83,16 +83,19 @@ def root_module(folder: Path) -> str | None:
     """Return the package that the pyproject.toml in ``folder`` names, where it is that of a project.
 
     Raises:
-        ProjectFolderInvalid: it is not TOML.
+        ProjectFolderInvalid: it is not TOML, or a table that leads to the name is none.
     """
     declared = folder / "pyproject.toml"
     if not declared.is_file():
         return None
     try:
-        tables = tomllib.loads(declared.read_text(encoding="utf-8"))
+        module = tomllib.loads(declared.read_text(encoding="utf-8"))["tool"]["dg"]["project"]["root_module"]
+    except KeyError:
+        return None
+    except TypeError:
+        raise ProjectFolderInvalid(folder, "tool.dg.project in its pyproject.toml is no table", "Correct it.") from None
     except ValueError:
         raise ProjectFolderInvalid(folder, "its pyproject.toml cannot be read as TOML", "Correct it.") from None
-    module = tables.get("tool", {}).get("dg", {}).get("project", {}).get("root_module")
     return str(module) if module else None
 
 

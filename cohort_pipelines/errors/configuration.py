@@ -99,8 +99,9 @@ class RunsNotRecorded(ServingError):
 
     def __init__(self, home: str, cause: str) -> None:
         super().__init__(
-            f"Dagster's records, which the dagster.yaml in {home} names, cannot be used: {cause}. Check free space and "
-            "permissions there. What was delivered, if anything, is in the ledger: cohort-pipelines history tells."
+            f"Dagster's records, which the dagster.yaml in {home} names, cannot be used: {cause}. Check that file, "
+            "and free space and permissions there. What was delivered, if anything, is in the ledger: "
+            "cohort-pipelines history tells."
         )
 
 

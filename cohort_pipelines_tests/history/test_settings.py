@@ -137,10 +137,18 @@ def test_a_project_that_was_chosen_stays_until_it_is_left(project: Path) -> None
 
 
 @pytest.mark.usefixtures("_nothing_loaded")
-def test_a_pyproject_that_is_no_toml_is_named(project: Path) -> None:
-    (project / "pyproject.toml").write_bytes(b"\xff")
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xff", r"its pyproject\.toml cannot be read as TOML"),
+        (b"tool = 5", r"tool\.dg\.project in its pyproject\.toml is no table"),
+        (b'[tool.dg]\nproject = "x"', r"tool\.dg\.project in its pyproject\.toml is no table"),
+    ],
+)
+def test_a_pyproject_that_cannot_be_used_is_named(project: Path, content: bytes, problem: str) -> None:
+    (project / "pyproject.toml").write_bytes(content)
 
-    with pytest.raises(ProjectFolderInvalid, match=r"pyproject\.toml cannot be read as TOML"):
+    with pytest.raises(ProjectFolderInvalid, match=problem):
         settings.adopt(project / "syncs")
 
 

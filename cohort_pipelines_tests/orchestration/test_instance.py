@@ -44,3 +44,22 @@ def test_an_instance_is_opened_and_an_error_of_whoever_uses_it_is_left_alone(hom
 
     with pytest.raises(ZeroDivisionError):
         use()
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("storage: {custom: {module: not_installed, class: Storage}}", "No module named 'not_installed'"),
+        ("storage: {", "the file is no YAML: .* line 1"),
+        ("nonsense: 1", 'Received unexpected config entry "nonsense" at the root'),
+        ("concurrency: {runs: {max_concurrent_runs: s3cr3t}}", "at path root:concurrency:runs:max_concurrent_runs"),
+        ("- a list", "Expected YAML .* to parse to dictionary"),
+        ("storage: {sqlite: {base_dir: {env: COHORT_PIPELINES_NOT_SET}}}", "COHORT_PIPELINES_NOT_SET"),
+    ],
+)
+def test_a_wrong_dagster_yaml_is_one_sentence(home: Path, content: str, cause: str) -> None:
+    (home / "dagster.yaml").write_text(content, encoding="utf-8")
+
+    with pytest.raises(RunsNotRecorded, match=f"cannot be used: .*{cause}") as refused, instance_at(str(home)):
+        pass
+    assert "s3cr3t" not in str(refused.value)
