@@ -1,6 +1,7 @@
 """Names of processes by which a ledger or a run says who works, and by which others see that it was killed.
 
-A name holds the host, and when the process was started: a number that has come to another process is told apart.
+A name holds the host, its PID namespace, since containers may share a host's name, and when the process was started: a
+number that has come to another process is told apart.
 """
 
 import os
@@ -13,20 +14,23 @@ _ENDED = frozenset("ZX")  # states of a process that was killed and is not reape
 def name_of(process: int | None = None) -> str:
     """Return the name of ``process`` on this host, or of this very one."""
     process = process or os.getpid()
-    return f"{socket.gethostname()}:{process}:{_started(process)}"
-
-
-def is_of_this_host(name: str) -> bool:
-    """Say whether the process called ``name`` is, or was, one of this host."""
-    return name.rsplit(":", 2)[0] == socket.gethostname()
+    return f"{_host()}:{process}:{_started(process)}"
 
 
 def is_gone(name: str) -> bool:
     """Say whether the process called ``name`` was one of this host and is not there any more."""
-    if not is_of_this_host(name):
+    if name.rsplit(":", 2)[0] != _host():
         return False
     _, process, started = name.rsplit(":", 2)
     return not (_started(int(process)) == started if started else _exists(int(process)))
+
+
+def _host() -> str:
+    """Return what the processes have in common among which numbers are told apart."""
+    try:
+        return f"{socket.gethostname()}:{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _started(process: int) -> str:

@@ -10,18 +10,16 @@ import os
 import signal
 import sys
 import threading
-import time
 
 import dagster as dg
 
 from cohort_pipelines.errors import CohortPipelinesError
 from cohort_pipelines.orchestration.instance import instance_at
-from cohort_pipelines.process_names import is_gone, is_of_this_host, name_of
+from cohort_pipelines.process_names import is_gone, name_of
 
 _ALIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 PROCESS_TAG = "cohort_pipelines/process"
 SYNCS_TAG = "cohort_pipelines/syncs"
-_TAGGED_WITHIN = 60.0  # seconds; a first step does it in its first ones
 
 
 def process_tag(run_id: str, process: int | None = None) -> dict[str, str]:
@@ -58,12 +56,10 @@ def end_with_worker(worker: int | None) -> None:
 def end_dead_runs(instance: dg.DagsterInstance, *, untagged: bool = False) -> int:
     """End every run of ``instance`` that counts as alive though its process is not; return how many there were.
 
-    Runs of other hosts are left alone, and so are those whose worker has not been named yet, unless a tick started them
-    long ago. ``untagged``: those are dead too, wherever they ran, which is only right while no daemon of the instance
-    lives.
+    Runs of other hosts are left alone, and so are those whose worker has not been named yet: its host cannot be told.
+    ``untagged``: those are dead too, wherever they ran, which is only right while no daemon of the instance lives.
     """
-    alive = instance.get_run_records(dg.RunsFilter(statuses=_ALIVE))
-    runs = [each.dagster_run for each in alive if _is_dead(instance, each, untagged=untagged)]
+    runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=_ALIVE)) if _is_dead(run, untagged=untagged)]
     for run in runs:
         instance.report_run_failed(
             run,
@@ -73,21 +69,9 @@ def end_dead_runs(instance: dg.DagsterInstance, *, untagged: bool = False) -> in
     return len(runs)
 
 
-def _is_dead(instance: dg.DagsterInstance, record: dg.RunRecord, *, untagged: bool) -> bool:
-    worker = _worker_of(record.dagster_run)
-    if worker is None:
-        return untagged or _died_before_its_first_step(instance, record)
-    return is_gone(worker) if is_of_this_host(worker) else untagged
-
-
-def _died_before_its_first_step(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
-    """Say so of a run that a tick started long ago, so that one of another host would have been tagged."""
-    if SYNCS_TAG not in record.dagster_run.tags or record.start_time is None:
-        return False  # Dagster's monitor ends what does not even start
-    if time.time() - record.start_time < _TAGGED_WITHIN:
-        return False
-    worker = _noted_worker(instance, record.dagster_run)
-    return worker is not None and is_gone(name_of(worker))
+def _is_dead(run: dg.DagsterRun, *, untagged: bool) -> bool:
+    worker = _worker_of(run)
+    return untagged if worker is None else is_gone(worker)
 
 
 def _noted_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:

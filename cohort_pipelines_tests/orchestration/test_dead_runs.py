@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from uuid import uuid4
 
 import dagster as dg
@@ -65,26 +66,23 @@ def test_a_run_whose_worker_was_killed_is_ended_and_one_whose_worker_lives_is_no
         assert (status_of(instance, lives), status_of(instance, dead)) == (status, DagsterRunStatus.FAILURE)
 
 
-@pytest.mark.parametrize(("killed", "minutes", "ended"), [(True, 2, 1), (True, 0, 0), (False, 2, 0)])
-def test_a_run_of_a_tick_whose_worker_died_before_its_first_step_is_ended_after_a_minute(
-    monkeypatch: pytest.MonkeyPatch, *, killed: bool, minutes: int, ended: int
+@pytest.mark.parametrize("untagged", [False, True])
+def test_a_number_that_a_run_noted_on_another_host_is_not_looked_up_on_this_one(
+    monkeypatch: pytest.MonkeyPatch, *, untagged: bool
 ) -> None:
     with (
         dg.instance_for_test() as instance,
-        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child,
+        subprocess.Popen([sys.executable, "-c", ""]) as gone,
     ):
+        gone.wait()
         run = create_run_for_test(instance, status=DagsterRunStatus.STARTING, tags={SYNCS_TAG: "a,b"})
-        instance.report_engine_event("Started process for run", run, EngineEventData.in_process(child.pid))
+        instance.report_engine_event("Started process for run", run, EngineEventData.in_process(gone.pid))
         started = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=run.job_name)
         instance.report_dagster_event(started, run.run_id)
-        if killed:
-            child.kill()
-            child.wait()
         began = time.time()
-        monkeypatch.setattr(time, "time", lambda: began + 60 * minutes)
+        monkeypatch.setattr(time, "time", lambda: began + 120)
 
-        assert end_dead_runs(instance) == ended
-        child.kill()
+        assert end_dead_runs(instance, untagged=untagged) == untagged
 
 
 def test_a_worker_that_was_killed_and_is_not_reaped_yet_is_dead() -> None:
@@ -127,12 +125,34 @@ def test_where_the_kernel_names_no_start_the_number_decides(
         assert end_dead_runs(instance) == ended
 
 
-def test_a_run_of_another_host_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_another_host(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(socket, "gethostname", lambda: "another")
+
+
+def in_another_container(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(os, "readlink", lambda _path: "pid:[1]")
+
+
+@pytest.mark.parametrize("elsewhere", [on_another_host, in_another_container])
+@pytest.mark.parametrize("untagged", [False, True])
+def test_a_run_of_another_host_is_left_alone(
+    elsewhere: Callable[[pytest.MonkeyPatch], None], *, untagged: bool
+) -> None:
     with dg.instance_for_test() as instance:
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(socket, "gethostname", lambda: "another")
+        with pytest.MonkeyPatch.context() as patch:
+            elsewhere(patch)
             run_of_a_killed_process(instance)
-        assert end_dead_runs(instance) == 0
+        assert end_dead_runs(instance, untagged=untagged) == 0
+
+
+def test_the_host_alone_tells_where_the_kernel_has_no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    with dg.instance_for_test() as instance:
+        run_of_a_killed_process(instance)
+        assert end_dead_runs(instance) == 1
 
 
 def test_a_run_that_is_executed_again_is_not_taken_for_that_of_the_dead_process() -> None:
