@@ -116,6 +116,27 @@ def test_check_says_what_does_not_load_besides_connections_and_syncs(run: Run, t
     assert len(checked.findings) == 7
 
 
+def test_check_looks_up_what_the_channels_of_alerts_need(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("init", str(tmp_path / "told-syncs")).code == 0
+    alerts = tmp_path / "told-syncs" / "told_syncs" / "defs" / "on_call"
+    alerts.mkdir()
+    declared = "attributes: {slack: '{{ env.SLACK_URL }}', webhook: '{{ env.HOOK_URL }}'}"
+    (alerts / "defs.yaml").write_text(f"type: cohort_pipelines.orchestration.Alerts\n{declared}\n", encoding="utf-8")
+
+    def found() -> str:
+        return run("check", "--project", str(tmp_path / "told-syncs")).findings["on_call"]
+
+    monkeypatch.setenv("HOOK_URL", "ftp://nope")
+    assert "SLACK_URL is not set; the alerts' slack needs it" in found()
+    monkeypatch.setenv("SLACK_URL", "http://127.0.0.1:1/s3cr3t")
+    assert "webhook" in found()
+    assert "must start with https:// or http://" in found()
+    monkeypatch.setenv("HOOK_URL", "http://127.0.0.1:1/")
+    assert found() == "Usable: on_call/slack, on_call/webhook; nothing was sent"
+
+
 NOT_THERE = "; it answers 404, so either the group is not there yet or the path of the URL is wrong"
 
 # -- check ------------------------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from cohort_pipelines.delivery.telling import next_untold, note_changes
 from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired, NoticeNotSent, VariableUnusable
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
+from cohort_pipelines.orchestration.connections import unusable
 from cohort_pipelines.orchestration.declared import NUMBER, Declared, Reference, Secret
-from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile
+from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile, SettingInvalid
 from cohort_pipelines.orchestration.rules import Siblings, siblings_in
 from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
 from cohort_pipelines.orchestration.sync import CohortSync
@@ -80,10 +81,11 @@ class Alerts(Declared, dg.Model):
     syncs: tuple[str, ...] = ()
 
     def require_usable(self) -> None:
-        """Refuse secrets that stand in the file, and a declaration that could alert no channel.
+        """Refuse secrets that stand in the file, a URL that is none, and a declaration that could alert no channel.
 
         Raises:
             SecretInFile: a secret is not a reference to the environment.
+            SettingInvalid: a URL is none.
             AlertsWithoutChannel: there is no channel.
         """
         password = self.email.password if self.email else ""
@@ -92,6 +94,23 @@ class Alerts(Declared, dg.Model):
                 raise SecretInFile(self.name, field, self.file)
         if not self.channels:
             raise AlertsWithoutChannel(self.name, self.file)
+        self._require_url("webhook", self.webhook)
+
+    def require_addresses(self) -> None:
+        """Look up what every channel needs, and send nothing.
+
+        Raises:
+            MissingVariable: the environment lacks a variable.
+            SettingInvalid: a URL that the environment names is none.
+        """
+        for field in ("slack", "webhook"):
+            self._require_url(field, environment.resolve(getattr(self, field), wanted_for=f"the alerts' {field}"))
+        if self.email is not None:
+            self.email.mailbox()
+
+    def _require_url(self, field: str, url: str) -> None:
+        if problem := unusable("url", url):
+            raise SettingInvalid(self.name, field, problem, self.file)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Build the sensor, unless a sync is named that nothing declares."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -13,6 +14,9 @@ from cohort_pipelines.orchestration.connections import Destination, MixpanelProj
 from cohort_pipelines.orchestration.looked_after import ledger_findings
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.rules import siblings_in
+
+if TYPE_CHECKING:  # it imports the checks, which import this
+    from cohort_pipelines.orchestration.alerts import Alerts
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Des
 
 
 def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Finding]:
-    """Check every connection and every sync of a project, one after another; each Mixpanel project costs one query.
+    """Check every connection, sync and alerts of a project, one after another; each Mixpanel project costs one query.
 
     First come declarations that cannot be loaded, last orphaned targets and pauses, if the ledger knows of any.
     """
@@ -67,6 +71,8 @@ def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Fin
         yield _finding(name, partial(destination_connected, destination, first))
     for sync in syncs:
         yield _finding(sync.name, partial(_sync_connected, sync, projects[sync.source], destinations))
+    for name, alerts in siblings.alerts.items():
+        yield _finding(name, partial(_alerts_usable, alerts))
     for name, usable, text in ledger_findings(syncs, siblings.unloadable_syncs, destinations):
         yield Finding(name, connected=usable, text=text, warning=usable)
 
@@ -92,6 +98,11 @@ def _sync_connected(
     sync: ResolvedSync, checked: CheckedProject | CohortPipelinesError, destinations: Mapping[str, Destination]
 ) -> str:
     return sync_connected(sync, _found(checked), destinations[sync.destination])
+
+
+def _alerts_usable(alerts: "Alerts") -> str:
+    alerts.require_addresses()
+    return f"Usable: {', '.join(alerts.channels)}; nothing was sent"
 
 
 def _finding(name: str, ask: Callable[[], str]) -> Finding:

@@ -76,7 +76,7 @@ class Connection(Declared, dg.ConfigurableResource):  # type: ignore[type-arg]  
                 raise SecretInFile(self.name, field, self.file)
         for field in ("url", "api_url", "header"):
             text = getattr(self, field, "")
-            if problem := _unusable(field, text):
+            if problem := unusable(field, text):
                 raise SettingInvalid(self.name, field, problem, self.file)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
@@ -117,7 +117,7 @@ class MixpanelProject(Connection):
             VariableUnusable: the environment lacks one of them, or its value cannot be used.
             SettingInvalid: its api_url is no URL.
         """
-        if problem := _unusable("api_url", self.value("api_url")):
+        if problem := unusable("api_url", self.value("api_url")):
             raise SettingInvalid(self.name or "The project", "api_url", problem, self.file)
         return Project(
             project_id=self.project_id,
@@ -334,7 +334,7 @@ class WebhookDestination(Destination):
         return IdRule(source=self.match_on)
 
 
-def _unusable(field: str, text: str) -> str:
+def unusable(field: str, text: str) -> str:
     """Return why ``text`` cannot be sent as a URL or a header's name; "" where that cannot be told yet."""
     if not text or "{{" in text:
         return ""

@@ -51,6 +51,7 @@ class Siblings:
     sources: Mapping[str, "MixpanelProject"]
     destinations: Mapping[str, "Destination"]
     syncs: Mapping[str, "CohortSync"]
+    alerts: Mapping[str, "Alerts"]
     unloadable: Sequence[Unloadable]
     _wrong: Sequence[tuple[Declared, Unloadable]]
 
@@ -93,7 +94,8 @@ def _held_against_each_other(tree: dg.ComponentTree) -> Siblings:
     syncs = {each.name: each for each in cast("list[CohortSync]", found.left("sync"))}
     watchable = {*syncs, *(each.name for each in found.unloadable if each.may_be_a_sync)}
     found.refuse(_watching_unknown(cast("list[Alerts]", found.left("alerts")), watchable))
-    return Siblings(sources, named, syncs, found.unloadable, found.wrong)
+    alerts = {each.name: each for each in cast("list[Alerts]", found.left("alerts"))}
+    return Siblings(sources, named, syncs, alerts, found.unloadable, found.wrong)
 
 
 class _Sorting:
@@ -214,7 +216,7 @@ def _wrongly_processed(
     syncs: Sequence["CohortSync"], sources: Mapping[str, "MixpanelProject"], destinations: Mapping[str, "Destination"]
 ) -> Wrong:
     """Try `post_processing` out, whose values Dagster would first look at when it builds the whole location."""
-    siblings = Siblings(sources, destinations, {each.name: each for each in syncs}, (), ())
+    siblings = Siblings(sources, destinations, {each.name: each for each in syncs}, {}, (), ())
     for sync in syncs:
         if sync.post_processors:
             try:

@@ -375,6 +375,7 @@ def test_the_sensor_runs_by_itself_every_minute_and_shows_no_address(declare: De
         ("      {}", "on_call tell nobody"),
         (WEBHOOK + "      syncs: [third]", "name the sync 'third'"),
         ("      slack: https://hooks.slack.example/s3cr3t", "on_call's slack must be a reference"),
+        ("      webhook: ftp://nope", "the URL must start with https:// or http://"),
         (EMAIL.replace("PORT", "25, password: s3cr3t"), "on_call's email.password must be a reference"),
         (EMAIL.replace("PORT", "0"), "port"),
         (EMAIL.replace("PORT", "25").replace("[ann@ours, bob@ours]", "[]"), "to"),
