@@ -7,11 +7,13 @@ end them all, run workers included.
 
 import json
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -28,6 +30,9 @@ from cohort_pipelines.standins.settings import Addresses
 _DAGSTER = "dagster"
 _STANDINS = "stand-ins"
 _DEAD_RUNS = "cohort_pipelines.orchestration.dead_runs"
+_END_DEAD_RUNS = (  # its package imports it, so that it cannot be run by `-m`; an interrupt ends it without a traceback
+    f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from {_DEAD_RUNS} import main; main()"
+)
 _WARNS_OF_ITSELF = (  # Dagster 1.13 of its own calls, and of `dg dev`, which comes in a package for developers
     "ignore:Function `dev_command` is superseded,"
     "ignore:Parameter `execution_type` of function `AssetsDefinition.__init__`"
@@ -52,24 +57,37 @@ def run_dev(project: Path, *, standins: bool, port: int) -> None:
     _require_free(port)
     with ExitStack() as stack:
         stack.enter_context(in_project(project))
-        environment = {"PYTHONWARNINGS": _WARNS_OF_ITSELF, **os.environ, HOME: str(project)}
         lock = stack.enter_context(only_one(project))
         stopped = stack.enter_context(told_to_stop())
         children: dict[str, Child] = {}
         stack.callback(stop_all, children)  # Dagster first: its runs may be talking to the stand-ins
-        if standins:
-            variables = _start_standins(children).environment() | direct_to(HOST)
-            require_unset(project, variables)
-            environment |= variables
-        _end_dead_runs(project, environment)
-        typer.echo("Starting Dagster")
-        children[_DAGSTER] = start_guarded(_dagster(port), folder=project, environment=environment, keep_open=lock)
-        watch(children, until=lambda: stopped() or answers(port))
-        if not stopped():
-            typer.echo("Schedules that are not turned off deliver in their next window.")
-            typer.echo(f"Dagster answers at http://{HOST}:{port} (Ctrl-C stops everything)")
-        watch(children, until=stopped)
+        _serve(project, children, stopped, standins=standins, port=port, lock=lock)
         typer.echo("Stopping")
+
+
+def _serve(
+    project: Path, children: dict[str, Child], stopped: Callable[[], bool], *, standins: bool, port: int, lock: int
+) -> None:
+    """Start the children one after another and watch them, until ``stopped``."""
+    environment = {"PYTHONWARNINGS": _WARNS_OF_ITSELF, **os.environ, HOME: str(project)}
+    if standins:
+        addresses = _start_standins(children, stopped)
+        if addresses is None:
+            return
+        variables = addresses.environment() | direct_to(HOST)
+        require_unset(project, variables)
+        environment |= variables
+    start = partial(start_guarded, folder=project, environment=environment, keep_open=lock)
+    _end_dead_runs(start, children, stopped)
+    if stopped():
+        return
+    typer.echo("Starting Dagster")
+    children[_DAGSTER] = start(_dagster(port))
+    watch(children, until=lambda: stopped() or answers(port))
+    if not stopped():
+        typer.echo("Schedules that are not turned off deliver in their next window.")
+        typer.echo(f"Dagster answers at http://{HOST}:{port} (Ctrl-C stops everything)")
+    watch(children, until=stopped)
 
 
 def _dagster(port: int) -> list[str]:
@@ -77,7 +95,8 @@ def _dagster(port: int) -> list[str]:
     return [*command, "--host", HOST, "--port", str(port)]
 
 
-def _start_standins(children: dict[str, Child]) -> Addresses:
+def _start_standins(children: dict[str, Child], stopped: Callable[[], bool]) -> Addresses | None:
+    """Start the stand-ins, and return their addresses; None where ``stopped`` came first."""
     data = Path(data_root())
     settings = kept_settings(data)
     for port in (settings.mixpanel_port, settings.taplytics_port, settings.apptimize_port):
@@ -89,7 +108,11 @@ def _start_standins(children: dict[str, Child]) -> Addresses:
         start_new_session=True,
     )
     assert standins.stdout is not None  # noqa: S101  a pipe was asked for
-    with standins.stdout as lines:
+    lines = standins.stdout
+    watch({}, until=lambda: stopped() or bool(select.select([lines], [], [], 0)[0]))
+    if stopped():
+        return None
+    with lines:
         line = lines.readline()
     if not line:
         raise ServiceEnded(_STANDINS, standins.wait())
@@ -104,10 +127,13 @@ def _require_free(port: int) -> None:
         raise PortTaken(port)
 
 
-def _end_dead_runs(project: Path, environment: Mapping[str, str]) -> None:
-    command = [sys.executable, "-c", f"from {_DEAD_RUNS} import main; main()"]  # its package imports it: no `-m`
-    ended = subprocess.run(  # noqa: S603  our own module
-        command, cwd=project, env=environment, check=False, start_new_session=True
-    )
-    if ended.returncode:
-        raise ServiceEnded(_DEAD_RUNS, ended.returncode)
+def _end_dead_runs(
+    start: Callable[[list[str]], Child], children: dict[str, Child], stopped: Callable[[], bool]
+) -> None:
+    others = dict(children)
+    ending = children[_DEAD_RUNS] = start([sys.executable, "-c", _END_DEAD_RUNS])
+    watch(others, until=lambda: stopped() or ending.poll() is not None)
+    if ending.returncode:
+        raise ServiceEnded(_DEAD_RUNS, ending.returncode)
+    if ending.returncode == 0:
+        stop_all({_DEAD_RUNS: children.pop(_DEAD_RUNS)})

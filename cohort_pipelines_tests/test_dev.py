@@ -33,6 +33,7 @@ def endless() -> None:
 defs = dg.Definitions(jobs=[endless])
 """
 RUN = "import sys; from pathlib import Path; from cohort_pipelines.dev import run_dev; "
+HANGS = "import sys, time; print('hanging', file=sys.stderr, flush=True); time.sleep(600)"
 IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "  # as a shell's background job does
 
 Start = Callable[..., "Dev"]
@@ -162,6 +163,39 @@ def test_a_sigterm_stops_what_a_shell_started_in_the_background(start: Start) ->
 
     assert dev.process.wait(timeout=60) == 0
     assert dev.processes() == []
+
+
+@on_linux
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_stops_while_records_are_still_being_opened(project: Path, start: Start, number: signal.Signals) -> None:
+    (project / "hanging.py").write_text(HANGS, encoding="utf-8")
+    (project / "dagster.yaml").write_text("storage: {custom: {module: hanging, class: Storage}}", encoding="utf-8")
+    dev = start()
+    dev.wait_until_it_answers("hanging")
+    before = dev.processes()
+
+    dev.process.send_signal(number)
+
+    assert dev.process.wait(timeout=30) == (-number if number == signal.SIGKILL else 0)
+    for process in before:
+        wait_until_gone(process, 30)
+    assert dev.rest_of_output() == ("" if number == signal.SIGKILL else "Stopping\n")
+
+
+@on_linux
+@pytest.mark.slow
+def test_it_stops_while_the_standins_are_not_up_yet(project: Path, start: Start) -> None:
+    (project / "sitecustomize.py").write_text(
+        f"import sys\nif 'cohort_pipelines.standins' in sys.orig_argv:\n    exec({HANGS!r})\n", encoding="utf-8"
+    )
+    dev = start(standins=True, before=f"import os; os.environ['PYTHONPATH'] = {str(project)!r}; ")
+    dev.wait_until_it_answers("hanging")
+
+    dev.process.terminate()
+
+    assert dev.process.wait(timeout=60) == 0
+    assert dev.rest_of_output() == "Stopping\n"
 
 
 @on_linux
