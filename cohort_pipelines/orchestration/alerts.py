@@ -25,7 +25,7 @@ from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpa
 from cohort_pipelines.notices import Mailbox, Notice, Security
 from cohort_pipelines.orchestration.checks import FRESHNESS
 from cohort_pipelines.orchestration.connections import unusable
-from cohort_pipelines.orchestration.declared import NUMBER, Declared, Reference, Secret
+from cohort_pipelines.orchestration.declared import NUMBER, Declared, Reference, Secret, Text
 from cohort_pipelines.orchestration.invalid import AlertsWithoutChannel, SecretInFile, SettingInvalid
 from cohort_pipelines.orchestration.rules import Siblings, siblings_in
 from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
@@ -49,8 +49,8 @@ class Email(dg.Resolvable, dg.Model):
     security: Security = "starttls"
     username: Reference = ""
     password: Secret = ""
-    sender: Annotated[str, Field(min_length=3)]
-    to: Annotated[tuple[str, ...], Field(min_length=1)]
+    sender: Annotated[Text, Field(min_length=3)]
+    to: Annotated[tuple[Text, ...], Field(min_length=1)]
 
     def mailbox(self) -> Mailbox:
         """Return the mailbox with its credentials looked up.
@@ -78,7 +78,7 @@ class Alerts(Declared, dg.Model):
     slack: Secret = ""
     webhook: Reference = ""
     email: Email | None = None
-    syncs: tuple[str, ...] = ()
+    syncs: tuple[Text, ...] = ()
 
     def require_usable(self) -> None:
         """Refuse secrets that stand in the file, a URL that is none, and a declaration that could alert no channel.
@@ -122,7 +122,8 @@ class Alerts(Declared, dg.Model):
 
     def _watched(self, siblings: Siblings) -> list[Watched]:
         """Return the syncs to watch, and the declarations that cannot be loaded: all of them, or those named."""
-        problems = {each.name: each.problem for each in siblings.unloadable if each.may_be_a_sync or not self.syncs}
+        wrong = [each for each in siblings.unloadable if each.may_be_a_sync or not self.syncs]
+        problems = {siblings.called(each): each.problem for each in wrong}
         names = self.syncs or sorted({*siblings.syncs, *problems})
         return [
             Watched(name, unloadable=problems[name]) if name in problems else _watched(siblings.syncs[name])

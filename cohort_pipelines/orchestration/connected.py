@@ -61,7 +61,7 @@ def check_all(tree: dg.ComponentTree, syncs: list[ResolvedSync]) -> Iterator[Fin
     siblings = siblings_in(tree)
     destinations = siblings.destinations
     for wrong in siblings.unloadable:
-        yield Finding(wrong.name, connected=False, text=wrong.problem)
+        yield Finding(siblings.called(wrong), connected=False, text=wrong.problem)
     projects: dict[str, CheckedProject | CohortPipelinesError] = {}
     for name, source in siblings.sources.items():
         projects[name] = _checked(source)

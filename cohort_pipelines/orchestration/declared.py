@@ -8,6 +8,8 @@ Dagster stops the whole code location at the first declaration that it cannot lo
 import os
 import re
 from collections.abc import Callable
+from functools import reduce
+from hashlib import sha256
 from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -17,8 +19,15 @@ import dagster as dg
 from dagster.components.core.decl import YamlDecl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, RootModel
 
+from cohort_pipelines import environment
 from cohort_pipelines.orchestration.doubled import require_single_keys
-from cohort_pipelines.orchestration.invalid import AttributesInvalid, DeclarationInvalid, FileUnreadable, NameUnusable
+from cohort_pipelines.orchestration.invalid import (
+    AttributesInvalid,
+    DeclarationInvalid,
+    FileUnreadable,
+    NameUnusable,
+    PostProcessingInvalid,
+)
 from cohort_pipelines.orchestration.sentences import sentence
 
 USABLE_NAME = re.compile(r"[a-z0-9_]{1,100}")  # a folder of the history is called sync=<name>
@@ -46,6 +55,7 @@ def _plain(text: str) -> str:
 
 def _rendered(context: dg.ResolutionContext, text: str) -> object:
     """Render a template, and nothing else: Dagster would take `'plan'` or `160000` for a literal of Python's."""
+    environment.resolve(text, wanted_for="the declaration")  # of what is not set Dagster would make None
     return context.resolve_value(text) if _TEMPLATE.search(text) else text
 
 
@@ -97,6 +107,8 @@ class Declared(dg.Component, dg.Resolvable):
             declared = super().load(cls.model().model_validate(given), context)
             declared._place(name, file, document)  # noqa: SLF001  its own
             declared._post_processors = _post_processors(context)  # noqa: SLF001
+            if declared._post_processors and cls.role != "sync":  # noqa: SLF001
+                raise PostProcessingInvalid(name, "it has no assets", file)  # noqa: TRY301
             declared.require_usable()
         except Exception as error:  # noqa: BLE001  ours, pydantic's, Dagster's, Jinja's, those of what a template calls
             found = (
@@ -131,8 +143,12 @@ class Declared(dg.Component, dg.Resolvable):
 
     @property
     def post_processors(self) -> list[PostProcessor]:
-        """What stands under `post_processing` beside the attributes, as Dagster will apply it to the definitions."""
+        """What stands under `post_processing` beside the attributes."""
         return self._post_processors
+
+    def processed(self, built: dg.Definitions) -> dg.Definitions:
+        """Return what `post_processing` makes of what was ``built``."""
+        return reduce(lambda before, process: process(before), self._post_processors, built)
 
 
 class Unloadable(Declared, dg.Model):
@@ -160,8 +176,11 @@ class Unloadable(Declared, dg.Model):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002  the interface's argument
         """Return an asset under the declaration's name that says what is wrong, and fails with it."""
+        group = re.sub(r"\W", "_", self.name, flags=re.ASCII)
+        stands = sha256(f"{self.file}\n{self._document}".encode(errors="surrogateescape")).hexdigest()
+        asset = dg.AssetOut(key=self.key, group_name=group, description=self.problem)
 
-        @dg.asset(key=self.key, group_name=re.sub(r"\W", "_", self.name, flags=re.ASCII), description=self.problem)
+        @dg.multi_asset(name=f"declaration_{stands}", outs={"declaration": asset})  # Dagster makes no name of any key
         def declaration() -> None:
             raise dg.Failure(self.problem, allow_retries=False)
 

@@ -17,9 +17,6 @@ class ProjectNotLoaded(ConfigurationError):
 class SyncUnloadable(ConfigurationError):
     """A command names a sync that is declared wrongly."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-
 
 class DeclarationInvalid(ConfigurationError):
     """A defs.yaml contradicts itself, its siblings or what the partner can do; ``files`` are those to look at."""

@@ -21,7 +21,7 @@ from cohort_pipelines.orchestration.declared import Unloadable
 from cohort_pipelines.orchestration.instance import instance_at
 from cohort_pipelines.orchestration.invalid import ProjectNotLoaded, SyncUnloadable
 from cohort_pipelines.orchestration.limits import runtime_tags
-from cohort_pipelines.orchestration.project import component_tree, project_definitions, resolved_syncs
+from cohort_pipelines.orchestration.project import component_tree, definitions_in, resolved_syncs
 from cohort_pipelines.orchestration.resolved import DELIVERED, STAGES, ResolvedSync
 from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.orchestration.sentences import sentence
@@ -99,11 +99,10 @@ def opened(project: Path) -> Iterator[OpenProject]:
         ConfigurationError: its declarations do not load.
         RunsNotRecorded: its instance's records cannot be used.
     """
-    package = package_of(project)
-    with _loaded(project) as (_, found, _differing):
+    with _loaded(project) as (tree, found, _differing):
         home = os.environ[settings.HOME] = str(settings.dagster_home() or settings.project_folder())
         with _as_one_sentence():
-            definitions = project_definitions(package)
+            definitions = definitions_in(tree)
         if (data := Path(settings.data_root())).is_absolute():
             with suppress(OSError):  # Dagster's own attempt says why
                 make_private(data)  # before Dagster makes it readable by others
@@ -186,10 +185,9 @@ def check(project: Path) -> Iterator[Finding]:
         ProjectFolderInvalid: there is no project.
         ConfigurationError: its declarations do not load.
     """
-    package = package_of(project)
     with _loaded(project) as (tree, declarations, differing):
         with _as_one_sentence():
-            project_definitions(package)
+            definitions_in(tree)
         if differing:
             yield Finding(".env", connected=True, text=_DIFFERING.format(", ".join(differing)), warning=True)
         yield from check_all(tree, list(declarations.syncs.values()))

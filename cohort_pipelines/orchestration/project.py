@@ -42,8 +42,16 @@ def project_definitions(package: Path) -> dg.Definitions:
         LedgerUnusable: no ledger can be kept where the environment says; nothing is opened to find out.
     """
     settings.adopt(package)
+    return definitions_in(component_tree(package))
+
+
+def definitions_in(tree: dg.ComponentTree) -> dg.Definitions:
+    """Return what :func:`project_definitions` does, of declarations whose project was entered and whose tree is known.
+
+    Raises:
+        LedgerUnusable: no ledger can be kept where the environment says.
+    """
     parse(settings.ledger_url())
-    tree = component_tree(package)
     siblings, syncs = siblings_in(tree), resolved_syncs(tree)
     with warnings.catch_warnings():
         for category in (dg.BetaWarning, dg.PreviewWarning):  # of what Dagster itself calls to load declarations

@@ -7,7 +7,6 @@ newest that a budget does not carry. The others are held against what is left.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
@@ -58,7 +57,11 @@ class Siblings:
     @property
     def unloadable_syncs(self) -> dict[str, Unloadable]:
         """Those that were declared as syncs, or as something that cannot be told, by name."""
-        return {each.name: each for each in self.unloadable if each.may_be_a_sync}
+        return {self.called(each): each for each in self.unloadable if each.may_be_a_sync}
+
+    def called(self, unloadable: Unloadable) -> str:
+        """Return the name of ``unloadable``; its file, where the name is that of a sync which can be loaded."""
+        return unloadable.file if unloadable.name in self.syncs else unloadable.name
 
     def unloadable_for(self, declared: Declared) -> Unloadable | None:
         """Return what stands in the place of ``declared``, where its siblings contradict it."""
@@ -199,11 +202,12 @@ def _sent_twice(
 def _beyond_budget(syncs: Sequence["CohortSync"], sources: Mapping[str, "MixpanelProject"]) -> Wrong:
     """Refuse the newest syncs of a project, by their first windows, that its queries do not carry."""
     projects = defaultdict(list)
-    for source in sources.values():
-        projects[source.project_id].append(source)
-    for project_id, views in projects.items():
-        names, granted = {source.name for source in views}, min(source.queries_per_hour for source in views)
-        scheduled = [sync for sync in syncs if sync.source in names and sync.type in CADENCES]
+    for sync in syncs:
+        if sync.type in CADENCES:
+            projects[sources[sync.source].project_id].append(sync)
+    for project_id, scheduled in projects.items():
+        views = [sources[name] for name in dict.fromkeys(sync.source for sync in scheduled)]
+        granted = min(source.queries_per_hour for source in views)
         usable, needed = granted * USABLE, sum(CADENCES[sync.type].per_hour for sync in scheduled)
         files, planned = _files([*views, *scheduled]), 0.0
         for sync in sorted(scheduled, key=lambda each: (str(each.since), each.name)):
@@ -220,9 +224,19 @@ def _wrongly_processed(
     for sync in syncs:
         if sync.post_processors:
             try:
-                reduce(lambda built, process: process(built), sync.post_processors, sync.built(siblings))
+                built = sync.built(siblings)
+                kept = _partitions(built) == _partitions(sync.processed(built))
             except Exception as error:  # noqa: BLE001  Dagster's, pydantic's, Jinja's, those of what a template calls
                 yield sync, PostProcessingInvalid(sync.name, sentence(error), sync.file)
+            else:
+                if not kept:
+                    problem = "the keys and partitions of a sync's assets cannot be changed"
+                    yield sync, PostProcessingInvalid(sync.name, problem, sync.file)
+
+
+def _partitions(built: dg.Definitions) -> dict[dg.AssetKey, dg.PartitionsDefinition | None]:
+    assets = [each for each in built.assets or () if isinstance(each, dg.AssetsDefinition)]
+    return {spec.key: spec.partitions_def for asset in assets for spec in asset.specs}
 
 
 def _watching_unknown(alerts: Sequence["Alerts"], watchable: Iterable[str]) -> Wrong:

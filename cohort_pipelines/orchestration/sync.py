@@ -49,9 +49,9 @@ class CohortSync(Declared, dg.Model):
 
     role: ClassVar[str] = "sync"
 
-    source: str
+    source: Text
     cohort_id: Id
-    destination: str
+    destination: Text
     target: Annotated[Text, Field(min_length=1)]
     type: SyncType
     since: Day | None = None
@@ -61,15 +61,17 @@ class CohortSync(Declared, dg.Model):
     baseline_has_header: bool = Terms().baseline_has_header
     max_refused: Count = Terms().max_refused
     link: Reference = ""
-    owners: tuple[str, ...] = ()
+    owners: tuple[Text, ...] = ()
 
     def require_usable(self) -> None:
-        """Refuse owners that Dagster does not take, and a link that is no web address, as far as it is known.
+        """Refuse owners that Dagster does not take, a baseline that is no path, and a link that is no web address.
 
         Raises:
+            PathInvalid: the baseline lies in the home folder of a user who has none.
             LinkInvalid: it is of another scheme.
         """
         dg.AssetSpec(self.name, owners=self.owners)  # which would fail later, and stop the others
+        settings.local_path(self.baseline)  # likewise
         if self.link and not is_web_address(self.link) and not self.link.strip().startswith("{{"):
             raise LinkInvalid(self.name, self.file)
 
@@ -78,10 +80,10 @@ class CohortSync(Declared, dg.Model):
         siblings = siblings_in(context.component_tree)
         if wrong := siblings.unloadable_for(self):
             return wrong.build_defs(context)
-        return self.built(siblings)
+        return self.processed(self.built(siblings))
 
     def built(self, siblings: Siblings) -> dg.Definitions:
-        """Return the sync's assets and checks."""
+        """Return the sync's assets and checks, as they are before `post_processing`."""
         resolved = self.resolved(siblings)
         return dg.Definitions(assets=build_assets(resolved), asset_checks=build_checks(resolved))
 

@@ -19,7 +19,7 @@ from dagster.components.core.decl import (
 from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS, ComponentPath, CompositeYamlComponent
 from dagster_shared.record import as_dict
 
-from cohort_pipelines.orchestration.declared import Declared, PostProcessor, Unloadable, unreadable, yaml_in
+from cohort_pipelines.orchestration.declared import Declared, Unloadable, unreadable, yaml_in
 from cohort_pipelines.orchestration.sentences import sentence
 
 
@@ -36,22 +36,15 @@ class DeclarationTree(dg.ComponentTree):
 
 
 class _File(YamlFileDecl):
-    """A file of declarations, where wrong `post_processing` has made its declaration an unloadable one already."""
+    """A file of declarations, of which ours apply their `post_processing` themselves."""
 
     def _load_component(self) -> CompositeYamlComponent:
         file = super()._load_component()
         file.asset_post_processors_list = [
-            [partial(_processed, process) for process in processors] if isinstance(component, Declared) else processors
+            [] if isinstance(component, Declared) else processors
             for component, processors in zip(file.components, file.asset_post_processors_list, strict=True)
         ]
         return file
-
-
-def _processed(process: PostProcessor, built: dg.Definitions) -> dg.Definitions:
-    try:
-        return process(built)
-    except Exception:  # noqa: BLE001  found before, by the rules of what declarations must not do
-        return built
 
 
 def _folder(context: ComponentDeclLoadContext) -> DefsFolderDecl:
@@ -71,19 +64,21 @@ def _declaration(context: ComponentDeclLoadContext) -> ComponentDecl[Any] | None
     if context.path.is_dir() and not declares:
         folder = _folder(context)
         return folder if folder.children else None
+    given: object = {}
     try:
         if declares:
             file.stat()  # of a link to nothing Dagster would see nothing at all
         declaration = build_filesystem_component_decl_from_context(context)
         if isinstance(declaration, YamlFileDecl):
             for document in declaration.decls:  # what is named beside the attributes is looked up before our load()
+                given = document.component_file_model and document.component_file_model.model_dump()
                 _ = document.context_with_component_injected_scope, document.get_asset_post_processor_lists()
             return _File(**as_dict(declaration))
     except Exception as error:
         if not declares:  # a module of Python: code, and not a declaration
             raise
         location = ComponentPath.from_path(context.path)
-        made = partial(_unreadable, problem=sentence(error))
+        made = partial(_unreadable, problem=sentence(error, given))
         return ComponentLoaderDecl(context=context, loc=location, component_node_fn=made)
     return declaration
 

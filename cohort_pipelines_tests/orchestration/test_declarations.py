@@ -2,9 +2,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
+from uuid import uuid4
 
 import dagster as dg
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cohort_pipelines import settings
 from cohort_pipelines.delivery import Terms
@@ -12,6 +16,7 @@ from cohort_pipelines.errors import LedgerUnusable
 from cohort_pipelines.orchestration import CohortSync, project_definitions
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
+from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.partners import CohortMessages, ReplacingMessages
 
 PROJECT = """
@@ -51,15 +56,19 @@ def recurring(number: int) -> str:
 def load(tmp_path: Path, request: pytest.FixtureRequest) -> Load:
     def load(documents: dict[str, str]) -> dg.Definitions:
         name = "declared_" + "".join(letter if letter.isalnum() else "_" for letter in request.node.name)
-        package = tmp_path / f"{name}_{len(list(tmp_path.iterdir()))}"
-        for folder, text in documents.items():
-            (package / "defs" / folder).mkdir(parents=True)
-            (package / "defs" / folder / "defs.yaml").write_text(dedent(text), encoding="utf-8")
-        (package / "__init__.py").touch()
-        (package / "defs" / "__init__.py").touch()
-        return project_definitions(package)
+        return load_in(tmp_path / f"{name}_{len(list(tmp_path.iterdir()))}", documents)
 
     return load
+
+
+def load_in(package: Path, documents: dict[str, str]) -> dg.Definitions:
+    """Write ``documents`` into a package's folders and load it."""
+    for folder, text in documents.items():
+        (package / "defs" / folder).mkdir(parents=True)
+        (package / "defs" / folder / "defs.yaml").write_text(dedent(text), encoding="utf-8")
+    (package / "__init__.py").touch()
+    (package / "defs" / "__init__.py").touch()
+    return project_definitions(package)
 
 
 def problems(defs: dg.Definitions) -> dict[str, str]:
@@ -249,6 +258,29 @@ def test_a_folder_name_that_no_group_can_have(load: Load) -> None:
 @pytest.mark.parametrize("name", ["2024_app", "_app", "class", "records", "io_manager", "type", "a" * 101])
 def test_a_folder_name_that_no_resource_can_have(load: Load, name: str) -> None:
     assert f"'{name}' cannot be used" in refusal(load, {**SOUND, name: TAPLYTICS.replace("{api", "{account: x, api")})
+
+
+FOLDERS = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@pytest.mark.parametrize("folders", [("a b",), ("bêta",), ("My Team/beta",), ("a-b", "a_b"), ("a.b", 'a"b*')])
+def test_a_broken_declaration_stops_no_other_whatever_its_folder_is_called(
+    load: Load, folders: tuple[str, ...]
+) -> None:
+    defs = load({**SOUND, **dict.fromkeys(folders, "type: [")})
+
+    assert {*problems(defs)} == {folder.partition("/")[0] for folder in folders}
+    assert defs.resolve_job_def("dynamic_syncs")
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@given(st.sets(FOLDERS.filter(lambda name: name not in {".", "..", *SOUND}), max_size=3))
+def test_no_folder_s_name_stops_the_others(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
+    package = tmp_path_factory.mktemp("named") / f"named_{uuid4().hex}"
+
+    defs = load_in(package, {**SOUND, **dict.fromkeys(sorted(names), "type: [")})
+
+    assert defs.get_repository_def().has_job("recurring_syncs")
 
 
 def test_two_views_of_a_project_share_its_budget(load: Load) -> None:
@@ -517,6 +549,67 @@ def test_a_declaration_that_is_a_link_to_nothing_is_left_out_by_name(load: Load,
     assert {*problems(project_definitions(package))} == {"third"}
 
 
+def test_a_baseline_in_a_home_folder_that_is_not_there_stops_no_other(load: Load) -> None:
+    found = problems(load({**SOUND, "first": DYNAMIC.replace("Beta", "Beta, baseline: ~nobody_such/x.csv")}))
+
+    assert {*found} == {"first"}
+    assert "there is no such home folder" in found["first"]
+
+
+def test_a_file_of_unknown_kind_does_not_take_the_name_of_a_sync(load: Load, tmp_path: Path) -> None:
+    load({**SOUND, "sub/first": "type: [", "sub/main": "type: ["})
+    [package] = tmp_path.iterdir()
+    siblings = siblings_in(component_tree(package))
+
+    assert {*siblings.syncs} == {"first", "second"}
+    assert {*siblings.unloadable_syncs} == {f"{package.name}/defs/sub/first/defs.yaml", "main"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("apptimize", APPTIMIZE.replace("{region", "{account: 5, region"), "wrongly: account: input should be a valid"),
+        (
+            "apptimize",
+            APPTIMIZE.replace('"{{ env.UNSET_URL }}"', "5"),
+            "wrongly: url: input should be a valid",
+        ),
+        ("first", DYNAMIC.replace("Beta", '"{{ env.UNSET_NAME }}"'), "variable UNSET_NAME is not set"),
+        ("first", DYNAMIC.replace("Beta", '"Beta {{ env.UNSET_NAME }}"'), "variable UNSET_NAME is not set"),
+        ("first", "[a]", "cannot be read: the document: "),
+        ("first", DYNAMIC + "      - a: [", "cannot be read: the file is no YAML"),
+        (
+            "first",
+            f"{dedent(DYNAMIC)}post_processing: {{assets: [{{attributes: {{nope: 1}}}}]}}",
+            "cannot be read: post_processing.assets.0.attributes.nope: there is no such attribute (",
+        ),
+        (
+            "main",
+            f"{dedent(PROJECT)}post_processing: {{assets: [{{attributes: {{description: x}}}}]}}",
+            "post_processing of main is wrong: it has no assets",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_of_the_file(load: Load, name: str, text: str, says: str) -> None:
+    assert says in problems(load({**SOUND, name: text}))[name]
+
+
+def test_names_of_digits_are_names(load: Load) -> None:
+    alerts = """
+        type: cohort_pipelines.orchestration.Alerts
+        attributes: {webhook: "{{ env.UNSET_HOOK }}", syncs: ["2024"]}
+    """
+    assert problems(load({**SOUND, "2024": recurring(2), "on_call": alerts})) == {}
+    assert "names the source '2024'" in refusal(load, {**SOUND, "first": DYNAMIC.replace("main", '"2024"')})
+    assert "names the destination '2024'" in refusal(load, {**SOUND, "first": DYNAMIC.replace("taplytics", '"2024"')})
+
+
+def test_a_view_that_no_scheduled_sync_uses_is_no_part_of_the_budget(load: Load) -> None:
+    idle = PROJECT.replace("project_id: 7", "queries_per_hour: 1, project_id: 7")
+
+    assert problems(load({**SOUND, "idle": idle})) == {}
+
+
 @pytest.mark.parametrize("more", ["template_vars_module: .nowhere", "post_processing: {assets: [{target: 7}]}"])
 def test_what_dagster_cannot_look_up_beside_the_attributes_stops_no_other(load: Load, more: str) -> None:
     assert {*problems(load({**SOUND, "first": f"{dedent(DYNAMIC)}\n{more}\n"}))} == {"first"}
@@ -529,6 +622,10 @@ def test_what_dagster_cannot_look_up_beside_the_attributes_stops_no_other(load: 
         ("{assets: [{attributes: {group_name: 'no group'}}]}", "group"),
         ("{assets: [{target: 'key:(', attributes: {description: x}}]}", "key:("),
         ("{assets: [{attributes: {description: '{{ asset.no_such_thing.of_it }}'}}]}", "no_such_thing"),
+        (
+            "{assets: [{target: '*', attributes: {partitions_def: {type: static, partition_keys: [x]}}}]}",
+            "the keys and partitions of a sync's assets cannot be changed",
+        ),
     ],
 )
 def test_post_processing_that_cannot_be_applied_stops_no_other(load: Load, post_processing: str, said: str) -> None:
