@@ -12,11 +12,12 @@ from itertools import islice
 import pyarrow as pa
 
 from benchmarks.measuring import measured
-from cohort_pipelines import steps
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.identity import IdRule
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.devtools.standins.population import PARTNER_ID, Population
+from cohort_pipelines.history import History
+from cohort_pipelines.identity.mapping import IdRule
 from cohort_pipelines.mixpanel.pages import snapshot_schema
-from cohort_pipelines.standins.population import PARTNER_ID, Population
+from cohort_pipelines.snapshots import deriving
 
 RULES = {"Taplytics": IdRule(), "Apptimize": IdRule(source=PARTNER_ID, prefixes=("i_", "a_"))}
 PAGE = 1_000
@@ -38,11 +39,11 @@ def _measure(history: History, members: int) -> None:
         _file(history, "copied", history.batches(snapshot))
     print(f"  copy                     {copy}")
     with measured() as filtering:
-        identified = steps.filter_identified(history, snapshot)
+        identified = deriving.filter_identified(history, snapshot)
     print(f"  identified users         {filtering}")
     for name, rule in RULES.items():
         with measured() as building:
-            payload = steps.build_payload(history, snapshot, identified.file, rule)
+            payload = deriving.build_payload(history, snapshot, identified.file, rule)
         print(f"  payload for {name:<12} {building}")
         print(
             f"    {payload.users:,} users, {sum(payload.rejected.values()):,} rejects; "

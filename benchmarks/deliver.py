@@ -16,15 +16,18 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from benchmarks.measuring import measured
-from cohort_pipelines import clock, partners
-from cohort_pipelines.delivery import Gates, Ledger, Target, deliver
+from cohort_pipelines import destinations
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.delivery import Gates, deliver
 from cohort_pipelines.delivery.attempt import Attempt
 from cohort_pipelines.delivery.chunks import Ended, Rows
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.partners.wire import ChangeWire
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines.windows import one_time_window
+from cohort_pipelines.destinations.wire import ChangeWire
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger.ledger import Ledger, Target
 
 SYNC = "benchmark"
 
@@ -37,8 +40,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with running(Settings(members=100)) as standins:
         wires: dict[str, ChangeWire] = {
-            "taplytics": partners.Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url),
-            "messages": partners.apptimize_http(
+            "taplytics": destinations.Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url),
+            "messages": destinations.apptimize_http(
                 url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu"
             ),
         }

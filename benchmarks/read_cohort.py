@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.measuring import Cost, measured
-from cohort_pipelines import http
+from cohort_pipelines.core import http
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
 from cohort_pipelines.history import History
-from cohort_pipelines.mixpanel import Project, take_snapshot
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines.windows import one_time_window
+from cohort_pipelines.mixpanel import Project
+from cohort_pipelines.snapshots.taking import take_snapshot
 
 AT_ONCE = 5
 PROPERTIES = ("$apptimize_user_id",)

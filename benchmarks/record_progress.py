@@ -19,16 +19,19 @@ import httpx
 import pyarrow as pa
 
 from benchmarks.measuring import Cost, measured
-from cohort_pipelines import clock, partners
-from cohort_pipelines.delivery import Gates, Ledger, Target, deliver, sending
+from cohort_pipelines import destinations
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.delivery import Gates, deliver, sending
 from cohort_pipelines.delivery.attempt import Attempt
 from cohort_pipelines.delivery.chunks import Ended, Rows
 from cohort_pipelines.delivery.recording import Record, Recorded, Recorder
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.partners.wire import ChangeWire
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines.windows import one_time_window
+from cohort_pipelines.destinations.wire import ChangeWire
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger.ledger import Ledger, Target
 
 SYNC = "benchmark"
 
@@ -100,8 +103,10 @@ def _fill(name: str, changes: int, delay: float, *, recording_is_free: bool) -> 
 
 def _wire(name: str, standins: Addresses) -> ChangeWire:
     if name == "taplytics":
-        return partners.Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url)
-    return partners.apptimize_http(url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu")
+        return destinations.Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url)
+    return destinations.apptimize_http(
+        url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu"
+    )
 
 
 @contextmanager

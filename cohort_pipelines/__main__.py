@@ -1,5 +1,5 @@
 """`python -m cohort_pipelines` is the command `cohort-pipelines`."""
 
-from cohort_pipelines.cli import main
+from cohort_pipelines.cli.main import main
 
 main()

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.project import BETA_USERS
+from cohort_pipelines.devtools.standins.server import InThread
 from cohort_pipelines.orchestration import launch
-from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.server import InThread
 
 TAPLYTICS, APPTIMIZE, PROJECT = "beta_users_taplytics", "beta_users_apptimize", "demo_project"
 LAUNCH_LIST = """

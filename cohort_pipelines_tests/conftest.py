@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import cli, clock, settings
-from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Settings
+import cohort_pipelines
+from cohort_pipelines.cli import main
+from cohort_pipelines.core import clock, settings
+from cohort_pipelines.devtools.standins.project import BETA_USERS
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.command_line import LAUNCH_LIST, PROJECT, Ended, Run
 
 
@@ -35,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["cohort-pipelines", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         captured = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return Ended(ended.value.code, captured.out, captured.err)
@@ -80,13 +82,13 @@ def export_project(tmp_path: Path, standins: InThread, request: pytest.FixtureRe
     folder = tmp_path / "project"
     package = folder / module
     for name in (PROJECT, "taplytics"):
-        shutil.copytree(Path(cli.__file__).parent / "defs" / name, package / "defs" / name)
+        shutil.copytree(Path(cohort_pipelines.__file__).parent / "defs" / name, package / "defs" / name)
     (package / "defs" / "launch_list").mkdir()
     (package / "defs" / "launch_list" / "defs.yaml").write_text(LAUNCH_LIST, encoding="utf-8")
     (package / "__init__.py").touch()
     (package / "defs" / "__init__.py").touch()
     (folder / "pyproject.toml").write_text(f'[tool.dg.project]\nroot_module = "{module}"\n', encoding="utf-8")
-    shutil.copy(Path(cli.__file__).parent / "templates" / "project" / "dagster.yaml", folder)
+    shutil.copy(Path(cohort_pipelines.__file__).parent / "devtools" / "templates" / "project" / "dagster.yaml", folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cohort_pipelines.delivery.database import Database
+from cohort_pipelines.ledger.database import Database
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from cohort_pipelines.processes import HOST
-from cohort_pipelines_tests.test_dev import environment_of, free_port
+from cohort_pipelines.devtools.processes import HOST
+from cohort_pipelines_tests.devtools.test_dev import environment_of, free_port
 
 Found = TypeVar("Found")
 

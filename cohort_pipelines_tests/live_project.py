@@ -14,14 +14,14 @@ import httpx
 import pytest
 
 import cohort_pipelines
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.devtools.scaffold import write_instance_files
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines.orchestration import launch
-from cohort_pipelines.scaffold import write_instance_files
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines.windows import Cadence
 
 TAPLYTICS = "beta_users_taplytics"
 APPTIMIZE = "beta_users_apptimize"

@@ -15,7 +15,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from cohort_pipelines_tests.test_dev import free_port
+from cohort_pipelines_tests.devtools.test_dev import free_port
 
 HOST = "127.0.0.1"
 

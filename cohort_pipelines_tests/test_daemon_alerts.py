@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines_tests.live import Live, serving, until
 from cohort_pipelines_tests.live_project import APPTIMIZE, MODULE, new_project, roomy
 from cohort_pipelines_tests.receivers import http_receiver

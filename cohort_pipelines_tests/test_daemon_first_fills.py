@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cohort_pipelines import clock
-from cohort_pipelines.processes import HOST
-from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.devtools.processes import HOST
+from cohort_pipelines.devtools.standins.project import BETA_USERS
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.live import serving, until
 from cohort_pipelines_tests.live_project import APPTIMIZE, LiveProject, declare, write_project
 from cohort_pipelines_tests.test_daemon import (

@@ -10,7 +10,7 @@ import pytest
 from dagster import DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 
-from cohort_pipelines.scaffold import INSTANCE_FILES, write_instance_files
+from cohort_pipelines.devtools.scaffold import INSTANCE_FILES, write_instance_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +73,6 @@ def test_the_wheel_holds_templates_declarations_and_types(tmp_path: Path) -> Non
     }
     assert sources <= names
     assert "cohort_pipelines/py.typed" in names
-    assert "cohort_pipelines/templates/project/env.example" in names
+    assert "cohort_pipelines/devtools/templates/project/env.example" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert not any(name.startswith("cohort_pipelines_tests") for name in names)

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from cohort_pipelines import history
-from cohort_pipelines.processes import HOST
-from cohort_pipelines.standins.kept import kept_settings
+from cohort_pipelines.devtools.processes import HOST
+from cohort_pipelines.devtools.standins.kept import kept_settings
 from cohort_pipelines_tests.browser import CHROMIUM, NO_CHROMIUM, browsing
 from cohort_pipelines_tests.live import serving
 

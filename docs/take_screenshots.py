@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Locator, Page, expect
 
-from cohort_pipelines.scaffold import write_instance_files
-from cohort_pipelines.standins.kept import keep, kept_settings
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses
+from cohort_pipelines.devtools.scaffold import write_instance_files
+from cohort_pipelines.devtools.standins.kept import keep, kept_settings
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Addresses
 from cohort_pipelines_tests.browser import browsing
 from cohort_pipelines_tests.live import Live, serving, until
 from cohort_pipelines_tests.live_project import APPTIMIZE, TAPLYTICS, LiveProject

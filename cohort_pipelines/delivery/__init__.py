@@ -1,31 +1,25 @@
 """How a payload becomes an exact overwrite: belief, plan, gates, one writer, and a ledger that survives any crash."""
 
+from cohort_pipelines.delivery import judging
 from cohort_pipelines.delivery.deadlines import deadline
-from cohort_pipelines.delivery.delivering import deliver
 from cohort_pipelines.delivery.gates import Gates
-from cohort_pipelines.delivery.ledger import DeliveredSnapshot, Ledger, SealedSnapshot, Target
-from cohort_pipelines.delivery.ledger_windows import WindowRecord
-from cohort_pipelines.delivery.pausing import Pause, pause
+from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
 from cohort_pipelines.delivery.receipt import Receipt
-from cohort_pipelines.delivery.restoring import restore, retire
-from cohort_pipelines.delivery.schema import AttemptState, WindowState
-from cohort_pipelines.delivery.terms import Terms
+from cohort_pipelines.delivery.restoring import restorable, restore, retire
+from cohort_pipelines.delivery.service import deliver
 
 __all__ = [
-    "AttemptState",
-    "DeliveredSnapshot",
     "Gates",
-    "Ledger",
-    "Pause",
+    "Preview",
     "Receipt",
-    "SealedSnapshot",
-    "Target",
-    "Terms",
-    "WindowRecord",
-    "WindowState",
+    "Wanted",
     "deadline",
     "deliver",
-    "pause",
+    "judging",
+    "newest_payload",
+    "preview",
+    "rejects_of",
+    "restorable",
     "restore",
     "retire",
 ]

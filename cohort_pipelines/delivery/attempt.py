@@ -7,26 +7,31 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import chunks, cohorts, schema
-from cohort_pipelines.delivery.belief import Belief
-from cohort_pipelines.delivery.lease import Lease
-from cohort_pipelines.delivery.ledger import Ledger, Target, next_generation
-from cohort_pipelines.delivery.ledger_windows import note_window
-from cohort_pipelines.delivery.pausing import Pause, require_not_paused
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import NamedCohort
+from cohort_pipelines.core.errors import DeliverySuperseded, LeaseLost, SyncPaused
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.delivery import chunks
 from cohort_pipelines.delivery.receipt import Receipt
-from cohort_pipelines.delivery.schema import (
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import (
     GREEN_STATES,
     OPEN_STATES,
     AttemptKind,
     AttemptState,
     ChunkState,
+    Lease,
+    Ledger,
+    Pause,
+    Target,
     WindowState,
+    cohorts,
+    next_generation,
+    note_window,
+    require_not_paused,
+    schema,
 )
-from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import DeliverySuperseded, LeaseLost, SyncPaused
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.partners.wire import NamedCohort
+from cohort_pipelines.membership import Belief, Terms
 
 _GENERATIONS_OF_A_DAY = 100  # windows of a quarter of an hour, and some more
 

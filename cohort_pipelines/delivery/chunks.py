@@ -9,14 +9,14 @@ from typing import cast
 import pyarrow as pa
 from sqlalchemy import Connection, bindparam, func, select, text
 
-from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.belief import CHUNK_SCHEMA
-from cohort_pipelines.delivery.plan import PlanCounts
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.engine import BATCH
+from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.delivery.receipt import MAX_LISTED
-from cohort_pipelines.delivery.schema import REFUSED_STATES, ChunkState
-from cohort_pipelines.engine import BATCH
-from cohort_pipelines.history import History, StoredFile
-from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation
+from cohort_pipelines.destinations import Answer, ChangeWire
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import REFUSED_STATES, ChunkState, schema
+from cohort_pipelines.membership import CHUNK_SCHEMA, PlanCounts
 
 PUBLISH = "publish"
 """What a file wire does with the whole plan at once."""

@@ -6,16 +6,24 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import cohorts, lease, schema
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliverySuperseded, TargetBusy, TargetMoved, TargetOwnedByAnother
+from cohort_pipelines.core.process_names import name_of
 from cohort_pipelines.delivery.attempt import Asked, Attempt
-from cohort_pipelines.delivery.ledger import Ledger, next_seq
-from cohort_pipelines.delivery.ledger_windows import opening_of
-from cohort_pipelines.delivery.pausing import pause_within, require_not_paused
-from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
-from cohort_pipelines.delivery.targets import is_anothers, written
-from cohort_pipelines.errors import DeliverySuperseded, TargetBusy, TargetMoved, TargetOwnedByAnother
-from cohort_pipelines.process_names import name_of
+from cohort_pipelines.ledger import (
+    AttemptKind,
+    AttemptState,
+    Ledger,
+    cohorts,
+    is_anothers,
+    lease,
+    next_seq,
+    opening_of,
+    pause_within,
+    require_not_paused,
+    schema,
+    written,
+)
 
 _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease can last
 _POLL_SECONDS = 0.25

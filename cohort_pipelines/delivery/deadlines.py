@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from cohort_pipelines import clock
-from cohort_pipelines.windows import Cadence, Window
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence, Window
 
 MARGIN = timedelta(minutes=2)
 """Kept free before the next window, for the chunks under way, the new belief and the receipt."""

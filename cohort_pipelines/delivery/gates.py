@@ -7,6 +7,8 @@ for small audiences, where one person is a large share: a sync for a handful of 
 
 from dataclasses import dataclass
 
+from cohort_pipelines.ledger import Verdict
+
 REMEDY = (
     "If the change is meant, let it go with `cohort-pipelines release`, or set gates.{setting} in the sync's "
     "defs.yaml and start the same again."
@@ -46,18 +48,6 @@ class Facts:
     members: int | None = None
     identified: int | None = None
     filling: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one gate found: a value, the limit it was held against, and the finding in words."""
-
-    name: str
-    value: float
-    limit: float
-    held: bool
-    finding: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

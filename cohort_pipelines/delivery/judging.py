@@ -6,15 +6,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from cohort_pipelines.delivery import releasing, schema
+from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery.attempt import Attempt
-from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.delivery.gates import Facts, Gates, Verdict
-from cohort_pipelines.delivery.ledger_windows import opening_of
-from cohort_pipelines.delivery.plan import PlanCounts
-from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
-from cohort_pipelines.history import Stage
+from cohort_pipelines.delivery.gates import Facts, Gates
+from cohort_pipelines.ledger import GREEN_STATES, AttemptKind, Database, Release, Verdict, opening_of, releases, schema
+from cohort_pipelines.membership import PlanCounts
 
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
 
@@ -51,7 +47,7 @@ def judge(
             connection.execute(insert(schema.gate).values(attempt=attempt.id, finding=each.finding, **found))
         if not any(verdict.held for verdict in verdicts):
             return verdicts, None
-        release = releasing.fitting(connection, asked.sync, asked.payload.checksum, asked.payload.rows, now)
+        release = releases.fitting(connection, asked.sync, asked.payload.checksum, asked.payload.rows, now)
         if release is not None:
             connection.execute(update(schema.attempt).filter_by(id=attempt.id).values(released=release.id))
     return verdicts, release
@@ -101,7 +97,7 @@ def judged(ledger: Database, sync: str, run_id: str) -> tuple[list[Verdict], Rel
         attempt = connection.execute(newest).scalar()
         if attempt is None:
             return [], None
-        return releasing.recorded(connection, attempt), releasing.that_released(connection, attempt)
+        return releases.recorded(connection, attempt), releases.that_released(connection, attempt)
 
 
 def _planned(users: int, counts: PlanCounts, held: int, members: int | None, identified: int | None) -> Facts:

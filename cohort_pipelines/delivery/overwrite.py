@@ -8,28 +8,24 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import pace, pairing
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import HistoryError
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.delivery import pace
 from cohort_pipelines.delivery.attempt import Attempt, DeadAttempt
-from cohort_pipelines.delivery.baseline import started_from
-from cohort_pipelines.delivery.belief import Belief, doubt_all, fold
-from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
 from cohort_pipelines.delivery.receipt import Receipt, list_refused, write_receipt
-from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.delivery.schema import GREEN_STATES, REFUSED_STATES, AttemptState, ChunkState, WindowState
-from cohort_pipelines.errors import HistoryError
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
-
-WINDOW_STATES: Mapping[AttemptState, WindowState] = {
-    AttemptState.ACCEPTED: "delivered",
-    AttemptState.DELIVERED: "delivered",
-    AttemptState.HELD: "held",
-    AttemptState.SUPERSEDED: "skipped",
-    AttemptState.YIELDED: "yielded",
-    AttemptState.STOPPED: "failed",
-    AttemptState.REFUSED: "failed",
-}
+from cohort_pipelines.destinations import ChangeWire, FileWire, sends_everybody
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import (
+    GREEN_STATES,
+    REFUSED_STATES,
+    WINDOW_STATES,
+    AttemptState,
+    ChunkState,
+    Release,
+)
+from cohort_pipelines.membership import Belief, PlanCounts, doubt_all, fold, seal_plan, started_from
+from cohort_pipelines.recovery import pairing
 
 
 @dataclass(slots=True)

@@ -7,13 +7,11 @@ from math import ceil
 
 from sqlalchemy import select
 
-from cohort_pipelines.delivery import schema
+from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines.delivery.deadlines import MARGIN
-from cohort_pipelines.delivery.healing import SLICES, Slices, due, oldest
-from cohort_pipelines.delivery.ledger import Ledger
-from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
-from cohort_pipelines.partners.wire import ChangeWire, FileWire
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.destinations import ChangeWire, FileWire
+from cohort_pipelines.ledger import GREEN_STATES, AttemptKind, Ledger, schema
+from cohort_pipelines.membership import SLICES, Slices, due, oldest
 
 AMPLE = 2
 """A sync that can carry no more than this many times its usual change has little left for an unusual one."""
@@ -120,7 +118,7 @@ def slices_due(
 
     Who is out is sent again as well, so ``known`` counts them too.
 
-    They are those that are due (:func:`cohort_pipelines.delivery.healing.due`), or as many of the oldest as fit into
+    They are those that are due (:func:`cohort_pipelines.membership.healing.due`), or as many of the oldest as fit into
     half of ``time``: the rest of it is for changes.
     """
     slices = due(healed_until, now, within, whole=whole)

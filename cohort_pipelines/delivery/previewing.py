@@ -7,22 +7,8 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Connection, Row, select
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import chunks, judging, pace, releasing, schema
-from cohort_pipelines.delivery.attempt import believed
-from cohort_pipelines.delivery.baseline import started_from
-from cohort_pipelines.delivery.belief import Belief, doubt_all, fold
-from cohort_pipelines.delivery.cohorts import is_anew, require_its_cohort, require_of_cohort, require_sent_once
-from cohort_pipelines.delivery.deadlines import deadline
-from cohort_pipelines.delivery.gates import Gates, Verdict
-from cohort_pipelines.delivery.ledger import Ledger, Target
-from cohort_pipelines.delivery.pace import Forecast, Pace
-from cohort_pipelines.delivery.pausing import paused
-from cohort_pipelines.delivery.plan import PlanCounts, make_plan
-from cohort_pipelines.delivery.schema import OPEN_STATES, AttemptKind
-from cohort_pipelines.delivery.targets import is_anothers, owned_elsewhere
-from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     DeliveryError,
     DeliverySuperseded,
     NotSealedYet,
@@ -31,10 +17,32 @@ from cohort_pipelines.errors import (
     TargetNotItsOwn,
     TargetOwnedByAnother,
 )
-from cohort_pipelines.history import Stage, StoredFile
-from cohort_pipelines.history.overlay import Overlay
-from cohort_pipelines.partners.wire import ChangeWire, FileWire, sends_everybody
-from cohort_pipelines.windows import Cadence, one_time_window
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import Cadence, one_time_window
+from cohort_pipelines.delivery import chunks, judging, pace
+from cohort_pipelines.delivery.attempt import believed
+from cohort_pipelines.delivery.deadlines import deadline
+from cohort_pipelines.delivery.gates import Gates
+from cohort_pipelines.delivery.pace import Forecast, Pace
+from cohort_pipelines.destinations import ChangeWire, FileWire, sends_everybody
+from cohort_pipelines.history import Overlay
+from cohort_pipelines.ledger import (
+    OPEN_STATES,
+    AttemptKind,
+    Ledger,
+    Target,
+    Verdict,
+    is_anew,
+    is_anothers,
+    owned_elsewhere,
+    paused,
+    releases,
+    require_its_cohort,
+    require_of_cohort,
+    require_sent_once,
+    schema,
+)
+from cohort_pipelines.membership import Belief, PlanCounts, Terms, doubt_all, fold, make_plan, started_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +234,7 @@ def _released(ledger: Ledger | None, wanted: Wanted) -> str:
         return ""
     payload = wanted.payload
     with ledger.read() as connection:
-        release = releasing.fitting(connection, wanted.sync, payload.checksum, payload.rows, ledger.now(connection))
+        release = releases.fitting(connection, wanted.sync, payload.checksum, payload.rows, ledger.now(connection))
     return "" if release is None else str(release)
 
 

@@ -7,12 +7,8 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery.attempt import Attempt
-from cohort_pipelines.delivery.chunks import PATIENCE, PUBLISH, Ended, Rows, column_of
-from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.delivery.sending import GRACE
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     NewerFilePublished,
     PartnerError,
     PartnerFolderNotWritable,
@@ -22,9 +18,14 @@ from cohort_pipelines.errors import (
     PartnerUnreachable,
     SyncPaused,
 )
-from cohort_pipelines.history import History, StoredFile
+from cohort_pipelines.core.files import StoredFile
+from cohort_pipelines.delivery.attempt import Attempt
+from cohort_pipelines.delivery.chunks import PATIENCE, PUBLISH, Ended, Rows, column_of
+from cohort_pipelines.delivery.sending import GRACE
+from cohort_pipelines.destinations import Audience, FileWire, Publication
+from cohort_pipelines.history import History
 from cohort_pipelines.identity import PARTNER_ID, surrounding_space
-from cohort_pipelines.partners.wire import Audience, FileWire, Publication
+from cohort_pipelines.ledger import ChunkState
 
 _WITHOUT_EFFECT = (PartnerRequestRefused, PartnerUnreachable, NewerFilePublished)
 

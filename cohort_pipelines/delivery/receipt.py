@@ -9,8 +9,9 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from cohort_pipelines.delivery.schema import AttemptKind, AttemptState
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import AttemptKind, AttemptState
 
 MAX_LISTED = 10_000
 """Refused rows that a receipt lists; `refused` counts them all."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import SyncPaused
 from cohort_pipelines.delivery.chunks import Ended, Rows
-from cohort_pipelines.errors import SyncPaused
 
 Record = Callable[[Sequence[Ended], Sequence[Rows]], datetime]
 
@@ -22,7 +22,7 @@ class Recorded:
 
     Attributes:
         at: its moment by the ledger's time.
-        asked: when it began, by :func:`cohort_pipelines.clock.monotonic`.
+        asked: when it began, by :func:`cohort_pipelines.core.clock.monotonic`.
     """
 
     at: datetime

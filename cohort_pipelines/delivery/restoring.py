@@ -7,24 +7,20 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 from sqlalchemy import ColumnElement, func, or_, select
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import NothingToRestore, TargetNotKnown, TargetUnsettled
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import Window
 from cohort_pipelines.delivery.chunks import PATIENCE
-from cohort_pipelines.delivery.delivering import deliver
 from cohort_pipelines.delivery.gates import Gates
-from cohort_pipelines.delivery.lease import LEASE_SECONDS
-from cohort_pipelines.delivery.ledger import Ledger, Target
-from cohort_pipelines.delivery.pausing import Pause
 from cohort_pipelines.delivery.receipt import Receipt
-from cohort_pipelines.delivery.schema import GREEN_STATES, AttemptKind
 from cohort_pipelines.delivery.sending import Progress
-from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.errors import NothingToRestore, TargetNotKnown, TargetUnsettled
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.delivery.service import deliver
+from cohort_pipelines.destinations import ChangeWire, FileWire
+from cohort_pipelines.history import History
 from cohort_pipelines.identity import PAYLOAD_SCHEMA
-from cohort_pipelines.partners.wire import ChangeWire, FileWire
-from cohort_pipelines.windows import Window
+from cohort_pipelines.ledger import GREEN_STATES, LEASE_SECONDS, AttemptKind, Ledger, Pause, Target, schema
+from cohort_pipelines.membership import SETTLES_AFTER, Terms
 
 _LISTED = 5
 

@@ -1,7 +1,7 @@
 """Sending a plan: a few workers, each chunk recorded before and after, and the reasons to stop.
 
-A cancel arrives as an exception in the main thread. There it only ever meets a wait (:mod:`cohort_pipelines.loops`), so
-that the workers end between two chunks and what they know is recorded.
+A cancel arrives as an exception in the main thread. There it only ever meets a wait
+(:mod:`cohort_pipelines.core.event_loop`), so that the workers end between two chunks and what they know is recorded.
 """
 
 import asyncio
@@ -12,14 +12,9 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from itertools import chain, islice
 
-from cohort_pipelines import clock, loops
-from cohort_pipelines.delivery.attempt import Attempt
-from cohort_pipelines.delivery.bisecting import Bisection
-from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, Phase, extra_requests, split_by_outcome
-from cohort_pipelines.delivery.plan import PlanCounts
-from cohort_pipelines.delivery.recording import Recorded, Recorder
-from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock, event_loop
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerKeyRefused,
     PartnerRequestRefused,
@@ -27,8 +22,13 @@ from cohort_pipelines.errors import (
     PartnerTurnedAway,
     SyncPaused,
 )
-from cohort_pipelines.partners.exchange import BackingOff, again_after
-from cohort_pipelines.partners.wire import Answer, ChangeWire, Operation, Session
+from cohort_pipelines.delivery.attempt import Attempt
+from cohort_pipelines.delivery.bisecting import Bisection
+from cohort_pipelines.delivery.chunks import PATIENCE, Chunk, Ended, Phase, extra_requests, split_by_outcome
+from cohort_pipelines.delivery.recording import Recorded, Recorder
+from cohort_pipelines.destinations import Answer, BackingOff, ChangeWire, Session, again_after
+from cohort_pipelines.ledger import ChunkState
+from cohort_pipelines.membership import PlanCounts
 
 GRACE = timedelta(seconds=30)
 """How long chunks under way may go on after the deadline or a cancel."""
@@ -98,7 +98,7 @@ class Sending:
         planned = counts.operations
         self._excused_from = planned if wire.judges_rows else counts.excused_from
         self._bisect(wire, counts)
-        with loops.running(self._send_all(wire, phases, counts, look=look)) as sending:
+        with event_loop.running(self._send_all(wire, phases, counts, look=look)) as sending:
             try:
                 while not sending.done():
                     wait([sending], _PROGRESS_SECONDS)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cohort_pipelines.errors import HistoryFileMissing
-from cohort_pipelines.history.layout import Stage, StoredFile
+from cohort_pipelines.core.errors import HistoryFileMissing
+from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.history.store import History
 
 

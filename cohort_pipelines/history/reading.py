@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from cohort_pipelines import settings
-from cohort_pipelines.errors import NotInHistory
-from cohort_pipelines.history.layout import Stage, StoredFile
+from cohort_pipelines.core import settings
+from cohort_pipelines.core.errors import NotInHistory
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import KEY_FORMAT
 from cohort_pipelines.history.store import History, open_parquet
-from cohort_pipelines.windows import KEY_FORMAT
 
 if TYPE_CHECKING:  # pandas takes long to import, and runs of the daemon do without
     import pandas as pd

@@ -21,18 +21,10 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from cohort_pipelines.engine import BATCH
-from cohort_pipelines.errors import HistoryFileDamaged, HistoryFileMissing, HistoryNotReadable
-from cohort_pipelines.history import disk
-from cohort_pipelines.history.layout import (
-    Stage,
-    StoredFile,
-    checksum_in,
-    file_path,
-    stage_folder,
-    value_in,
-    window_folder,
-)
+from cohort_pipelines.core import storage
+from cohort_pipelines.core.engine import BATCH
+from cohort_pipelines.core.errors import HistoryFileDamaged, HistoryFileMissing, HistoryNotReadable
+from cohort_pipelines.core.files import Stage, StoredFile, checksum_in, file_path, stage_folder, value_in, window_folder
 from cohort_pipelines.history.writer import StageWriter
 
 SCRATCH = ".scratch"
@@ -68,7 +60,7 @@ class History:
             path = scratch / "rows.parquet"
             with StageWriter(path, schema, shown_as=self._full(window_folder(sync, stage, window))) as writer:
                 yield writer
-            stored = StoredFile(sync, stage, window, disk.sha256(path), writer.rows, path.stat().st_size)
+            stored = StoredFile(sync, stage, window, storage.sha256(path), writer.rows, path.stat().st_size)
             self._move(path, stored.path)  # over one of the same content: what was stored last is the newest version
             writer.stored = stored
 
@@ -111,7 +103,7 @@ class History:
             return
         with self.scratch() as scratch:
             copy = scratch / "copy.parquet"
-            with disk.reading(self._full(stored.path)):
+            with storage.reading(self._full(stored.path)):
                 self._files.get_file(self._full(stored.path), str(copy))
             self._verify(copy, stored)
             yield copy
@@ -200,7 +192,7 @@ class History:
         """
         with self.scratch() as scratch:
             path = scratch / "mark"
-            with disk.writing(path), disk.create_private(path) as file:
+            with storage.writing(path), storage.create_private(path) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -213,7 +205,7 @@ class History:
             HistoryNotWritable: the disk or the object store refused.
         """
         path = self._full(f"{MARKS}/{name}")
-        with disk.changing(path), suppress(FileNotFoundError):
+        with storage.changing(path), suppress(FileNotFoundError):
             self._files.rm_file(path)
 
     def require_writable(self) -> None:
@@ -224,13 +216,13 @@ class History:
         """
         with self.scratch() as scratch:
             probe = scratch / "probe"
-            with disk.writing(probe), disk.create_private(probe) as file:
+            with storage.writing(probe), storage.create_private(probe) as file:
                 file.write(b"writable")
                 os.fsync(file.fileno())
             if self._local is None:
                 name = self._full(f"{SCRATCH}/{uuid.uuid4().hex}")
                 self._upload(probe, name)
-                with disk.changing(name):
+                with storage.changing(name):
                     self._files.rm_file(name)
 
     def scratch(self) -> AbstractContextManager[Path]:
@@ -243,8 +235,8 @@ class History:
             HistoryNotWritable: it cannot be made.
         """
         if self._local is not None:
-            return disk.scratch(self._local / SCRATCH)
-        return disk.scratch(disk.temporary_folder())
+            return storage.scratch(self._local / SCRATCH)
+        return storage.scratch(storage.temporary_folder())
 
     def _move(self, path: Path, name: str) -> None:
         """Let a file out of the scratch space appear under its name, relative to the root, in one step."""
@@ -252,18 +244,18 @@ class History:
             self._upload(path, self._full(name))
             return
         final = self._local / name
-        with disk.writing(final):
-            disk.make_private(final.parent)
+        with storage.writing(final):
+            storage.make_private(final.parent)
             path.replace(final)
-            disk.sync_folder(final.parent)
+            storage.sync_folder(final.parent)
 
     def _upload(self, path: Path, name: str) -> None:
-        with disk.changing(name):
+        with storage.changing(name):
             self._files.put_file(str(path), name)
 
     def _verify(self, path: Path, stored: StoredFile) -> None:
         with self._reading_file(self._full(stored.path)):
-            intact = disk.sha256(path) == stored.checksum
+            intact = storage.sha256(path) == stored.checksum
         if not intact:
             raise HistoryFileDamaged(self._full(stored.path))
 
@@ -276,7 +268,7 @@ class History:
             HistoryFileDamaged: it is no file of ours any more, or its disk cannot read its own sectors.
             HistoryNotReadable: the disk or the object store refused.
         """
-        with disk.reading(path):
+        with storage.reading(path):
             try:
                 yield
             except (pa.ArrowException, IsADirectoryError):
@@ -287,7 +279,7 @@ class History:
                 raise HistoryFileDamaged(path) from None
 
     def _modified(self, path: str) -> datetime:
-        with disk.reading(path):
+        with storage.reading(path):
             moment: datetime = self._files.modified(path)
         return moment
 
@@ -295,7 +287,7 @@ class History:
         """Return what files hold, by their names: nothing of one that is gone, no bytes of one that is damaged."""
         whole: list[None] = [None] * len(paths)
         found: dict[str, bytes] = {}
-        with disk.reading(self._full(MARKS)):
+        with storage.reading(self._full(MARKS)):
             # not by `cat`, which takes the characters of a glob in the root's name for one
             read = self._files.cat_ranges(paths, whole, whole, on_error="return") if paths else []
         for path, content in zip(paths, read, strict=True):
@@ -317,7 +309,7 @@ class History:
 
     def _list(self, folder: str) -> list[str]:
         path = self._full(folder)
-        with suppress(HistoryFileMissing), disk.reading(path):
+        with suppress(HistoryFileMissing), storage.reading(path):
             return list(self._files.ls(path, detail=False))
         return []
 
@@ -335,7 +327,7 @@ class History:
 
     @cached_property
     def _opened_root(self) -> tuple[Any, str]:
-        with disk.reading(self.shown):
+        with storage.reading(self.shown):
             try:
                 files, path = url_to_fs(self.root, use_listings_cache=False)  # other processes write here too
             except ImportError as error:  # fsspec's own words are what to install

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cohort_pipelines.history import disk
-from cohort_pipelines.history.layout import StoredFile
+from cohort_pipelines.core import storage
+from cohort_pipelines.core.files import StoredFile
 
 ROW_GROUP = 65_536
 GROUP_BYTES = 8 * 2**20
@@ -38,8 +38,8 @@ class StageWriter:
         self._place = shown_as
         self._pending: list[pa.Table] = []
         self._pending_rows = self._pending_bytes = 0
-        with disk.writing(self._place):
-            self._sink = disk.create_private(path)
+        with storage.writing(self._place):
+            self._sink = storage.create_private(path)
         self._parquet = pq.ParquetWriter(self._sink, schema, compression="zstd")
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
@@ -60,7 +60,7 @@ class StageWriter:
     def _flush(self, *, last: bool = False) -> None:
         """Write what is pending in row groups; what does not fill one stays, unless it is the ``last``."""
         table, start = pa.concat_tables(self._pending), 0
-        with disk.writing(self._place):
+        with storage.writing(self._place):
             for end in _ends_of_groups(table, last=last):
                 # one chunk a group: where pages are cut must not depend on how the rows arrived
                 self._parquet.write_table(table.slice(start, end - start).combine_chunks(), ROW_GROUP)
@@ -83,7 +83,7 @@ class StageWriter:
     def _seal(self) -> None:
         if self._pending_rows:
             self._flush(last=True)
-        with disk.writing(self._place):
+        with storage.writing(self._place):
             self._parquet.close()
             self._sink.flush()
             os.fsync(self._sink.fileno())

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cohort_pipelines.errors import (
+from cohort_pipelines.core.errors import (
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
     MixpanelError,
@@ -23,7 +23,7 @@ from cohort_pipelines.errors import (
     QueryBudgetExhausted,
     TooManyConcurrentQueries,
 )
-from cohort_pipelines.http import NO_JSON, URL, InvalidURL, Response, retry_after
+from cohort_pipelines.core.http import NO_JSON, URL, InvalidURL, Response, retry_after
 
 UNAUTHORIZED, PLAN_WITHOUT_API, FORBIDDEN, NOT_FOUND, TOO_MANY = 401, 402, 403, 404, 429
 UNCOUNTED = frozenset({UNAUTHORIZED, PLAN_WITHOUT_API, TOO_MANY})  # answers that leave the query budget as it was

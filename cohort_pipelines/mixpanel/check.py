@@ -13,19 +13,19 @@ from typing import Any
 
 import msgspec
 
-from cohort_pipelines import clock, loops
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock, event_loop
+from cohort_pipelines.core.errors import (
     MixpanelCohortUnknown,
     MixpanelError,
     MixpanelGroupCohort,
     MixpanelProjectUnknown,
     NotProjectAdmin,
 )
+from cohort_pipelines.core.plain_text import shown
 from cohort_pipelines.mixpanel.answers import Envelope
 from cohort_pipelines.mixpanel.client import WHO_ASKS, Client, Question, connect
 from cohort_pipelines.mixpanel.malformed import readable
 from cohort_pipelines.mixpanel.project import Project
-from cohort_pipelines.plain_text import shown
 
 PATIENCE = timedelta(seconds=15)  # somebody is waiting for the answer
 _ADMINS = frozenset({"admin", "owner"})
@@ -155,7 +155,7 @@ def check_project_and_cohorts(project: Project) -> CheckedProject:
                     cohorts[number] = replace(listed, hosted_syncs=len(syncs), group=group)
             return CheckedProject(project.project_id, connected, cohorts)
 
-    return loops.run(ask())
+    return event_loop.run(ask())
 
 
 async def _connected(client: Client) -> str:

@@ -8,8 +8,8 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from cohort_pipelines import clock, http
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock, http
+from cohort_pipelines.core.errors import (
     ClockSkewed,
     MixpanelAnswerTooLarge,
     MixpanelAnswerUnreadable,

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from cohort_pipelines.errors import (
+from cohort_pipelines.core.errors import (
     MixpanelAnswerUnreadable,
     MixpanelBusy,
     MixpanelCohortUnknown,

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
-from cohort_pipelines.http import NO_JSON
-from cohort_pipelines.identity import NOT_TEXT
+from cohort_pipelines.core.http import NO_JSON
+from cohort_pipelines.core.plain_text import NOT_TEXT
 
 T = TypeVar("T")
 

@@ -1,8 +1,9 @@
 """An engage page becomes an Arrow batch; properties that nobody needs are passed over and never built.
 
 A Python object for each member exists only while its page is decoded. A property that is a string or an integer is kept
-as its text, any other value as its JSON behind :data:`~cohort_pipelines.identity.NOT_TEXT`, so that nobody takes it for
-an id. A member that cannot be read is a row too: without a profile, and with its JSON behind that mark as its id.
+as its text, any other value as its JSON behind :data:`~cohort_pipelines.identity.mapping.NOT_TEXT`, so that nobody
+takes it for an id. A member that cannot be read is a row too: without a profile, and with its JSON behind that mark as
+its id.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import astuple
 
-from cohort_pipelines.http import NO_JSON
-from cohort_pipelines.identity import NOT_TEXT
+from cohort_pipelines.core.http import NO_JSON
+from cohort_pipelines.core.plain_text import NOT_TEXT
 from cohort_pipelines.mixpanel.answers import Envelope
 from cohort_pipelines.mixpanel.malformed import listed, mended, pairs, split_results
 
@@ -106,7 +107,7 @@ def page_decoder(properties: Sequence[str], *, all_have_profiles: bool) -> PageD
     ``all_have_profiles`` is for pages asked for without the members that have none, where what stands in
     ``$properties`` is what was asked for and proves nothing.
 
-    The function raises one of :data:`~cohort_pipelines.http.NO_JSON` for what is not an engage page.
+    The function raises one of :data:`~cohort_pipelines.core.http.NO_JSON` for what is not an engage page.
     """
     return _PageDecoder(properties, all_have_profiles=all_have_profiles).decode
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import MixpanelBusy, MixpanelError, Transient
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import MixpanelBusy, MixpanelError, Transient
 
 Share = Callable[[int], int]
 """Returns how many of so many requests at once are the caller's this moment."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cohort_pipelines.engine import engine
-from cohort_pipelines.history.disk import writing
+from cohort_pipelines.core.engine import engine
+from cohort_pipelines.core.storage import writing
 from cohort_pipelines.mixpanel.pages import Page, snapshot_schema
 
 _PLACES = pa.schema([pa.field("came", pa.binary()), snapshot_schema(()).field("page")])

@@ -17,12 +17,15 @@ from typing import Annotated, ClassVar
 import dagster as dg
 from pydantic import Field
 
-from cohort_pipelines import clock, environment, notices
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.delivery.alerting import Watched, judge
-from cohort_pipelines.delivery.telling import next_untold, note_changes
-from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired, NoticeNotSent, VariableUnusable
-from cohort_pipelines.notices import Mailbox, Notice, Security
+from cohort_pipelines.core import clock, environment
+from cohort_pipelines.core.errors import (
+    AlertsUntold,
+    HistoryNotReadable,
+    LedgerUnpaired,
+    NoticeNotSent,
+    VariableUnusable,
+)
+from cohort_pipelines.ledger import Ledger
 from cohort_pipelines.orchestration.checks import FRESHNESS
 from cohort_pipelines.orchestration.connections import unusable
 from cohort_pipelines.orchestration.declared import NUMBER, Declared, Reference, Secret, Text
@@ -31,6 +34,7 @@ from cohort_pipelines.orchestration.rules import Siblings, siblings_in
 from cohort_pipelines.orchestration.scaffolders import AlertsScaffolder
 from cohort_pipelines.orchestration.sync import CohortSync
 from cohort_pipelines.orchestration.unpaired import Unpaired, remembered
+from cohort_pipelines.reporting import Mailbox, Notice, Security, Watched, judge, next_untold, note_changes, notices
 
 EVERY_SECONDS = 60
 TICK_SECONDS = 55.0
@@ -42,7 +46,7 @@ Untold = Callable[[str], AbstractContextManager[Notice | None]]
 
 
 class Email(dg.Resolvable, dg.Model):
-    """A mail server and who is written to; see :class:`cohort_pipelines.notices.Mailbox`."""
+    """A mail server and who is written to; see :class:`cohort_pipelines.reporting.notices.Mailbox`."""
 
     host: Reference
     port: Annotated[int, Field(ge=1, le=65535), NUMBER] | None = None

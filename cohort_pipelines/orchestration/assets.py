@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import steps
 from cohort_pipelines.orchestration import metadata
 from cohort_pipelines.orchestration.resolved import COUNTS_ADD_UP, NO_DUPLICATES, ResolvedSync
 from cohort_pipelines.orchestration.sealing import seal_snapshot
 from cohort_pipelines.orchestration.step import step
 from cohort_pipelines.orchestration.upload import build_upload
+from cohort_pipelines.snapshots import deriving
 
 if TYPE_CHECKING:
     Materialized = dg.MaterializeResult[None]
@@ -66,7 +66,7 @@ def _identified_users(sync: ResolvedSync) -> dg.AssetsDefinition:
     def identified_users(context: dg.AssetExecutionContext) -> Materialized:
         with step(sync, context) as at:
             snapshot = at.ledger.snapshot(sync.name, at.window.key)
-            found = steps.filter_identified(at.history, snapshot.file)
+            found = deriving.filter_identified(at.history, snapshot.file)
             at.ledger.record_identified(snapshot.seq, found.file)
         return dg.MaterializeResult(metadata=metadata.of_identified(found))
 
@@ -98,9 +98,9 @@ def _partner_payload(sync: ResolvedSync) -> dg.AssetsDefinition:
         with step(sync, context) as at:
             snapshot = at.ledger.snapshot(sync.name, at.window.key)
             identified = at.ledger.identified(snapshot.seq)
-            payload = steps.build_payload(at.history, snapshot.file, identified, sync.rule)
+            payload = deriving.build_payload(at.history, snapshot.file, identified, sync.rule)
             at.ledger.record_payload(snapshot.seq, payload.file, payload.rejects, payload.rejected)
-            duplicates = steps.duplicate_ids(at.history, payload.file)
+            duplicates = deriving.duplicate_ids(at.history, payload.file)
         members = payload.users + sum(payload.rejected.values())
         return dg.MaterializeResult(
             metadata=metadata.of_payload(payload, snapshot.rows),

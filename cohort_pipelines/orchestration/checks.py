@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import dagster as dg
 
-from cohort_pipelines import clock, mixpanel
-from cohort_pipelines.errors import CohortPipelinesError, HistoryError, LedgerUnusable
+from cohort_pipelines import mixpanel
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import CohortPipelinesError, HistoryError, LedgerUnusable
 from cohort_pipelines.orchestration.connected import sync_connected
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 

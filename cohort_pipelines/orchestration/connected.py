@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import loops, mixpanel
-from cohort_pipelines.errors import CohortPipelinesError
+from cohort_pipelines import mixpanel
+from cohort_pipelines.core import event_loop
+from cohort_pipelines.core.errors import CohortPipelinesError
 from cohort_pipelines.mixpanel import CheckedProject
 from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
 from cohort_pipelines.orchestration.looked_after import ledger_findings
@@ -36,9 +37,9 @@ def destination_connected(destination: Destination, sync: ResolvedSync | None = 
         PartnerError, ConfigurationError: why it is not connected.
     """
     if sync is None:
-        return loops.run(destination.partner().check(None))
+        return event_loop.run(destination.partner().check(None))
     partner, target = sync.reached(destination)
-    return loops.run(partner.check(target.name))
+    return event_loop.run(partner.check(target.name))
 
 
 def sync_connected(sync: ResolvedSync, project: CheckedProject, destination: Destination) -> str:

@@ -12,10 +12,21 @@ from typing import Annotated, ClassVar, Literal
 import dagster as dg
 from pydantic import Field
 
-from cohort_pipelines import environment, partners, settings
-from cohort_pipelines.delivery import Target, Terms
-from cohort_pipelines.errors import DestinationInvalid
+from cohort_pipelines import destinations
+from cohort_pipelines.core import environment, settings
+from cohort_pipelines.core.errors import DestinationInvalid
+from cohort_pipelines.destinations import (
+    CohortMessages,
+    CsvFile,
+    MembersMode,
+    ReplacingMessages,
+    Taplytics,
+    checked_header,
+    checked_url,
+)
 from cohort_pipelines.identity import Equality, IdRule
+from cohort_pipelines.ledger import Target
+from cohort_pipelines.membership import Terms
 from cohort_pipelines.mixpanel import MAX_PAGE_BYTES, Project, snapshot_schema
 from cohort_pipelines.orchestration.declared import MOST, NUMBER, SECRET, Declared, Id, Reference, Secret, Text
 from cohort_pipelines.orchestration.invalid import (
@@ -32,8 +43,6 @@ from cohort_pipelines.orchestration.scaffolders import (
     TaplyticsScaffolder,
     WebhookScaffolder,
 )
-from cohort_pipelines.partners import CohortMessages, CsvFile, MembersMode, ReplacingMessages, Taplytics
-from cohort_pipelines.partners.exchange import checked_header, checked_url
 
 IdMerge = Literal["original", "simplified"]
 SyncType = Literal["one_time", "dynamic", "recurring"]
@@ -179,8 +188,8 @@ class TaplyticsDestination(Destination):
     partner_kind: ClassVar[str] = "taplytics"
 
     api_key: Secret
-    url: Reference = partners.TAPLYTICS_URL
-    header: Text = partners.TAPLYTICS_HEADER
+    url: Reference = destinations.TAPLYTICS_URL
+    header: Text = destinations.TAPLYTICS_HEADER
     concurrency: Annotated[int, Field(ge=1, le=1_000), NUMBER] = 32
     heal_within: Days = 30
 
@@ -191,7 +200,7 @@ class TaplyticsDestination(Destination):
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:  # noqa: ARG002  its wire names no cohort
         """Return the per-user wire."""
-        return partners.Taplytics(
+        return destinations.Taplytics(
             key=self.value("api_key"),
             url=self.value("url"),
             header=self.header,
@@ -215,8 +224,8 @@ class ApptimizeDestination(Destination):
     delivery: Literal["http", "file"]
     url: Reference = ""
     token: Secret = ""
-    header: Text = partners.APPTIMIZE_HEADER
-    id_key: Annotated[Text, Field(min_length=1)] = partners.MEMBER_ID_KEY
+    header: Text = destinations.APPTIMIZE_HEADER
+    id_key: Annotated[Text, Field(min_length=1)] = destinations.MEMBER_ID_KEY
     folder: Reference = ""
     prefix: Literal["", "keep", "strip"] = ""
     members: MembersMode = "add"
@@ -255,8 +264,8 @@ class ApptimizeDestination(Destination):
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the wire of the chosen way of delivery."""
         if self.delivery == "file":
-            return partners.apptimize_file(folder=settings.local_path(self.value("folder")), region=self.region)
-        receiver = partners.apptimize_http(
+            return destinations.apptimize_file(folder=settings.local_path(self.value("folder")), region=self.region)
+        receiver = destinations.apptimize_http(
             url=self.value("url"),
             token=self.value("token"),
             region=self.region,
@@ -291,7 +300,7 @@ class WebhookDestination(Destination):
     secret: Secret = ""
     username: Reference = ""
     parameter: Text = ""
-    id_key: Annotated[Text, Field(min_length=1)] = partners.MEMBER_ID_KEY
+    id_key: Annotated[Text, Field(min_length=1)] = destinations.MEMBER_ID_KEY
     match_on: Annotated[Text, Field(min_length=1)] = "distinct_id"
     members: MembersMode = "add"
 
@@ -316,7 +325,7 @@ class WebhookDestination(Destination):
 
     def partner(self, *, project_id: int = 0, cohort_id: int = 0) -> Partner:
         """Return the message wire with the chosen authentication."""
-        receiver = partners.webhook(
+        receiver = destinations.webhook(
             url=self.value("url"),
             auth=self.auth,
             secret=self.value("secret"),

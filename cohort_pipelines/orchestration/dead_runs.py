@@ -13,9 +13,9 @@ import threading
 
 import dagster as dg
 
-from cohort_pipelines.errors import CohortPipelinesError
+from cohort_pipelines.core.errors import CohortPipelinesError
+from cohort_pipelines.core.process_names import is_gone, name_of
 from cohort_pipelines.orchestration.instance import instance_at
-from cohort_pipelines.process_names import is_gone, name_of
 
 _ALIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 PROCESS_TAG = "cohort_pipelines/process"

@@ -19,7 +19,7 @@ import dagster as dg
 from dagster.components.core.decl import YamlDecl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, RootModel
 
-from cohort_pipelines import environment
+from cohort_pipelines.core import environment
 from cohort_pipelines.orchestration.doubled import require_single_keys
 from cohort_pipelines.orchestration.invalid import (
     AttributesInvalid,

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import dagster as dg
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from cohort_pipelines.delivery.database import said_by
-from cohort_pipelines.errors import RunsNotRecorded
+from cohort_pipelines.core.errors import RunsNotRecorded
+from cohort_pipelines.ledger import said_by
 from cohort_pipelines.orchestration.sentences import sentence
 
 

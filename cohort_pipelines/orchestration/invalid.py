@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cohort_pipelines.errors import ConfigurationError
+from cohort_pipelines.core.errors import ConfigurationError
 
 USABLE = 0.8  # of a project's queries; the others are left to people and other tools
 

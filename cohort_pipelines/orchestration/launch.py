@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import dagster as dg
 
-from cohort_pipelines import clock, settings
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.delivery.listing import entries
-from cohort_pipelines.disk import make_private
-from cohort_pipelines.errors import CohortPipelinesError, ProjectFolderInvalid, SyncUnknown
+from cohort_pipelines.core import clock, settings
+from cohort_pipelines.core.disk import make_private
+from cohort_pipelines.core.errors import CohortPipelinesError, ProjectFolderInvalid, SyncUnknown
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.ledger import Ledger
 from cohort_pipelines.orchestration.connected import Finding, check_all
 from cohort_pipelines.orchestration.connections import Destination, MixpanelProject
 from cohort_pipelines.orchestration.dead_runs import end_dead_runs, process_tag
@@ -25,7 +25,7 @@ from cohort_pipelines.orchestration.project import component_tree, definitions_i
 from cohort_pipelines.orchestration.resolved import DELIVERED, STAGES, ResolvedSync
 from cohort_pipelines.orchestration.rules import siblings_in
 from cohort_pipelines.orchestration.sentences import sentence
-from cohort_pipelines.windows import one_time_window
+from cohort_pipelines.reporting import entries
 
 DEMO = Path(__file__).parents[1]
 _INTERRUPTED = dg.DagsterExecutionInterruptedError.__name__

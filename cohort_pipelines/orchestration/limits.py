@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from cohort_pipelines import clock, delivery
-from cohort_pipelines.windows import Cadence, Window
+from cohort_pipelines import delivery
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence, Window
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 UNKNOWN_LENGTH = {"cohort_pipelines/unknown_length": "true"}

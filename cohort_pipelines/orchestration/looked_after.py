@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from cohort_pipelines.delivery import Ledger, Target, pausing, targets
-from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import ConfigurationError, HistoryError, LedgerUnusable
+from cohort_pipelines.core.changes import NamedCohort
+from cohort_pipelines.core.errors import ConfigurationError, HistoryError, LedgerUnusable
+from cohort_pipelines.ledger import Ledger, Target, TargetRecord, pauses, targets
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
-from cohort_pipelines.partners.wire import NamedCohort
 
 Told = tuple[str, bool, str]
 """What it is about, whether deliveries can go on all the same, and a sentence."""
@@ -67,7 +66,7 @@ def _where(record: TargetRecord) -> str:
 
 def _pauses(ledger: Ledger, syncs: Iterable[str]) -> Iterator[Told]:
     for sync in syncs:
-        if pause := pausing.paused(ledger, sync):
+        if pause := pauses.paused(ledger, sync):
             since = f"{pause.at:%Y-%m-%d %H:%M} UTC" if pause.at else "now"
             told = f"paused by {pause.who} since {since}: {pause.why}; cohort-pipelines resume {sync}"
             yield f"pause of {sync}", True, told

@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from cohort_pipelines import environment
-from cohort_pipelines.delivery import Receipt, SealedSnapshot, WindowRecord
-from cohort_pipelines.delivery.gates import Verdict
-from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.errors import DeliveryYielded, VariableUnusable
-from cohort_pipelines.history import StoredFile
-from cohort_pipelines.mixpanel import Snapshot
+from cohort_pipelines.core import environment
+from cohort_pipelines.core.errors import DeliveryYielded, VariableUnusable
+from cohort_pipelines.core.files import StoredFile
+from cohort_pipelines.delivery import Receipt
+from cohort_pipelines.ledger import Release, SealedSnapshot, Verdict, WindowRecord
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.steps import Identified, Payload
+from cohort_pipelines.snapshots import Identified, Payload, Snapshot
 
 Metadata = dict[str, dg.MetadataValue | int | float | str | bool]
 

@@ -6,9 +6,9 @@ It is worked out before anybody is asked, and again by the job that does it: not
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from cohort_pipelines.delivery import Ledger, Target, Terms, targets
-from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import ConfigurationError, TargetNotKnown
+from cohort_pipelines.core.errors import ConfigurationError, TargetNotKnown
+from cohort_pipelines.ledger import Ledger, Target, TargetRecord, targets
+from cohort_pipelines.membership import Terms
 from cohort_pipelines.orchestration.connections import Destination, Partner, target_named
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 

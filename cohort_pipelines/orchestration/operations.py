@@ -10,17 +10,20 @@ from functools import partial
 
 import dagster as dg
 
-from cohort_pipelines import clock, delivery, progress
-from cohort_pipelines.delivery import Ledger, Pause, Receipt, pairing, pausing, targets
-from cohort_pipelines.errors import CohortPipelinesError, HistoryError, LedgerUnusable, TargetNotKnown
+from cohort_pipelines import delivery
+from cohort_pipelines.core import clock, progress
+from cohort_pipelines.core.errors import CohortPipelinesError, HistoryError, LedgerUnusable, TargetNotKnown
+from cohort_pipelines.core.windows import Window, one_time_window
+from cohort_pipelines.delivery import Receipt
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger import Ledger, Pause, pauses, targets
 from cohort_pipelines.orchestration import metadata, moving
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.limits import runtime_tags
 from cohort_pipelines.orchestration.moving import Leaving
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.upload import verdicts
-from cohort_pipelines.windows import Window, one_time_window
+from cohort_pipelines.recovery import pairing
 
 RESTORE, RETARGET, RETIRE = "restore", "retarget", "retire"
 _PATIENCE = timedelta(hours=1)  # somebody waits for it; what is not done by then is said, and can be asked for again
@@ -147,7 +150,7 @@ def _retire_job(syncs: Mapping[str, ResolvedSync], unloadable: Container[str], n
             ledger, _ = _records(context)
             leaves = moving.retirement(ledger, syncs, _destinations(context), config.sync, forget=config.forget)
             if declared:  # else the next window would fill it again
-                delivery.pause(ledger, config.sync, who=config.who, why="retired; remove its folder")
+                pauses.pause(ledger, config.sync, who=config.who, why="retired; remove its folder")
             for left in leaves:
                 _leave(context, config.sync, left)
 
@@ -244,7 +247,7 @@ def _sentences(context: dg.OpExecutionContext, pauses: str = "") -> Iterator[Non
 
 def _still_paused(context: dg.OpExecutionContext, sync: str) -> str:
     try:
-        paused = bool(sync) and pausing.paused(context.resources.records.ledger(), sync) is not None
+        paused = bool(sync) and pauses.paused(context.resources.records.ledger(), sync) is not None
     except (LedgerUnusable, HistoryError):  # which is what has been said
         return ""
     return f"{sync} is paused; cohort-pipelines resume {sync} lets it deliver again." if paused else ""

@@ -5,7 +5,7 @@ from datetime import date
 
 import dagster as dg
 
-from cohort_pipelines.windows import KEY_FORMAT, Cadence, Window, one_time_window
+from cohort_pipelines.core.windows import KEY_FORMAT, Cadence, Window, one_time_window
 
 CADENCES = {"dynamic": Cadence.TWO_HOURS, "recurring": Cadence.QUARTER_HOUR}
 

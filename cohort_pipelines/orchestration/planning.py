@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from cohort_pipelines import mixpanel, settings, steps
-from cohort_pipelines.delivery import Ledger, Target, targets
-from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
-from cohort_pipelines.delivery.restoring import restorable
-from cohort_pipelines.delivery.schema import AttemptKind
-from cohort_pipelines.errors import NothingToRestore, NotSealedYet, TargetNotKnown
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.history.overlay import Overlay, laid_over
+from cohort_pipelines.core import settings
+from cohort_pipelines.core.errors import NothingToRestore, NotSealedYet, TargetNotKnown
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.delivery import Preview, Wanted, newest_payload, preview, rejects_of, restorable
+from cohort_pipelines.history import History, Overlay, laid_over
+from cohort_pipelines.ledger import AttemptKind, Ledger, Target, targets
 from cohort_pipelines.orchestration import moving
 from cohort_pipelines.orchestration.connections import Partner
 from cohort_pipelines.orchestration.launch import Declarations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import fitting_ledger
+from cohort_pipelines.snapshots import deriving, take_snapshot
 
 _NEXT_EXPORT = "next export"
 
@@ -117,7 +116,7 @@ def plan_restore(project: Declarations, name: str, window: str) -> Plan:
 
 def _read(project: Declarations, sync: ResolvedSync, history: Overlay) -> _Source:
     window = sync.open_window(_NEXT_EXPORT)
-    snapshot = mixpanel.take_snapshot(
+    snapshot = take_snapshot(
         project.sources[sync.source].project(),
         sync.cohort_id,
         history,
@@ -126,8 +125,8 @@ def _read(project: Declarations, sync: ResolvedSync, history: Overlay) -> _Sourc
         properties=sync.rule.properties,
         anonymous_members=sync.anonymous_members,
     )
-    identified = steps.filter_identified(history, snapshot.file)
-    payload = steps.build_payload(history, snapshot.file, identified.file, sync.rule)
+    identified = deriving.filter_identified(history, snapshot.file)
+    payload = deriving.build_payload(history, snapshot.file, identified.file, sync.rule)
     return _Source(
         payload=payload.file,
         window=window.key,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from cohort_pipelines import settings
-from cohort_pipelines.delivery.connecting import parse
+from cohort_pipelines.core import settings
+from cohort_pipelines.ledger import parse
 from cohort_pipelines.orchestration.operations import build_operations
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.resources import Records

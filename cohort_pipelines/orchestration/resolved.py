@@ -7,11 +7,13 @@ from typing import Literal
 
 import dagster as dg
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Target, Terms
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence, Window, one_time_window
+from cohort_pipelines.delivery import Gates
 from cohort_pipelines.identity import IdRule
+from cohort_pipelines.ledger import Target
+from cohort_pipelines.membership import Terms
 from cohort_pipelines.orchestration.connections import Destination, Partner, SyncType, target_named
-from cohort_pipelines.windows import Cadence, Window, one_time_window
 
 COUNTS_ADD_UP = "counts_add_up"
 NO_DUPLICATES = "no_duplicates"

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from cohort_pipelines import settings
-from cohort_pipelines.delivery import Ledger, pairing
-from cohort_pipelines.delivery.connecting import parse, shown
-from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
+from cohort_pipelines.core import settings
+from cohort_pipelines.core.errors import LedgerUnusable, NoLedgerYet
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger import Ledger, parse, shown
 from cohort_pipelines.orchestration.dead_runs import end_with_worker, tag_with_worker
+from cohort_pipelines.recovery import pairing
 
 
 class Records(dg.ConfigurableResource):  # type: ignore[type-arg]  # it yields itself

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
-from cohort_pipelines.disk import encode_path_name
+from cohort_pipelines.core.disk import encode_path_name
 from cohort_pipelines.orchestration.declared import Declared, Unloadable, declared_in, unloadable
 from cohort_pipelines.orchestration.invalid import (
     USABLE,

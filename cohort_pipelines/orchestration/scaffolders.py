@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cohort_pipelines.orchestration.declared import USABLE_NAME
 
-_TEMPLATES = files("cohort_pipelines") / "templates" / "declarations"
+_TEMPLATES = files("cohort_pipelines.orchestration") / "templates"
 
 Params = TypeVar("Params", bound=BaseModel)
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, pausing
-from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import HistoryNotReadable, LedgerUnpaired
+from cohort_pipelines.core.process_names import is_gone
+from cohort_pipelines.core.windows import Cadence, Window
+from cohort_pipelines.ledger import Ledger, pauses
 from cohort_pipelines.orchestration.checks import FRESH
 from cohort_pipelines.orchestration.dead_runs import SYNCS_TAG, end_dead_runs
 from cohort_pipelines.orchestration.limits import UNKNOWN_LENGTH, runtime_tags
 from cohort_pipelines.orchestration.packing import pack
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.process_names import is_gone
-from cohort_pipelines.windows import Cadence, Window
 
 if TYPE_CHECKING:  # what define_asset_job returns has no public name
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
@@ -142,7 +142,7 @@ def _why_skipped(sync: ResolvedSync, ledger: Ledger) -> str:
 
     The lease of a writer that was killed is none: it runs out while the next run starts and waits for it.
     """
-    if pause := pausing.paused(ledger, sync.name):
+    if pause := pauses.paused(ledger, sync.name):
         return f"paused: {pause.why}"
     writer = ledger.writer(sync.name)
     return _STILL_DELIVERING if writer is not None and not is_gone(writer) else ""

@@ -7,16 +7,16 @@ from functools import partial
 
 import dagster as dg
 
-from cohort_pipelines import mixpanel, progress
-from cohort_pipelines.delivery import SealedSnapshot
-from cohort_pipelines.delivery.permits import Share, permit
-from cohort_pipelines.history import Stage, StoredFile
-from cohort_pipelines.mixpanel import Snapshot, snapshot_schema
+from cohort_pipelines.core import progress
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.ledger import SealedSnapshot, Share, permit
+from cohort_pipelines.mixpanel import snapshot_schema
 from cohort_pipelines.orchestration import metadata
 from cohort_pipelines.orchestration.limits import deadline
 from cohort_pipelines.orchestration.metadata import Metadata
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.step import Step
+from cohort_pipelines.snapshots import Snapshot, take_snapshot
 
 
 def seal_snapshot(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step, *, refresh: bool) -> Metadata:
@@ -71,7 +71,7 @@ def _take(
                 await asyncio.to_thread(_require_none_of_a_sibling, sync, at)
             yield share
 
-    return mixpanel.take_snapshot(
+    return take_snapshot(
         project,
         sync.cohort_id,
         at.history,

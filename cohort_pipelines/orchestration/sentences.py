@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import yaml
 from pydantic import ValidationError
 
-from cohort_pipelines.errors import CohortPipelinesError
+from cohort_pipelines.core.errors import CohortPipelinesError
 
 _DOT = re.compile(r"\.(?![^\[]*\])")  # outside brackets
 _WORDS = {"extra_forbidden": "there is no such attribute", "missing": "it is missing"}

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.delivery.pairing import require_paired
-from cohort_pipelines.delivery.schema import WindowState
-from cohort_pipelines.errors import CohortPipelinesError, DeliveryError, ReadingDeferred, Transient
+from cohort_pipelines.core.errors import CohortPipelinesError, DeliveryError, ReadingDeferred, Transient
+from cohort_pipelines.core.windows import Window
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger import Ledger, WindowState
 from cohort_pipelines.orchestration.partitions import window_of
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.windows import Window
+from cohort_pipelines.recovery import require_paired
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 import dagster as dg
 from pydantic import Field
 
-from cohort_pipelines import settings
-from cohort_pipelines.delivery import Gates, Terms
-from cohort_pipelines.delivery.terms import NO_FILE
+from cohort_pipelines.core import settings
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.membership import NO_FILE, Terms
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.checks import build_checks
 from cohort_pipelines.orchestration.connections import SyncType

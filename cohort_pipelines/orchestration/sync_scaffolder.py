@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.orchestration.connections import (
     ApptimizeDestination,
     Destination,

@@ -7,10 +7,8 @@ from datetime import datetime
 
 import msgspec
 
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.delivery.alerting import Health, Judgement
-from cohort_pipelines.delivery.telling import note_told
-from cohort_pipelines.notices import Notice
+from cohort_pipelines.ledger import Ledger
+from cohort_pipelines.reporting import Health, Judgement, Notice, note_told
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cohort_pipelines import clock, delivery, progress
-from cohort_pipelines.delivery import Ledger, judging
-from cohort_pipelines.errors import (
+from cohort_pipelines import delivery
+from cohort_pipelines.core import clock, progress
+from cohort_pipelines.core.errors import (
     CohortPipelinesError,
     DeliverySuperseded,
     DeliveryYielded,
     LedgerUnusable,
     SyncPaused,
 )
+from cohort_pipelines.delivery import judging
+from cohort_pipelines.ledger import Ledger
 from cohort_pipelines.orchestration import metadata
 from cohort_pipelines.orchestration.limits import deadline
 from cohort_pipelines.orchestration.resolved import DELIVERED, ResolvedSync

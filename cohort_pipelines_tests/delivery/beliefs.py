@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from cohort_pipelines.delivery.belief import BELIEF_SCHEMA, CHUNK_SCHEMA, Belief
-from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts, make_plan
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.history import History
+from cohort_pipelines.membership.belief import BELIEF_SCHEMA, CHUNK_SCHEMA, Belief
+from cohort_pipelines.membership.plan import PLAN_SCHEMA, PlanCounts, make_plan
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 Row = tuple[str, str, datetime | None]

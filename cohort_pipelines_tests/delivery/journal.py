@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cohort_pipelines.partners.wire import Operation
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines_tests.delivery.world import MemoryPartner, Sent, World
 
 

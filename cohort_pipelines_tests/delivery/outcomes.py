@@ -4,10 +4,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import insert
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Ledger, schema
-from cohort_pipelines.history import Stage, StoredFile
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import SYNC
 
 HOUR = timedelta(hours=1)

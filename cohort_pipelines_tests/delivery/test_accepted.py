@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms, delivering, pausing
-from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.delivery import service
+from cohort_pipelines.ledger import pauses
+from cohort_pipelines.ledger.database import Database
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC, World, lost, users
 
 ASYNCHRONOUS = Terms(applies_within=timedelta(minutes=5))
@@ -43,12 +46,12 @@ def test_no_id_is_reversed_before_the_partner_has_applied_it(world: World) -> No
 
 def test_a_pause_ends_the_wait_for_what_is_yet_to_be_applied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def pause(_: float) -> None:
-        pausing.pause(world.ledger, SYNC, who="somebody", why="to look at it")
+        pauses.pause(world.ledger, SYNC, who="somebody", why="to look at it")
 
     world.overwrite(users(1, 2), terms=ASYNCHRONOUS)
     world.next_window()
     sent = len(world.partner.requests)
-    monkeypatch.setattr(delivering, "time", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(service, "time", SimpleNamespace(sleep=pause))
     with pytest.raises(SyncPaused, match="to look at it"):
         world.overwrite(users(1), terms=ASYNCHRONOUS)
     assert len(world.partner.requests) == sent

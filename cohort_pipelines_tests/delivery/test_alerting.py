@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, WindowState, pausing
-from cohort_pipelines.delivery.alerting import Health, Judgement, Watched, judge
-from cohort_pipelines.delivery.ledger_windows import NEVER_ENDED
-from cohort_pipelines.delivery.telling import note_changes
-from cohort_pipelines.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, SyncPaused
-from cohort_pipelines.partners.wire import Answer
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.ledger import pauses
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.ledger.schema import WindowState
+from cohort_pipelines.ledger.windows import NEVER_ENDED
+from cohort_pipelines.reporting.alerting import Health, Judgement, Watched, judge
+from cohort_pipelines.reporting.telling import note_changes
 from cohort_pipelines_tests.delivery.outcomes import QUARTER, delivered, key
 from cohort_pipelines_tests.delivery.world import SYNC, MemoryPartner, World
 
@@ -163,19 +166,19 @@ def test_what_fails_or_is_held_stays_so_when_it_is_late_too(
 
 def test_a_paused_sync_is_in_no_trouble(ledger: Ledger) -> None:
     ledger.note_window(SYNC, key(), "held", "why")
-    pausing.pause(ledger, SYNC, who="ann", why="the partner moves house")
+    pauses.pause(ledger, SYNC, who="ann", why="the partner moves house")
     with clock.shifted(timedelta(days=2)):
         assert health(ledger) is Health.PAUSED
-        pausing.resume(ledger, SYNC)
+        pauses.resume(ledger, SYNC)
         assert health(ledger) is Health.HELD
 
 
 def test_after_a_pause_lateness_counts_from_its_end(ledger: Ledger) -> None:
     delivered(ledger)
     taken = clock.now()
-    pausing.pause(ledger, SYNC, who="ann", why="the partner moves house")
+    pauses.pause(ledger, SYNC, who="ann", why="the partner moves house")
     with clock.shifted(timedelta(days=2)):
-        pausing.resume(ledger, SYNC)
+        pauses.resume(ledger, SYNC)
         resumed = clock.now()
         assert health(ledger) is Health.OK
     with clock.shifted(timedelta(days=2) + HOUR - timedelta(minutes=1)):
@@ -191,8 +194,8 @@ def test_after_a_pause_lateness_counts_from_its_end(ledger: Ledger) -> None:
 
 def test_a_pause_that_ended_before_the_newest_snapshot_changes_nothing(ledger: Ledger) -> None:
     with clock.shifted(-2 * HOUR):
-        pausing.pause(ledger, SYNC, who="ann", why="the partner moves house")
-        pausing.resume(ledger, SYNC)
+        pauses.pause(ledger, SYNC, who="ann", why="the partner moves house")
+        pauses.resume(ledger, SYNC)
     delivered(ledger)
     with clock.shifted(HOUR + timedelta(minutes=1)):
         judged = judge(ledger, HOURLY)
@@ -222,7 +225,7 @@ def test_judging_reads_no_more_of_a_sync_than_it_needs(tmp_path: Path, watched: 
 
 def test_syncs_are_judged_one_by_one(ledger: Ledger) -> None:
     ledger.note_window("another", key(), "failed", "no answer")
-    pausing.pause(ledger, "a_third", who="ann", why="because")
+    pauses.pause(ledger, "a_third", who="ann", why="because")
 
     assert health(ledger) is Health.OK
 

@@ -5,13 +5,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cohort_pipelines.delivery.baseline import adopt
-from cohort_pipelines.delivery.belief import BELIEF_SCHEMA, Belief
-from cohort_pipelines.delivery.terms import Terms
-from cohort_pipelines.engine import BATCH
-from cohort_pipelines.errors import BaselineUnusable, HistoryError
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.identity import NOT_TEXT, Equality
+from cohort_pipelines.core.engine import BATCH
+from cohort_pipelines.core.errors import BaselineUnusable, HistoryError
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.plain_text import NOT_TEXT
+from cohort_pipelines.history import History
+from cohort_pipelines.identity.mapping import Equality
+from cohort_pipelines.membership.baseline import adopt
+from cohort_pipelines.membership.belief import BELIEF_SCHEMA, Belief
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.beliefs import payload_of, planned, read, read_refused
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines.delivery import belief
-from cohort_pipelines.delivery.belief import SETTLES_AFTER, Belief, fold
 from cohort_pipelines.history import History
+from cohort_pipelines.membership import belief
+from cohort_pipelines.membership.belief import SETTLES_AFTER, Belief, fold
 from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_of, read, read_refused
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
+from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery.chunks import OPENING_ROWS, extra_requests, read_phases
-from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.history import History
+from cohort_pipelines.membership.plan import PLAN_SCHEMA, PlanCounts
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Fault, Killed, MemoryPartner, Sent, World, users
 
 pytestmark = pytest.mark.slow

@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Receipt, Target, deliver, pairing, schema, targets
-from cohort_pipelines.delivery.listing import entries
-from cohort_pipelines.delivery.overwrite import Overwrite
-from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.delivery.targets import TargetRecord
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import NamedCohort
+from cohort_pipelines.core.errors import (
     CohortDeliveredTwice,
     CohortMoved,
     DeliveryHeld,
@@ -21,7 +17,14 @@ from cohort_pipelines.errors import (
     PayloadOfAnotherCohort,
     TargetUnsettled,
 )
-from cohort_pipelines.partners.wire import NamedCohort
+from cohort_pipelines.delivery import Gates, Receipt, deliver
+from cohort_pipelines.delivery.overwrite import Overwrite
+from cohort_pipelines.ledger import schema, targets
+from cohort_pipelines.ledger.ledger import Target
+from cohort_pipelines.ledger.targets import TargetRecord
+from cohort_pipelines.recovery import pairing
+from cohort_pipelines.recovery.rebuilding import rebuild
+from cohort_pipelines.reporting.listing import entries
 from cohort_pipelines_tests.delivery.world import (
     ANY_SIZE,
     SYNC,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import DeliveryStopped, HistoryNotWritable
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryStopped, HistoryNotWritable
 from cohort_pipelines.history import History
 from cohort_pipelines_tests.delivery.journal import JournaledPartner
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, lost, users

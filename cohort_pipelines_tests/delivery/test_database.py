@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import Connection, func, inspect, select, text, update
 from sqlalchemy.dialects.postgresql import psycopg as dialect
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, connecting, schema
-from cohort_pipelines.errors import LedgerUnusable, NoLedgerYet
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import LedgerUnusable, NoLedgerYet
+from cohort_pipelines.ledger import connecting, schema
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines_tests import databases
 
 

@@ -3,11 +3,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Target, deadline, retire
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.core.windows import Cadence, Window, one_time_window
+from cohort_pipelines.delivery import deadline, retire
 from cohort_pipelines.delivery.deadlines import AT_LEAST, MARGIN, ONE_TIME
-from cohort_pipelines.errors import DeliveryYielded
-from cohort_pipelines.windows import Cadence, Window, one_time_window
+from cohort_pipelines.ledger.ledger import Target
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Receipt, Terms, pausing
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import (
     DeliveryRefused,
     DeliveryStopped,
     DeliveryYielded,
@@ -17,9 +17,12 @@ from cohort_pipelines.errors import (
     PartnerUnreachable,
     SyncPaused,
 )
-from cohort_pipelines.partners import Taplytics
-from cohort_pipelines.partners.wire import Answer, Operation
-from cohort_pipelines.windows import one_time_window
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.delivery import Receipt
+from cohort_pipelines.destinations.taplytics import Taplytics
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.ledger import pauses
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
 
@@ -101,7 +104,7 @@ def test_a_pause_comes_before_the_question(world: World) -> None:
     world.next_window()
     asked: list[int] = []
     world.partner.on_find = lambda: asked.append(1)
-    world.partner.on_request = lambda _: pausing.pause(world.ledger, SYNC, who="ann", why="to see")
+    world.partner.on_request = lambda _: pauses.pause(world.ledger, SYNC, who="ann", why="to see")
     world.partner.workers = 1
     with pytest.raises(SyncPaused):
         world.overwrite(users(1, 2, 3, *range(10, 40)))

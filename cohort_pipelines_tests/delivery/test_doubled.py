@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, Target, pairing
-from cohort_pipelines.delivery.pairing import Mirror
-from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.errors import DeliveryStopped, LeaseLost, LedgerUnpaired
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryStopped, LeaseLost, LedgerUnpaired
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger.ledger import Ledger, Target
+from cohort_pipelines.recovery import pairing
+from cohort_pipelines.recovery.pairing import Mirror
+from cohort_pipelines.recovery.rebuilding import rebuild
 from cohort_pipelines_tests.delivery.world import LEASE_SECONDS, World, users
 
 BETA = Target("memory", "localhost", "", "Beta")

@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.belief import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import LAST_TRY, Fate, Killed, MemoryPartner, World, tried_twice, users
 
 LATER = SETTLES_AFTER + timedelta(seconds=1)

@@ -5,10 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped, PartnerRequestRefused
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import MemoryPartner, Sent, World, one_duckdb, users
 
 A_DAY = Terms(heal_within=timedelta(days=1))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.delivery.pausing import pause, resume
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import NamedCohort
+from cohort_pipelines.core.errors import (
     DeliveryStopped,
     DeliveryYielded,
     NewerFilePublished,
@@ -18,9 +17,11 @@ from cohort_pipelines.errors import (
     PartnerOutcomeUnknown,
     SyncPaused,
 )
-from cohort_pipelines.history import Stage
-from cohort_pipelines.partners.csv_file import CsvFile
-from cohort_pipelines.partners.wire import Audience, NamedCohort, Permit, Publication
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.destinations.csv_file import CsvFile
+from cohort_pipelines.destinations.wire import Audience, Permit, Publication
+from cohort_pipelines.ledger.pauses import pause, resume
+from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort_pipelines.delivery.healing import SLICES, Slices, due, oldest
+from cohort_pipelines.membership.healing import SLICES, Slices, due, oldest
 
 START = datetime(2026, 11, 22, 12, 7, 3, 141, tzinfo=UTC)
 ROUNDS = st.timedeltas(timedelta(seconds=1), timedelta(days=60))

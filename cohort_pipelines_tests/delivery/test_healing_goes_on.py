@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Terms
-from cohort_pipelines.errors import DeliveryRefused, DeliveryYielded
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import DeliveryRefused, DeliveryYielded
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, World, users
 
 pytestmark = pytest.mark.slow

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cohort_pipelines import steps
-from cohort_pipelines.delivery.belief import SETTLES_AFTER, Belief, fold
-from cohort_pipelines.delivery.healing import SLICES, Slices
-from cohort_pipelines.delivery.plan import seal_plan
-from cohort_pipelines.delivery.spelling import key_of, spelling_engine
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.identity import Equality, IdRule, Reason, equality_key
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.history import History
+from cohort_pipelines.identity.mapping import Equality, IdRule, Reason, equality_key
+from cohort_pipelines.membership.belief import SETTLES_AFTER, Belief, fold
+from cohort_pipelines.membership.healing import SLICES, Slices
+from cohort_pipelines.membership.plan import seal_plan
+from cohort_pipelines.membership.spelling import key_of, spelling_engine
+from cohort_pipelines.snapshots import deriving
 from cohort_pipelines_tests.delivery.beliefs import (
     NOON,
     Planned,
@@ -64,8 +65,8 @@ def payload_by(history: History, equality: Equality, members: Iterable[str]) -> 
     rows = [{"distinct_id": each, "has_profile": True} for each in members]
     table = pa.Table.from_pylist(rows, schema=pa.schema([("distinct_id", pa.string()), ("has_profile", pa.bool_())]))
     snapshot = history.write("s", Stage.COHORT_SNAPSHOT, "w", table)
-    payload = steps.build_payload(
-        history, snapshot, steps.filter_identified(history, snapshot).file, IdRule(equality=equality)
+    payload = deriving.build_payload(
+        history, snapshot, deriving.filter_identified(history, snapshot).file, IdRule(equality=equality)
     )
     return payload.file, payload.rejected
 

@@ -5,14 +5,17 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Gates, Receipt, Terms, judging, schema
-from cohort_pipelines.delivery.gates import Verdict
-from cohort_pipelines.delivery.plan import PlanCounts
-from cohort_pipelines.delivery.targets import all_targets
-from cohort_pipelines.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, PartnerKeyRefused
-from cohort_pipelines.history import Stage, StoredFile
-from cohort_pipelines.windows import Window, one_time_window
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, PartnerKeyRefused
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import Window, one_time_window
+from cohort_pipelines.delivery import Gates, Receipt, judging
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.releases import Verdict
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.ledger.targets import all_targets
+from cohort_pipelines.membership.plan import PlanCounts
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, World, dropped, users
 
 pytestmark = pytest.mark.slow

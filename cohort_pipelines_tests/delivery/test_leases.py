@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliverySuperseded, LeaseLost, TargetBusy
 from cohort_pipelines.delivery import Receipt
-from cohort_pipelines.errors import DeliverySuperseded, LeaseLost, TargetBusy
-from cohort_pipelines.partners import exchange
+from cohort_pipelines.destinations import exchange
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, users
 
 

@@ -4,11 +4,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, func, select, update
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, SealedSnapshot, WindowState, schema
-from cohort_pipelines.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, NotSealedYet
-from cohort_pipelines.history import Stage, StoredFile
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, NotSealedYet
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.ledger import Ledger, SealedSnapshot
+from cohort_pipelines.ledger.schema import WindowState
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, lost, users
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)

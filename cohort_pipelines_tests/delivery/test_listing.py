@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import event
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryError, DeliveryHeld, DeliveryStopped, HistoryNotWritable
+from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery import Gates
-from cohort_pipelines.delivery.listing import LEFT_OPEN, UNDER_WAY, Entry, entries
-from cohort_pipelines.errors import DeliveryError, DeliveryHeld, DeliveryStopped, HistoryNotWritable
-from cohort_pipelines.history import Stage
 from cohort_pipelines.history.writer import StageWriter
+from cohort_pipelines.reporting.listing import LEFT_OPEN, UNDER_WAY, Entry, entries
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
 
 

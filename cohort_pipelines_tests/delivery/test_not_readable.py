@@ -12,17 +12,12 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import pairing
-from cohort_pipelines.delivery.lease import Lease
-from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.errors import (
-    DeliveryStopped,
-    HistoryFileDamaged,
-    HistoryNotReadable,
-    LedgerUnpaired,
-)
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryStopped, HistoryFileDamaged, HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger.lease import Lease
+from cohort_pipelines.recovery import pairing
+from cohort_pipelines.recovery.rebuilding import rebuild
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 LEASE_IS_OVER = timedelta(minutes=2)

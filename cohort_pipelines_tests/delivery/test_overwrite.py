@@ -3,10 +3,9 @@ from datetime import timedelta
 import pyarrow.parquet as pq
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Gates
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import (
     DeliveryHeld,
     DeliveryStopped,
     DeliverySuperseded,
@@ -15,8 +14,10 @@ from cohort_pipelines.errors import (
     HistoryFileMissing,
     TargetOwnedByAnother,
 )
-from cohort_pipelines.history import Stage
-from cohort_pipelines.partners.wire import Operation
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.belief import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import (
     ANY_SIZE,
     SYNC,

@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cohort_pipelines.delivery.healing import SLICES
 from cohort_pipelines.delivery.pace import Pace, slices_due
+from cohort_pipelines.membership.healing import SLICES
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 WEEK = timedelta(days=7)

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, pairing, schema
-from cohort_pipelines.errors import HistoryUnpaired, LedgerUnpaired
-from cohort_pipelines.history import History, Stage
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import HistoryUnpaired, LedgerUnpaired
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.recovery import pairing
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, World, users
 
 LEASE_IS_OVER = timedelta(minutes=2)

@@ -1,12 +1,12 @@
 import pytest
 
-from cohort_pipelines.delivery import pausing
-from cohort_pipelines.errors import PartnerTurnedAway, SyncPaused
+from cohort_pipelines.core.errors import PartnerTurnedAway, SyncPaused
+from cohort_pipelines.ledger import pauses
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 
 def test_a_paused_sync_sends_nothing_and_says_by_whose_word(world: World) -> None:
-    pausing.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
+    pauses.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
     with pytest.raises(SyncPaused, match="mia: an experiment is being read"):
         world.overwrite(users(1))
     assert world.partner.requests == []
@@ -17,7 +17,7 @@ def test_a_paused_sync_sends_nothing_and_says_by_whose_word(world: World) -> Non
 def test_a_pause_ends_a_delivery_between_two_chunks_and_the_next_goes_on(world: World) -> None:
     def pause(number: int) -> None:
         if number == 3:
-            pausing.pause(world.ledger, SYNC, who="mia", why="stop")
+            pauses.pause(world.ledger, SYNC, who="mia", why="stop")
 
     world.partner.on_request = pause
     with pytest.raises(SyncPaused):
@@ -28,7 +28,7 @@ def test_a_pause_ends_a_delivery_between_two_chunks_and_the_next_goes_on(world: 
     assert not world.ledger.is_delivering(SYNC)
 
     world.partner.on_request = None
-    assert pausing.resume(world.ledger, SYNC)
+    assert pauses.resume(world.ledger, SYNC)
     world.next_window()
     world.overwrite(users(*range(60)))
     assert world.partner.members == users(*range(60))
@@ -36,15 +36,15 @@ def test_a_pause_ends_a_delivery_between_two_chunks_and_the_next_goes_on(world: 
 
 
 def test_a_pause_knows_who_and_why_until_it_is_over(world: World) -> None:
-    assert pausing.paused(world.ledger, SYNC) is None
-    assert not pausing.resume(world.ledger, SYNC)
-    pausing.pause(world.ledger, SYNC, who="mia", why="first")
-    pausing.pause(world.ledger, SYNC, who="noa", why="second")
-    found = pausing.paused(world.ledger, SYNC)
+    assert pauses.paused(world.ledger, SYNC) is None
+    assert not pauses.resume(world.ledger, SYNC)
+    pauses.pause(world.ledger, SYNC, who="mia", why="first")
+    pauses.pause(world.ledger, SYNC, who="noa", why="second")
+    found = pauses.paused(world.ledger, SYNC)
     assert found is not None
     assert (found.who, found.why) == ("noa", "second")
-    assert pausing.resume(world.ledger, SYNC)
-    assert pausing.paused(world.ledger, SYNC) is None
+    assert pauses.resume(world.ledger, SYNC)
+    assert pauses.paused(world.ledger, SYNC) is None
 
 
 def test_a_pause_stops_a_restore_that_is_under_way_too(world: World) -> None:
@@ -56,7 +56,7 @@ def test_a_pause_stops_a_restore_that_is_under_way_too(world: World) -> None:
 
     def pause(number: int) -> None:
         if number == sent + 3:
-            pausing.pause(world.ledger, SYNC, who="mia", why="stop")
+            pauses.pause(world.ledger, SYNC, who="mia", why="stop")
 
     world.partner.on_request = pause
     with pytest.raises(SyncPaused):
@@ -67,7 +67,7 @@ def test_a_pause_stops_a_restore_that_is_under_way_too(world: World) -> None:
 @pytest.mark.slow
 def test_no_target_is_made_for_a_sync_that_was_paused_meanwhile(world: World) -> None:
     def busy_and_paused() -> None:
-        pausing.pause(world.ledger, SYNC, who="mia", why="stop")
+        pauses.pause(world.ledger, SYNC, who="mia", why="stop")
         raise PartnerTurnedAway(world.partner.wire, "HTTP 429")
 
     world.partner.on_establish = busy_and_paused

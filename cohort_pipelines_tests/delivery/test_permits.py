@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import func, select
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger, permits, schema
-from cohort_pipelines.errors import LedgerUnusable, ReadingDeferred
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import LedgerUnusable, ReadingDeferred
+from cohort_pipelines.ledger import permits, schema
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines_tests.event_loops import free_of_the_ledger
 
 PROJECT = "project 1 at https://mixpanel.com"

@@ -2,10 +2,10 @@ from itertools import product
 
 import pytest
 
-from cohort_pipelines.delivery.belief import Belief
-from cohort_pipelines.delivery.healing import SLICES, Slices
-from cohort_pipelines.delivery.plan import PLAN_SCHEMA, PlanCounts, seal_plan
 from cohort_pipelines.history import History
+from cohort_pipelines.membership.belief import Belief
+from cohort_pipelines.membership.healing import SLICES, Slices
+from cohort_pipelines.membership.plan import PLAN_SCHEMA, PlanCounts, seal_plan
 from cohort_pipelines_tests.delivery.beliefs import NOON, believe, payload_of, planned
 
 EVERYBODY = Slices(0, SLICES)

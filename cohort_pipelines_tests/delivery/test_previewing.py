@@ -7,18 +7,22 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Target, Terms, pace, pausing, releasing, targets
-from cohort_pipelines.delivery.gates import Verdict
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped, NotSealedYet, PartnerRequestRefused
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.delivery import Gates, pace
 from cohort_pipelines.delivery.pace import Pace
 from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, NotSealedYet, PartnerRequestRefused
-from cohort_pipelines.history import Stage
+from cohort_pipelines.destinations.wire import Answer, ChangeWire, FileWire
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.history.overlay import laid_over
-from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, Operation
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.ledger import pauses, releases, targets
+from cohort_pipelines.ledger.ledger import Ledger, Target
+from cohort_pipelines.ledger.releases import Verdict
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.command_line import footprint
 from cohort_pipelines_tests.delivery.test_file_delivery import MemoryFiles
 from cohort_pipelines_tests.delivery.world import (
@@ -240,7 +244,7 @@ def test_the_gates_find_what_they_would_find_and_nothing_is_recorded_as_held(wor
 def test_a_release_that_fits_is_named(world: World) -> None:
     world.overwrite(users(*range(10)))
     until = clock.now() + timedelta(hours=1)
-    releasing.release(world.ledger, SYNC, who="kim", why="spring cleaning", min_users=0, max_users=5, until=until)
+    releases.release(world.ledger, SYNC, who="kim", why="spring cleaning", min_users=0, max_users=5, until=until)
 
     shown = looked_at(world, users(1), gates=Gates(max_shrink=0.5))
 
@@ -251,7 +255,7 @@ def test_a_release_that_fits_is_named(world: World) -> None:
 
 def test_what_would_stop_the_delivery_is_said(world: World) -> None:
     world.overwrite(users(1, 2))
-    pausing.pause(world.ledger, SYNC, who="kim", why="holidays")
+    pauses.pause(world.ledger, SYNC, who="kim", why="holidays")
     world.partner.account = "another"
 
     paused, moved = looked_at(world, users(1, 2)).obstacles

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines.errors import DeliveryStopped
-from cohort_pipelines.partners import Taplytics
-from cohort_pipelines.partners.csv_file import CsvFile
-from cohort_pipelines.standins.faults import Fault
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core.errors import DeliveryStopped
+from cohort_pipelines.destinations.csv_file import CsvFile
+from cohort_pipelines.destinations.taplytics import Taplytics
+from cohort_pipelines.devtools.standins.faults import Fault
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.event_loops import free_of_the_ledger
 

@@ -7,25 +7,8 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import select, update
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import (
-    Gates,
-    Ledger,
-    Target,
-    Terms,
-    listing,
-    overwrite,
-    pairing,
-    pausing,
-    receipt,
-    retire,
-    schema,
-    targets,
-)
-from cohort_pipelines.delivery.lease import GIVEN_BACK
-from cohort_pipelines.delivery.rebuilding import Rebuilt, rebuild
-from cohort_pipelines.delivery.releasing import release
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     BaselineUnusable,
     DeliveryHeld,
     DeliveryStopped,
@@ -36,9 +19,19 @@ from cohort_pipelines.errors import (
     LedgerUnpaired,
     TargetBusy,
 )
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.partners.csv_file import CsvFile
-from cohort_pipelines.partners.wire import Audience, Permit, Publication
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.delivery import Gates, overwrite, receipt, retire
+from cohort_pipelines.destinations.csv_file import CsvFile
+from cohort_pipelines.destinations.wire import Audience, Permit, Publication
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import pauses, schema, targets
+from cohort_pipelines.ledger.lease import GIVEN_BACK
+from cohort_pipelines.ledger.ledger import Ledger, Target
+from cohort_pipelines.ledger.releases import release
+from cohort_pipelines.membership.terms import Terms
+from cohort_pipelines.recovery import pairing
+from cohort_pipelines.recovery.rebuilding import Rebuilt, rebuild
+from cohort_pipelines.reporting import listing
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
 
 pytestmark = pytest.mark.slow
@@ -602,7 +595,7 @@ def test_a_copy_from_before_a_pause_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.overwrite(users(1))
     put_back = copy_of(world)
-    pausing.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
+    pauses.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
     pairing.keep_in_mind(world.ledger, world.history)
     pairing.require_paired(world.ledger, world.history)
     put_back()

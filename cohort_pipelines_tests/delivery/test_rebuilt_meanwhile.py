@@ -11,12 +11,15 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from cohort_pipelines.delivery import Ledger, pairing, recovering, schema
-from cohort_pipelines.delivery import rebuilding as rebuilding_module
-from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.delivery.recovering import FoundReceipt, Gathered
-from cohort_pipelines.errors import DeliveryStopped, IdsForgotten, LedgerUnpaired
-from cohort_pipelines.history import History, Stage
+from cohort_pipelines.core.errors import DeliveryStopped, IdsForgotten, LedgerUnpaired
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.recovery import pairing, recovering
+from cohort_pipelines.recovery import rebuilding as rebuilding_module
+from cohort_pipelines.recovery.rebuilding import rebuild
+from cohort_pipelines.recovery.recovering import FoundReceipt, Gathered
 from cohort_pipelines_tests.delivery.world import SYNC, World, dropped, users
 
 

@@ -9,14 +9,16 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import select
 
-from cohort_pipelines.delivery import chunks, receipt, schema
-from cohort_pipelines.delivery.belief import CHUNK_SCHEMA
+from cohort_pipelines.core.engine import BATCH
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.delivery import chunks, receipt
 from cohort_pipelines.delivery.chunks import Ended
-from cohort_pipelines.delivery.plan import PLAN_SCHEMA
 from cohort_pipelines.delivery.receipt import list_refused
-from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.engine import BATCH
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.schema import ChunkState
+from cohort_pipelines.membership.belief import CHUNK_SCHEMA
+from cohort_pipelines.membership.plan import PLAN_SCHEMA
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)

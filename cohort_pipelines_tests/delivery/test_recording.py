@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import pausing
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import LedgerUnusable, SyncPaused
 from cohort_pipelines.delivery.chunks import Ended, Rows, intent
 from cohort_pipelines.delivery.recording import Recorder
-from cohort_pipelines.errors import LedgerUnusable, SyncPaused
+from cohort_pipelines.ledger import pauses
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
@@ -81,7 +81,7 @@ def test_the_ledgers_time_goes_on_by_the_hosts_clock() -> None:
 def test_a_pause_ends_a_delivery_between_two_chunks(world: World, workers: int) -> None:
     def pause(number: int) -> None:
         if number == 5:
-            pausing.pause(world.ledger, SYNC, who="somebody", why="to look at it")
+            pauses.pause(world.ledger, SYNC, who="somebody", why="to look at it")
 
     world.partner.workers = workers
     world.partner.on_request = pause
@@ -90,7 +90,7 @@ def test_a_pause_ends_a_delivery_between_two_chunks(world: World, workers: int) 
     sent = len(world.partner.requests)
     assert 5 <= sent < 5 + workers
 
-    pausing.resume(world.ledger, SYNC)
+    pauses.resume(world.ledger, SYNC)
     world.next_window()
     receipt = world.overwrite(users(*range(100)))
     assert receipt.unchanged == sent * world.partner.chunk_rows  # nothing was left unknown

@@ -3,12 +3,14 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped, PartnerKeyRefused, PartnerRequestRefused
+from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery.chunks import OPENING_ROWS
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped, PartnerKeyRefused, PartnerRequestRefused
-from cohort_pipelines.history import Stage
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC, Fault, MemoryPartner, Sent, World, lost, users
 
 

@@ -2,10 +2,11 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, releasing
-from cohort_pipelines.delivery.releasing import Release
-from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingHeld, ReleaseIncomplete
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryHeld, DeliverySuperseded, NothingHeld, ReleaseIncomplete
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.ledger import releases
+from cohort_pipelines.ledger.releases import Release
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 NAMED = {"who": "ada", "why": "half the beta has ended"}
@@ -26,18 +27,18 @@ def hold(world: World, size: int) -> None:
 
 
 def release(world: World, **bound: object) -> Release:
-    return releasing.release(world.ledger, SYNC, **(NAMED | bound))  # type: ignore[arg-type]
+    return releases.release(world.ledger, SYNC, **(NAMED | bound))  # type: ignore[arg-type]
 
 
 def test_what_is_held_can_be_looked_at(holding: World) -> None:
-    held = releasing.held(holding.ledger, SYNC)
+    held = releases.held(holding.ledger, SYNC)
 
     assert held is not None
     assert (held.window, held.users) == (holding.window.key, 4)
     assert (held.kind, held.restored_from) == ("overwrite", None)
     assert [each.name for each in held.verdicts if each.held] == ["max_shrink"]
     assert "4 users after 10" in next(each.finding for each in held.verdicts if each.held)
-    assert releasing.held(holding.ledger, "another") is None
+    assert releases.held(holding.ledger, "another") is None
 
 
 def test_a_released_payload_is_delivered_and_the_receipt_says_by_whose_word(holding: World) -> None:
@@ -106,20 +107,20 @@ def test_a_range_may_be_open(holding: World, bound: dict[str, int], let_go: int)
 def test_a_release_of_one_payload_ends_by_itself(holding: World) -> None:
     hold(holding, 0)
     release(holding)
-    with clock.shifted(releasing.LASTS + timedelta(minutes=1)):
+    with clock.shifted(releases.LASTS + timedelta(minutes=1)):
         hold(holding, 0)
     assert holding.overwrite(set(), gates=Gates()).released
 
 
 def test_a_release_is_for_one_sync(holding: World) -> None:
     until = clock.now() + timedelta(hours=1)
-    releasing.release(holding.ledger, "another", who="ada", why="theirs", max_users=4, until=until)
+    releases.release(holding.ledger, "another", who="ada", why="theirs", max_users=4, until=until)
 
     hold(holding, 4)
 
 
 def test_an_earlier_held_payload_can_be_named(holding: World) -> None:
-    held = releasing.held(holding.ledger, SYNC)
+    held = releases.held(holding.ledger, SYNC)
     assert held is not None
     hold(holding, 3)
     release(holding, payload_checksum=held.payload_checksum)
@@ -132,7 +133,7 @@ def test_nothing_is_held_once_a_later_payload_came_through(holding: World) -> No
     holding.next_window()
     holding.overwrite(users(*range(9)), gates=Gates())
 
-    assert releasing.held(holding.ledger, SYNC) is None
+    assert releases.held(holding.ledger, SYNC) is None
     with pytest.raises(NothingHeld):
         release(holding)
     with pytest.raises(NothingHeld):
@@ -146,7 +147,7 @@ def test_a_superseded_attempt_leaves_what_is_held(world: World) -> None:
     with pytest.raises(DeliverySuperseded):
         world.deliver(*old, gates=Gates())
 
-    held = releasing.held(world.ledger, SYNC)
+    held = releases.held(world.ledger, SYNC)
     assert held is not None
     assert held.users == 4
 
@@ -188,7 +189,7 @@ def test_a_restore_that_is_held_is_told_from_a_window_and_let_go_by_the_same_wor
     with pytest.raises(DeliveryHeld, match="start the same again"):
         world.restore(small, gates=Gates())
 
-    held = releasing.held(world.ledger, SYNC)
+    held = releases.held(world.ledger, SYNC)
     assert held is not None
     assert (held.kind, held.restored_from, held.window) == ("restore", small, world.window.key)
     release(world)

@@ -2,11 +2,14 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Gates, Receipt, Target, pausing, restore, targets
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused, TargetBusy
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.delivery import Gates, Receipt, restore
 from cohort_pipelines.delivery.restoring import Restorable, restorable
-from cohort_pipelines.errors import DeliveryHeld, DeliverySuperseded, NothingToRestore, SyncPaused, TargetBusy
-from cohort_pipelines.history import Stage
+from cohort_pipelines.ledger import pauses, targets
+from cohort_pipelines.ledger.ledger import Target
+from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
 
 
@@ -153,7 +156,7 @@ def test_a_restore_that_pauses_is_not_overwritten_by_the_next_window(world: Worl
     with pytest.raises(SyncPaused, match="somebody: to look at it"):
         world.overwrite(users(4, 5))
     assert world.partner.members == users(1, 2)
-    assert pausing.resume(world.ledger, SYNC)
+    assert pauses.resume(world.ledger, SYNC)
     world.overwrite(users(4, 5))
     assert world.partner.members == users(4, 5)
 
@@ -164,13 +167,13 @@ def test_the_pause_holds_from_the_claim_on_even_where_the_restore_dies(world: Wo
     point, outcomes = 0, set()
     while "done" not in outcomes:
         point += 1
-        pausing.resume(world.ledger, SYNC)
+        pauses.resume(world.ledger, SYNC)
         fate = Fate(dies_at=point)
         try:
             world.restore(first, fate=fate, pause=True)
         except Killed:
             claimed = world.ledger.is_delivering(SYNC)
-            assert (pausing.paused(world.ledger, SYNC) is not None) == claimed, point
+            assert (pauses.paused(world.ledger, SYNC) is not None) == claimed, point
             outcomes.add("claimed" if claimed else "not begun")
         else:
             outcomes.add("done")
@@ -218,7 +221,7 @@ def test_a_restore_that_does_not_get_its_turn_does_not_pause(world: World) -> No
         world.deliver(payload, seq, fate=fate)
     with pytest.raises(TargetBusy):
         world.restore(first, pause=True, patience=timedelta(0))
-    assert pausing.paused(world.ledger, SYNC) is None
+    assert pauses.paused(world.ledger, SYNC) is None
 
 
 def test_of_a_window_s_payloads_the_one_that_is_named_can_be_put_back(world: World) -> None:

@@ -7,17 +7,18 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.delivery.pausing import pause, resume
-from cohort_pipelines.errors import DeliveryError, DeliveryStopped, DeliveryYielded, SyncPaused
-from cohort_pipelines.partners import ReplacingMessages, apptimize_http
-from cohort_pipelines.partners.exchange import BackingOff
-from cohort_pipelines.standins.behaviour import Behaviour
-from cohort_pipelines.standins.faults import Fault
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines.windows import one_time_window
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryError, DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.destinations.apptimize import apptimize_http
+from cohort_pipelines.destinations.exchange import BackingOff
+from cohort_pipelines.destinations.replacing import ReplacingMessages
+from cohort_pipelines.devtools.standins.behaviour import Behaviour
+from cohort_pipelines.devtools.standins.faults import Fault
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.ledger.pauses import pause, resume
+from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 from cohort_pipelines_tests.event_loops import free_of_the_ledger
 
@@ -42,7 +43,7 @@ def standins(services: InThread) -> InThread:
 
 @pytest.fixture(autouse=True)
 def _short_naps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cohort_pipelines.partners.replacing._NAP_SECONDS", 0.1)
+    monkeypatch.setattr("cohort_pipelines.destinations.replacing._NAP_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Target, Terms, pausing, schema, targets
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     DeliveryHeld,
     DeliveryStopped,
     SyncPaused,
@@ -18,13 +17,17 @@ from cohort_pipelines.errors import (
     TargetOwnedByAnother,
     TargetUnsettled,
 )
-from cohort_pipelines.partners import Taplytics
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.destinations.taplytics import Taplytics
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.ledger import pauses, schema, targets
+from cohort_pipelines.ledger.ledger import Target
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC, Fate, Killed, MemoryPartner, World, late, users
+from cohort_pipelines_tests.devtools.test_dev import free_port
 from cohort_pipelines_tests.faults.projects import without_waiting
 from cohort_pipelines_tests.faults.wires import Wired
-from cohort_pipelines_tests.test_dev import free_port
 
 
 def target_of(partner: MemoryPartner, name: str = "Beta") -> Target:
@@ -344,7 +347,7 @@ def test_a_target_is_not_forgotten_while_it_is_written(world: World) -> None:
 
 def test_a_pause_is_not_lost_by_a_renaming(world: World) -> None:
     world.overwrite(users(1))
-    pausing.pause(world.ledger, SYNC, who="mia", why="holidays")
+    pauses.pause(world.ledger, SYNC, who="mia", why="holidays")
     here = target_of(world.partner)
     targets.hand_over(world.ledger, here, "renamed", declared=[("renamed", here)])
     world.next_window()

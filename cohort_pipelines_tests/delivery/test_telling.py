@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.delivery.alerting import Health, Judgement, Watched, judge
-from cohort_pipelines.delivery.telling import CLAIM, Alert, next_untold, note_changes
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.reporting.alerting import Health, Judgement, Watched, judge
+from cohort_pipelines.reporting.telling import CLAIM, Alert, next_untold, note_changes
 from cohort_pipelines_tests.delivery.outcomes import QUARTER, delivered
 from cohort_pipelines_tests.delivery.world import SYNC
 

@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded, PartnerTurnedAway
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import DeliveryStopped, DeliveryYielded, PartnerTurnedAway
+from cohort_pipelines.destinations.wire import Answer
+from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, World, users
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cohort_pipelines.delivery.belief import Belief, fold
-from cohort_pipelines.delivery.plan import PlanCounts, seal_plan
-from cohort_pipelines.delivery.spelling import bare_keys, is_padded, spelling_engine
 from cohort_pipelines.history import History
-from cohort_pipelines.identity import SPACE, Equality, equality_key, surrounding_space
+from cohort_pipelines.identity.mapping import SPACE, Equality, equality_key, surrounding_space
+from cohort_pipelines.membership.belief import Belief, fold
+from cohort_pipelines.membership.plan import PlanCounts, seal_plan
+from cohort_pipelines.membership.spelling import bare_keys, is_padded, spelling_engine
 from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, payload_of, planned, read
 
 ALL = ("acked", "unknown", "intent", "doubted", "refused")

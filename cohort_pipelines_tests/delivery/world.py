@@ -15,14 +15,20 @@ import duckdb
 import pyarrow as pa
 from sqlalchemy import Connection
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Ledger, Pause, Receipt, Target, Terms, deliver, restore, retire, spelling
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import NamedCohort, Operation
+from cohort_pipelines.core.errors import LeaseLost, PartnerRequestRefused, PartnerTargetMissing
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import Cadence, Window
+from cohort_pipelines.delivery import Gates, Receipt, deliver, restore, retire
 from cohort_pipelines.delivery.chunks import PATIENCE
-from cohort_pipelines.errors import LeaseLost, PartnerRequestRefused, PartnerTargetMissing
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.destinations.wire import Answer, ChangeWire, FileWire, Session
+from cohort_pipelines.history import History
 from cohort_pipelines.history.writer import StageWriter
-from cohort_pipelines.partners.wire import Answer, ChangeWire, FileWire, NamedCohort, Operation, Session
-from cohort_pipelines.windows import Cadence, Window
+from cohort_pipelines.ledger.ledger import Ledger, Target
+from cohort_pipelines.ledger.pauses import Pause
+from cohort_pipelines.membership import spelling
+from cohort_pipelines.membership.terms import Terms
 
 ANY_SIZE = Gates(min_users=0, max_shrink=1.0)
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  thousands of small files, and no need to outlive the test
@@ -340,7 +346,7 @@ class World:
 def one_duckdb() -> Iterator[None]:
     """Let one DuckDB do the set work of all deliveries meanwhile: to start one for each takes as long as all its work.
 
-    It lacks the limits of :mod:`cohort_pipelines.engine`, which a handful of users never meet.
+    It lacks the limits of :mod:`cohort_pipelines.core.engine`, which a handful of users never meet.
     """
 
     @contextmanager

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pyarrow.parquet as pq
 
-from cohort_pipelines.standins.settings import Addresses
+from cohort_pipelines.devtools.standins.settings import Addresses
 
 SEGMENT = "Beta Users"
 GROUP = "Mixpanel: Beta Users"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.behaviour import Behaviour
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.behaviour import Behaviour
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.databases import KINDS, postgres_url
 from cohort_pipelines_tests.delivery.world import World
 from cohort_pipelines_tests.faults.projects import Faulty, opened, opening

@@ -14,12 +14,13 @@ from typing import Any, Literal
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock, http
-from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.history import History, Stage
+from cohort_pipelines.core import clock, http
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.destinations import exchange
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger.database import Database
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
-from cohort_pipelines.partners import exchange
 from cohort_pipelines_tests.faults.wires import small_chunks
 
 # forks of a process that has imported this and done nothing else: the imports take longer than a run

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, exc, insert, select, text
 
-from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.connecting import WRITER, parse
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.connecting import WRITER, parse
 from cohort_pipelines_tests.databases import postgres_url
 
 Copy = dict[str, list[dict[str, Any]]]

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines.http import AsyncClient, Response, send
-from cohort_pipelines.partners import exchange
+from cohort_pipelines.core.http import AsyncClient, Response, send
+from cohort_pipelines.destinations import exchange
 from cohort_pipelines_tests.delivery.world import Fate, MortalLedger, World
 
 

@@ -14,12 +14,12 @@ import tenacity
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.mixpanel import patience
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.faults.checker import Checker
 from cohort_pipelines_tests.orchestration.demo_project import PACKAGE, Project
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.delivery import Receipt
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.partners.wire import ChangeWire
-from cohort_pipelines.standins.behaviour import Behaviour
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.destinations.wire import ChangeWire
+from cohort_pipelines.devtools.standins.behaviour import Behaviour
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.membership.belief import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import IN_MEMORY, LAST_TRY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.projects import without_waiting

@@ -17,13 +17,13 @@ import dagster as dg
 import httpx
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.destinations.wire import ChangeWire
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.partners.wire import ChangeWire
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses, Settings
 from cohort_pipelines_tests.faults import killed, projects
 from cohort_pipelines_tests.faults.checker import Checker
 from cohort_pipelines_tests.faults.killed import Point

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.partners.wire import ChangeWire
-from cohort_pipelines.standins.behaviour import Behaviour
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.destinations.wire import ChangeWire
+from cohort_pipelines.devtools.standins.behaviour import Behaviour
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import Fate, World, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.wires import HTTP_WIRES, Wired, small_pages

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.errors import DeliveryStopped, DeliveryYielded
-from cohort_pipelines.standins.behaviour import Behaviour
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryStopped, DeliveryYielded
+from cohort_pipelines.devtools.standins.behaviour import Behaviour
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.projects import without_waiting
 from cohort_pipelines_tests.faults.wires import ALREADY_THERE, HTTP_WIRES, Wired, small_pages

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.mixpanel import client
 from cohort_pipelines.orchestration import sealing
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before, without_waiting

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock, history
-from cohort_pipelines.delivery import releasing
+from cohort_pipelines import history
+from cohort_pipelines.core import clock
+from cohort_pipelines.ledger import releases
 from cohort_pipelines_tests.faults.projects import (
     LAPSED_USERS,
     MIXPANEL,
@@ -45,7 +46,7 @@ def test_f05_an_empty_cohort_is_held_until_it_is_released_by_name(lapsed: Faulty
     assert (lapsed.judge.segment("Lapsed"), lapsed.judge.asked()) == (before, asked)
     assert len(before) > 5
 
-    releasing.release(lapsed.ledger, LAPSED, who="ada", why="the campaign is over")
+    releases.release(lapsed.ledger, LAPSED, who="ada", why="the campaign is over")
     assert lapsed.run(LAPSED, stages=("destination_upload",)).success
     assert lapsed.judge.segment("Lapsed") == set()
     receipt = history.receipts(LAPSED).iloc[-1]
@@ -65,13 +66,13 @@ def test_f05_a_cohort_that_lost_nine_in_ten_is_held_and_the_override_is_bound_to
         assert "Held by the gate" in said(project.run(name))
         assert "Held by the gate" in said(project.run(name, stages=("destination_upload",)))
         assert (project.held(name), project.judge.asked()) == (before, asked)
-        releasing.release(project.ledger, name, who="ada", why="the beta shrinks")
+        releases.release(project.ledger, name, who="ada", why="the beta shrinks")
     project.leave(snapshot[len(snapshot) * 9 // 10 :][:5])  # so that it is another payload
 
     assert "Held by the gate" in said(project.run(name))
     assert (project.held(name), project.judge.asked()) == (before, asked)
 
-    releasing.release(project.ledger, name, who="ada", why="and this one too")
+    releases.release(project.ledger, name, who="ada", why="and this one too")
     assert project.run(name, stages=("destination_upload",)).success
     assert project.held(name) == project.judge.payload(name, project.window(name))
     assert len(project.held(name)) < len(before) / 5

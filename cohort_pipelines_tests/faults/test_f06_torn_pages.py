@@ -1,6 +1,6 @@
 """F6: pages that do not fit together are read again once, and never uploaded."""
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 

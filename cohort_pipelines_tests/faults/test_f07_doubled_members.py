@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines_tests.faults.projects import (
     LAPSED_USERS,
     MIXPANEL,

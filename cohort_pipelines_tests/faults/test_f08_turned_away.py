@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import tenacity
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.orchestration import upload
 from cohort_pipelines_tests.faults.projects import Faulty, to_the_window_before, without_waiting
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 import pyarrow.parquet as pq
 import pytest
 
-from cohort_pipelines import clock, history
+from cohort_pipelines import history
+from cohort_pipelines.core import clock
+from cohort_pipelines.destinations import exchange
 from cohort_pipelines.mixpanel import client
-from cohort_pipelines.partners import exchange
 from cohort_pipelines_tests.faults.projects import BETA_USERS, Faulty, said, to_the_window_before, without_waiting
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines_tests.faults.projects import (
     FILES,
     MIXPANEL,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines_tests.databases import postgres_url
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.wires import ALREADY_THERE, Wired

@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.faults.disks import small_disk
 from cohort_pipelines_tests.faults.projects import Faulty, opened, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import TAPLYTICS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.orchestration.resolved import STAGES
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS

@@ -17,10 +17,10 @@ import httpx
 import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery.database import Database
-from cohort_pipelines.standins.engage import Engage
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.devtools.standins.engage import Engage
+from cohort_pipelines.ledger.database import Database
 from cohort_pipelines_tests.faults.projects import MESSAGES, MIXPANEL, Faulty, opened, said, sync, to_the_window_before
 from cohort_pipelines_tests.faults.projects import TAPLYTICS as FLAGS
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS

@@ -7,10 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.destinations.exchange import ATTEMPTS
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.orchestration.resources import Records
-from cohort_pipelines.partners.exchange import ATTEMPTS
-from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.faults.projects import MESSAGES, MIXPANEL, Faulty, opened, said, sync, without_waiting
 from cohort_pipelines_tests.receivers import HttpReceiver, http_receiver
 

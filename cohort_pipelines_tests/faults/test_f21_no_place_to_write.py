@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock, settings
+from cohort_pipelines.core import clock, settings
 from cohort_pipelines.orchestration.resolved import STAGES
 from cohort_pipelines_tests.faults.disks import small_disk
 from cohort_pipelines_tests.faults.projects import Faulty, opened, said, to_the_window_before

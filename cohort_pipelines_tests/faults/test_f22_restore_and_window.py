@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cohort_pipelines.core.errors import DeliverySuperseded
+from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery import Receipt
-from cohort_pipelines.errors import DeliverySuperseded
-from cohort_pipelines.history import Stage
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 from cohort_pipelines_tests.faults.wires import ALREADY_THERE, Wired
 

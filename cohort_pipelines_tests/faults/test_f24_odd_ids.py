@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.faults.projects import (
     FILES,
     MIXPANEL,

@@ -24,14 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cohort_pipelines import steps
-from cohort_pipelines.engine import MEMORY_LIMIT
-from cohort_pipelines.errors import HistoryNotWritable, MemoryLimitReached
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.identity import IdRule
+from cohort_pipelines.core.engine import MEMORY_LIMIT
+from cohort_pipelines.core.errors import HistoryNotWritable, MemoryLimitReached
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.devtools.standins.server import running
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
+from cohort_pipelines.history import History
+from cohort_pipelines.identity.mapping import IdRule
 from cohort_pipelines.mixpanel import snapshot_schema
-from cohort_pipelines.standins.server import running
-from cohort_pipelines.standins.settings import Addresses, Settings
+from cohort_pipelines.snapshots import deriving
 from cohort_pipelines_tests.delivery.world import SYNC, World
 from cohort_pipelines_tests.faults.checker import Checker, ids_in
 from cohort_pipelines_tests.faults.heavy_export import peak
@@ -204,9 +205,9 @@ def test_f25_long_ids_are_mapped_planned_sent_and_remembered(tmp_path: Path, siz
     world = World(tmp_path)
     world.partner.chunk_rows = 1_000
     snapshot = snapshot_of(world.history, long_ids(size, length))
-    identified = steps.filter_identified(world.history, snapshot)
+    identified = deriving.filter_identified(world.history, snapshot)
 
-    payload = steps.build_payload(world.history, snapshot, identified.file, IdRule())
+    payload = deriving.build_payload(world.history, snapshot, identified.file, IdRule())
     world.overwrite(long_ids(size, length))
     receipt = world.overwrite(long_ids(size, length, first=size // 100))
 
@@ -218,9 +219,9 @@ def test_f25_long_ids_are_mapped_planned_sent_and_remembered(tmp_path: Path, siz
 def test_f25_work_that_takes_more_memory_than_allowed_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
     history = History(tmp_path)
     snapshot = snapshot_of(history, long_ids(100_000, 4_000))
-    identified = steps.filter_identified(history, snapshot)
+    identified = deriving.filter_identified(history, snapshot)
 
     with pytest.raises(MemoryLimitReached, match=f"more than {MEMORY_LIMIT} of memory") as refused:
-        steps.build_payload(history, snapshot, identified.file, IdRule())
+        deriving.build_payload(history, snapshot, identified.file, IdRule())
     assert not isinstance(refused.value, HistoryNotWritable)
     assert history.versions(SYNC, Stage.PARTNER_PAYLOAD, "w") == []

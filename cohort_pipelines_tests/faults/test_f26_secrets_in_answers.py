@@ -8,8 +8,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.faults.projects import (
     MIXPANEL,
     Faulty,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.wires import Wired

@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.errors import DeliveryStopped, LeaseLost
-from cohort_pipelines.http import AsyncClient, Response, send
-from cohort_pipelines.partners import exchange
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryStopped, LeaseLost
+from cohort_pipelines.core.http import AsyncClient, Response, send
+from cohort_pipelines.destinations import exchange
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.belief import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import IN_MEMORY, LAST_TRY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.projects import without_waiting

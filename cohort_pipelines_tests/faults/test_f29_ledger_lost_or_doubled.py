@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock, settings
-from cohort_pipelines.delivery import Ledger
-from cohort_pipelines.delivery.rebuilding import rebuild
+from cohort_pipelines.core import clock, settings
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.recovery.rebuilding import rebuild
 from cohort_pipelines_tests.databases import KINDS
 from cohort_pipelines_tests.faults.ledgers import copy_of, place, put_back
 from cohort_pipelines_tests.faults.projects import Faulty, opened, said, to_the_window_before

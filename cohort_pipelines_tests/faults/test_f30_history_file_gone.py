@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import IdsForgotten
 from cohort_pipelines.delivery.overwrite import Overwrite
-from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.delivery.schema import AttemptState
-from cohort_pipelines.errors import IdsForgotten
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.recovery.rebuilding import rebuild
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 

@@ -10,15 +10,18 @@ import dagster as dg
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Ledger, Receipt
-from cohort_pipelines.errors import DeliveryYielded
-from cohort_pipelines.http import AsyncClient, Response, send
-from cohort_pipelines.partners import CohortMessages, exchange
-from cohort_pipelines.process_names import name_of
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.core.http import AsyncClient, Response, send
+from cohort_pipelines.core.process_names import name_of
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.delivery import Receipt
+from cohort_pipelines.destinations import exchange
+from cohort_pipelines.destinations.receiver import CohortMessages
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.ledger.ledger import Ledger
+from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.projects import Faulty
 from cohort_pipelines_tests.faults.wires import Wired

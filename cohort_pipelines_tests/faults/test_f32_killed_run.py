@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines_tests.live import Live, serving, until
 from cohort_pipelines_tests.live_project import APPTIMIZE, LiveProject, new_project, roomy
 from cohort_pipelines_tests.test_daemon import (

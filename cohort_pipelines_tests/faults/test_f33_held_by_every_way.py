@@ -4,8 +4,9 @@ import dagster as dg
 import pytest
 from dagster import ReexecutionOptions
 
-from cohort_pipelines import clock, history
-from cohort_pipelines.delivery import releasing
+from cohort_pipelines import history
+from cohort_pipelines.core import clock
+from cohort_pipelines.ledger import releases
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines_tests.faults.projects import BETA_USERS, Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, PACKAGE, TAPLYTICS
@@ -71,7 +72,7 @@ def test_f33_a_held_payload_stays_held_until_it_is_released(project: Faulty, nam
         assert sentence.startswith("Held by the gate max_shrink"), way
     assert (project.held(name), project.judge.asked()) == (before, asked)
 
-    releasing.release(project.ledger, name, who="ada", why="the beta ends")
+    releases.release(project.ledger, name, who="ada", why="the beta ends")
     assert project.run(name, stages=UPLOAD).success
     assert project.held(name) == project.judge.payload(name, project.window(name))
     assert len(project.held(name)) < len(before) / 3

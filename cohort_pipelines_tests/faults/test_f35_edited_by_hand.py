@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.orchestration import connected
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines_tests.faults.projects import (

@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms
-from cohort_pipelines.errors import DeliveryRefused, DeliveryStopped
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 from cohort_pipelines_tests.faults.checker import Checker
 from cohort_pipelines_tests.faults.projects import (

@@ -6,11 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines.errors import DeliveryRefused
-from cohort_pipelines.partners import Taplytics, apptimize_http
-from cohort_pipelines.partners.wire import ChangeWire
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Addresses, Settings
+from cohort_pipelines.core.errors import DeliveryRefused
+from cohort_pipelines.destinations.apptimize import apptimize_http
+from cohort_pipelines.destinations.taplytics import Taplytics
+from cohort_pipelines.destinations.wire import ChangeWire
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.checker import Checker
 

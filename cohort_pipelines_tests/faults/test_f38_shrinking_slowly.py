@@ -2,7 +2,7 @@
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines_tests.faults.projects import BETA_USERS, Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 

@@ -5,9 +5,10 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import listing, pausing
+from cohort_pipelines.core import clock
+from cohort_pipelines.ledger import pauses
 from cohort_pipelines.orchestration.resolved import STAGES
+from cohort_pipelines.reporting import listing
 from cohort_pipelines_tests.faults.projects import Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS
 
@@ -50,7 +51,7 @@ def test_f39_a_run_queued_before_a_restore_with_pause_sends_nothing(project: Fau
         assert project.held(name) == restored
         assert project.judge.asked() == asked
 
-    pausing.resume(project.ledger, name)
+    pauses.resume(project.ledger, name)
     require_superseded(project, name, project.run(name, stages=STAGES[3:]))  # still older than the restore
     assert project.held(name) == restored
     assert project.judge.asked() == asked
@@ -69,7 +70,7 @@ def test_f39_a_run_that_had_not_begun_before_a_restore_with_pause_sends_nothing(
 
     assert project.begin(waiting[0])
     assert newest(project, name).state == "superseded"
-    pausing.resume(project.ledger, name)
+    pauses.resume(project.ledger, name)
     assert project.begin(waiting[1])
     assert newest(project, name).state == "superseded"
     assert "asked for before the restore" in newest(project, name).reason
@@ -87,7 +88,7 @@ def test_f39_the_first_window_after_the_pause_wins(project: Faulty, name: str) -
     project.churn(0.2)
     assert project.run(name).success
     restore_and_pause(project, name, good)
-    pausing.resume(project.ledger, name)
+    pauses.resume(project.ledger, name)
 
     cadence = project.syncs[name].cadence
     assert cadence is not None

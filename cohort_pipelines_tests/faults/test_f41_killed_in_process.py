@@ -14,8 +14,8 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from cohort_pipelines.delivery import schema
-from cohort_pipelines.history import Stage
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.ledger import schema
 from cohort_pipelines.orchestration.instance import instance_at
 from cohort_pipelines_tests.live import until
 from cohort_pipelines_tests.live_project import LAUNCH_LIST, MODULE, LiveProject, new_project

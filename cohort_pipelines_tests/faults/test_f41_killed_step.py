@@ -15,10 +15,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import schema
-from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Cadence
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.ledger.schema import ChunkState
 from cohort_pipelines_tests.live import Live, serving, until
 from cohort_pipelines_tests.live_project import MODULE, LiveProject, new_project, roomy
 from cohort_pipelines_tests.test_daemon import ENGAGE, ended_run, launch_as_the_ui_does, tag

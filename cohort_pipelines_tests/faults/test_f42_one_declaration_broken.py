@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines_tests.faults.projects import MIXPANEL, TAPLYTICS, Faulty, adding, opened, redeclared, sync
 from cohort_pipelines_tests.receivers import http_receiver

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import plan
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
+from cohort_pipelines.membership import plan
+from cohort_pipelines.membership.belief import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import (
     IN_MEMORY,
     LAST_TRY,

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock, disk, processes
-from cohort_pipelines.disk import Kernel
-from cohort_pipelines.errors import PartnerFolderNotWritable, ProjectFolderInvalid
+from cohort_pipelines.core import clock, disk
+from cohort_pipelines.core import storage as history_disk
+from cohort_pipelines.core.disk import Kernel
+from cohort_pipelines.core.errors import PartnerFolderNotWritable, ProjectFolderInvalid
+from cohort_pipelines.destinations.apptimize import apptimize_file
+from cohort_pipelines.destinations.csv_file import CsvFile
+from cohort_pipelines.destinations.wire import Audience, Publication
+from cohort_pipelines.devtools import processes
 from cohort_pipelines.history import History
-from cohort_pipelines.history import disk as history_disk
-from cohort_pipelines.partners import CsvFile, apptimize_file
-from cohort_pipelines.partners.wire import Audience, Publication
 
 HERE = Kernel("here", "m1", "b1")
 HERE_AFTER_A_RESTART = Kernel("here", "m1", "b2")

@@ -14,19 +14,18 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import AttemptState, Terms, delivering
-from cohort_pipelines.partners import (
-    CohortMessages,
-    CsvFile,
-    ReplacingMessages,
-    Taplytics,
-    apptimize_http,
-    replacing,
-    taplytics,
-)
-from cohort_pipelines.partners.wire import ChangeWire, FileWire
-from cohort_pipelines.standins.settings import Addresses
+from cohort_pipelines.core import clock
+from cohort_pipelines.delivery import service
+from cohort_pipelines.destinations import replacing, taplytics
+from cohort_pipelines.destinations.apptimize import apptimize_http
+from cohort_pipelines.destinations.csv_file import CsvFile
+from cohort_pipelines.destinations.receiver import CohortMessages
+from cohort_pipelines.destinations.replacing import ReplacingMessages
+from cohort_pipelines.destinations.taplytics import Taplytics
+from cohort_pipelines.destinations.wire import ChangeWire, FileWire
+from cohort_pipelines.devtools.standins.settings import Addresses
+from cohort_pipelines.ledger.schema import AttemptState
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.faults.checker import Checker
 
 TARGET = "Beta"
@@ -153,7 +152,7 @@ def skipping_waits(wired: Wired) -> Iterator[None]:
             wired.land()
             passed.enter_context(clock.shifted(wired.applies_within))
 
-        patch.setattr(delivering, "time", SimpleNamespace(sleep=skip))
+        patch.setattr(service, "time", SimpleNamespace(sleep=skip))
         yield
 
 

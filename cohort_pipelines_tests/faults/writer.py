@@ -21,11 +21,11 @@ from unittest.mock import patch
 import msgspec
 from sqlalchemy import Connection
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryError
+from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines.delivery import chunks
-from cohort_pipelines.errors import DeliveryError
-from cohort_pipelines.standins.settings import Addresses
-from cohort_pipelines.windows import Cadence
+from cohort_pipelines.devtools.standins.settings import Addresses
 from cohort_pipelines_tests.delivery.world import World
 from cohort_pipelines_tests.faults.ledgers import is_locked
 from cohort_pipelines_tests.faults.wires import Wired

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from cohort_pipelines import history as reading
-from cohort_pipelines.errors import NotInHistory
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.core.errors import NotInHistory
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.history import History
 
 SYNC = "beta_users"
 EARLY, LATE = "2026-11-22T1215Z", "2026-11-22T1230Z"

@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from cohort_pipelines.errors import (
+from cohort_pipelines.core.errors import (
     HistoryError,
     HistoryFileDamaged,
     HistoryFileMissing,
     HistoryNotReadable,
     HistoryNotWritable,
 )
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.history import History
 from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.history.test_store import SYNC, WINDOW, rows_of, table
 
@@ -85,7 +86,7 @@ def test_a_file_that_we_may_not_read_is_not_taken_for_a_damaged_one(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = filled(history)
-    monkeypatch.setattr("cohort_pipelines.disk.Path.open", denied)
+    monkeypatch.setattr("cohort_pipelines.core.disk.Path.open", denied)
 
     with pytest.raises(HistoryNotReadable, match=f"{stored.path}: Permission denied"):
         rows_of(history, stored)

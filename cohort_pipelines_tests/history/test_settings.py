@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import environment, settings
-from cohort_pipelines.errors import EnvironmentFileInvalid, LedgerUnusable, PathInvalid, ProjectFolderInvalid
+from cohort_pipelines.core import environment, settings
+from cohort_pipelines.core.errors import EnvironmentFileInvalid, LedgerUnusable, PathInvalid, ProjectFolderInvalid
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cohort_pipelines.errors import ExportNameInvalid, HistoryFileDamaged, HistoryFileMissing, HistoryNotWritable
-from cohort_pipelines.history import History, Stage, StoredFile
+from cohort_pipelines.core.errors import ExportNameInvalid, HistoryFileDamaged, HistoryFileMissing, HistoryNotWritable
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.windows import one_time_window
+from cohort_pipelines.history import History
 from cohort_pipelines.history.writer import BLOCK, GROUP_BYTES, ROW_GROUP
-from cohort_pipelines.windows import one_time_window
 from cohort_pipelines_tests.disks import no_temporary_folder
 
 WINDOW = "2026-11-22T1215Z"

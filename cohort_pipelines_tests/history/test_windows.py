@@ -5,10 +5,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cohort_pipelines import clock
-from cohort_pipelines.disk import encode_path_name
-from cohort_pipelines.errors import ExportNameInvalid, WindowClosed, WindowNotOpenYet
-from cohort_pipelines.windows import Cadence, Window, one_time_window
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.disk import encode_path_name
+from cohort_pipelines.core.errors import ExportNameInvalid, WindowClosed, WindowNotOpenYet
+from cohort_pipelines.core.windows import Cadence, Window, one_time_window
 
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.timezones())  # noqa: DTZ001  hypothesis adds them
 cadences = st.sampled_from(Cadence)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort_pipelines.identity import (
+from cohort_pipelines.core.plain_text import NOT_TEXT
+from cohort_pipelines.identity.mapping import (
     DISTINCT_ID,
     MAX_ID_BYTES,
-    NOT_TEXT,
     PARTNER_ID,
     SPACE,
     Equality,

@@ -8,16 +8,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cohort_pipelines import engine, steps
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import engine
+from cohort_pipelines.core.errors import (
     CountsDoNotAddUp,
     HistoryFileDamaged,
     HistoryNotWritable,
     MemoryLimitReached,
     PropertyNotInSnapshot,
 )
-from cohort_pipelines.history import History, Stage, StoredFile
-from cohort_pipelines.identity import NOT_TEXT, Equality, IdRule, Reason
+from cohort_pipelines.core.files import Stage, StoredFile
+from cohort_pipelines.core.plain_text import NOT_TEXT
+from cohort_pipelines.history import History
+from cohort_pipelines.identity.mapping import Equality, IdRule, Reason
+from cohort_pipelines.snapshots import deriving
 
 WINDOW = "2026-11-22T1215Z"
 APPTIMIZE = "$apptimize_user_id"
@@ -61,10 +64,12 @@ def rows_of(history: History, stored: StoredFile) -> list[dict[str, Any]]:
     return [row for batch in history.batches(stored) for row in batch.to_pylist()]
 
 
-def built(history: History, rule: IdRule, *members: Member) -> tuple[steps.Payload, list[str], list[tuple[Any, ...]]]:
+def built(
+    history: History, rule: IdRule, *members: Member
+) -> tuple[deriving.Payload, list[str], list[tuple[Any, ...]]]:
     """Return the payload, its ids and its rejects."""
     snapshot = snapshot_of(history, *members)
-    payload = steps.build_payload(history, snapshot, steps.filter_identified(history, snapshot).file, rule)
+    payload = deriving.build_payload(history, snapshot, deriving.filter_identified(history, snapshot).file, rule)
     ids = [str(row["partner_user_id"]) for row in rows_of(history, payload.file)]
     return payload, ids, [tuple(row.values()) for row in rows_of(history, payload.rejects)]
 
@@ -72,7 +77,7 @@ def built(history: History, rule: IdRule, *members: Member) -> tuple[steps.Paylo
 def test_identified_users_are_those_with_a_profile(history: History) -> None:
     snapshot = snapshot_of(history, ("a", True, "i_a"), ("b", False, None), ("c", True, None))
 
-    found = steps.filter_identified(history, snapshot)
+    found = deriving.filter_identified(history, snapshot)
 
     assert (found.members, found.identified, found.file.rows) == (3, 2, 2)
     assert found.seconds >= 0
@@ -119,7 +124,7 @@ def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -
 def test_malformed_members_are_neither_identified_nor_anonymous(history: History) -> None:
     malformed = NOT_TEXT + "null"
     members: list[Member] = [("m1", True, "a_1"), ("m2", False, None), (malformed, False, None)]
-    found = steps.filter_identified(history, snapshot_of(history, *members))
+    found = deriving.filter_identified(history, snapshot_of(history, *members))
     payload, ids, rejects = built(history, ORIGINAL, *members)
 
     assert (found.identified, found.malformed) == (1, 1)
@@ -190,7 +195,7 @@ def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule)
         payload, ids, rejects = built(History(folder), rule, *cohort)
 
         assert ids == sorted(set(ids), key=str.encode)
-        assert steps.duplicate_ids(History(folder), payload.file) == 0
+        assert deriving.duplicate_ids(History(folder), payload.file) == 0
         assert len(ids) + len(rejects) == len(cohort) == payload.users + sum(payload.rejected.values())
         assert rejects == sorted(rejects, key=_place_among_rejects)
         assert {reason: count for reason, count in payload.rejected.items() if count} == {
@@ -218,10 +223,10 @@ def test_the_files_do_not_depend_on_the_order_of_the_members(cohort: list[Member
 
 def test_a_property_that_was_not_kept_is_named(history: History) -> None:
     snapshot = snapshot_of(history, ("a", True, "i_a"))
-    identified = steps.filter_identified(history, snapshot).file
+    identified = deriving.filter_identified(history, snapshot).file
 
     with pytest.raises(PropertyNotInSnapshot, match=r"'\$email'"):
-        steps.build_payload(history, snapshot, identified, IdRule(source="$email"))
+        deriving.build_payload(history, snapshot, identified, IdRule(source="$email"))
     assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []
 
 
@@ -229,20 +234,20 @@ def test_identified_users_of_another_snapshot_are_refused(history: History) -> N
     small, large = snapshot_of(history, ("a", True, None)), snapshot_of(history, ("a", True, None), ("b", True, None))
 
     with pytest.raises(CountsDoNotAddUp, match="has 2 members"):
-        steps.build_payload(history, large, steps.filter_identified(history, small).file, IdRule())
+        deriving.build_payload(history, large, deriving.filter_identified(history, small).file, IdRule())
     assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []
     assert history.versions("beta_users", Stage.REJECTS, WINDOW) == []
 
 
 def test_a_damaged_snapshot_is_never_used(history: History) -> None:
     snapshot = snapshot_of(history, ("a", True, None))
-    identified = steps.filter_identified(history, snapshot).file
+    identified = deriving.filter_identified(history, snapshot).file
     (Path(history.root) / snapshot.path).write_bytes(b"rot")
 
     with pytest.raises(HistoryFileDamaged, match="cohort_snapshot"):
-        steps.filter_identified(history, snapshot)
+        deriving.filter_identified(history, snapshot)
     with pytest.raises(HistoryFileDamaged, match="cohort_snapshot"):
-        steps.build_payload(history, snapshot, identified, IdRule())
+        deriving.build_payload(history, snapshot, identified, IdRule())
 
 
 @pytest.mark.parametrize(
@@ -251,24 +256,24 @@ def test_a_damaged_snapshot_is_never_used(history: History) -> None:
 def test_duplicate_ids_are_counted(history: History, ids: list[str], count: int) -> None:
     table = pa.table({"partner_user_id": pa.array(ids, pa.string())})
 
-    assert steps.duplicate_ids(history, history.write("s", Stage.PARTNER_PAYLOAD, WINDOW, table)) == count
+    assert deriving.duplicate_ids(history, history.write("s", Stage.PARTNER_PAYLOAD, WINDOW, table)) == count
 
 
 def test_duplicate_ids_are_found_across_batches(history: History) -> None:
     ids = [f"{number // 2:09}" for number in range(200_001)]
     table = pa.table({"partner_user_id": ids})
 
-    assert steps.duplicate_ids(history, history.write("s", Stage.PARTNER_PAYLOAD, WINDOW, table)) == 100_000
+    assert deriving.duplicate_ids(history, history.write("s", Stage.PARTNER_PAYLOAD, WINDOW, table)) == 100_000
 
 
 def test_duplicates_across_batches_are_found(history: History) -> None:
     snapshot = large_snapshot(history, 140_001)
 
-    payload = steps.build_payload(history, snapshot, steps.filter_identified(history, snapshot).file, ORIGINAL)
+    payload = deriving.build_payload(history, snapshot, deriving.filter_identified(history, snapshot).file, ORIGINAL)
 
     assert payload.users == 46_667
     assert payload.rejected[Reason.DUPLICATE_PARTNER_ID] == 140_001 - 46_667
-    assert steps.duplicate_ids(history, payload.file) == 0
+    assert deriving.duplicate_ids(history, payload.file) == 0
 
 
 SORTED = "SELECT repeat(md5(i::varchar), 12) AS id FROM range(100_000) AS t(i) ORDER BY id"
@@ -307,11 +312,11 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_disk_that_takes_no_spill_is_named(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = large_snapshot(history, 140_001)
-    identified = steps.filter_identified(history, snapshot).file
+    identified = deriving.filter_identified(history, snapshot).file
     no_folder = Path(history.root) / identified.path
     monkeypatch.setattr(engine, "MEMORY_LIMIT", "16MB")
-    monkeypatch.setattr(steps, "engine", lambda _: engine.engine(no_folder))
+    monkeypatch.setattr(deriving, "engine", lambda _: engine.engine(no_folder))
 
     with pytest.raises(HistoryNotWritable, match=f"{re.escape(str(no_folder))}: set work could not spill"):
-        steps.build_payload(history, snapshot, identified, ORIGINAL)
+        deriving.build_payload(history, snapshot, identified, ORIGINAL)
     assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []

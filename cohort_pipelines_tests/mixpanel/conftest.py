@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.windows import Window
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
 from cohort_pipelines.history import History
 from cohort_pipelines.mixpanel import Project
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines.windows import Window
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import httpx
 import msgspec
 import pytest
 
-from cohort_pipelines.errors import (
+from cohort_pipelines.core.errors import (
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
     MixpanelError,

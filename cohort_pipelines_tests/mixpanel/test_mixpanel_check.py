@@ -4,7 +4,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from cohort_pipelines.errors import (
+from cohort_pipelines.core.errors import (
     MixpanelAnswerTooLarge,
     MixpanelAnswerUnreadable,
     MixpanelCohortUnknown,
@@ -15,9 +15,9 @@ from cohort_pipelines.errors import (
     MixpanelProjectUnknown,
     NotProjectAdmin,
 )
+from cohort_pipelines.devtools.standins.faults import Fault
+from cohort_pipelines.devtools.standins.server import InThread
 from cohort_pipelines.mixpanel import MAX_PAGE_BYTES, CohortInfo, Project, check, check_project_and_cohorts
-from cohort_pipelines.standins.faults import Fault
-from cohort_pipelines.standins.server import InThread
 
 BETA_USERS = CohortInfo(id=1_478_097, name="Beta Users", count=2500)
 

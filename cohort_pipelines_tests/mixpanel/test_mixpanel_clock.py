@@ -7,13 +7,15 @@ from email.utils import format_datetime
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import ClockSkewed
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.mixpanel import Project, check_project_and_cohorts, take_snapshot
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.windows import Window
-from cohort_pipelines_tests.partners.odd_server import Asked, Raw, in_turn, odd_server, raw
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import ClockSkewed
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import Window
+from cohort_pipelines.devtools.standins.server import InThread
+from cohort_pipelines.history import History
+from cohort_pipelines.mixpanel import Project, check_project_and_cohorts
+from cohort_pipelines.snapshots.taking import take_snapshot
+from cohort_pipelines_tests.destinations.odd_server import Asked, Raw, in_turn, odd_server, raw
 
 ONE_PAGE = {
     "status": "ok",

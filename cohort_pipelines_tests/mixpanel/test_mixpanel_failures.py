@@ -9,8 +9,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     MixpanelCohortUnknown,
     MixpanelCredentialRefused,
     MixpanelError,
@@ -24,11 +24,13 @@ from cohort_pipelines.errors import (
     SnapshotTorn,
     TooManyConcurrentQueries,
 )
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.mixpanel import Project, Snapshot, client, take_snapshot
-from cohort_pipelines.standins.faults import Fault, Kind
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.windows import Window, one_time_window
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import Window, one_time_window
+from cohort_pipelines.devtools.standins.faults import Fault, Kind
+from cohort_pipelines.devtools.standins.server import InThread
+from cohort_pipelines.history import History
+from cohort_pipelines.mixpanel import Project, client
+from cohort_pipelines.snapshots.taking import Snapshot, take_snapshot
 
 BREAKS: tuple[Kind, ...] = ("status", "cut", "lost_response", "half_body", "html")
 

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from cohort_pipelines import steps
+from cohort_pipelines.core.http import NO_JSON
+from cohort_pipelines.core.plain_text import NOT_TEXT
+from cohort_pipelines.core.windows import Window
 from cohort_pipelines.history import History
-from cohort_pipelines.http import NO_JSON
-from cohort_pipelines.identity import NOT_TEXT, IdRule, Reason
-from cohort_pipelines.mixpanel import Project, Snapshot, take_snapshot
+from cohort_pipelines.identity.mapping import IdRule, Reason
+from cohort_pipelines.mixpanel import Project
 from cohort_pipelines.mixpanel.pages import Page, page_decoder
 from cohort_pipelines.mixpanel.proof import Torn, noting, require_no_repeats
-from cohort_pipelines.windows import Window
-from cohort_pipelines_tests.partners.odd_server import Asked, Raw, odd_server, raw
+from cohort_pipelines.snapshots import deriving
+from cohort_pipelines.snapshots.taking import Snapshot, take_snapshot
+from cohort_pipelines_tests.destinations.odd_server import Asked, Raw, odd_server, raw
 
 ID = "$apptimize_user_id"
 GOOD = b'{"$distinct_id":"g","$properties":{"$apptimize_user_id":"i_g"}}'
@@ -137,9 +139,9 @@ def test_the_rest_of_a_cohort_with_malformed_members_is_delivered(history: Histo
     snapshot = taken(history, window, pages)
     assert (snapshot.rows, snapshot.total, snapshot.malformed, snapshot.anonymous) == (5, 5, 2, 0)
     assert (snapshot.queries, snapshot.requests, snapshot.reread) == (1, 3, False)
-    identified = steps.filter_identified(history, snapshot.file)
+    identified = deriving.filter_identified(history, snapshot.file)
     assert (identified.identified, identified.malformed) == (3, 2)
-    payload = steps.build_payload(history, snapshot.file, identified.file, IdRule())
+    payload = deriving.build_payload(history, snapshot.file, identified.file, IdRule())
     assert column(history, payload.file, "partner_user_id") == ["4", "g"]
     assert {reason: count for reason, count in payload.rejected.items() if count} == {
         Reason.MALFORMED_MEMBER: 2,

@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cohort_pipelines.identity import NOT_TEXT
+from cohort_pipelines.core.plain_text import NOT_TEXT
 from cohort_pipelines.mixpanel.pages import Page, page_decoder, snapshot_schema
 
 ID = "$apptimize_user_id"

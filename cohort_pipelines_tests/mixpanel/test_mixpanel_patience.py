@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     MixpanelAnswerTooLarge,
     MixpanelAnswerUnreadable,
     MixpanelCohortUnknown,
@@ -18,11 +18,12 @@ from cohort_pipelines.errors import (
     MixpanelUnavailable,
     SnapshotTorn,
 )
+from cohort_pipelines.core.windows import Window
+from cohort_pipelines.devtools.standins.faults import Fault
+from cohort_pipelines.devtools.standins.server import InThread
 from cohort_pipelines.history import History
-from cohort_pipelines.mixpanel import Project, Snapshot, patience, take_snapshot
-from cohort_pipelines.standins.faults import Fault
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.windows import Window
+from cohort_pipelines.mixpanel import Project, patience
+from cohort_pipelines.snapshots.taking import Snapshot, take_snapshot
 
 ENGAGE = "/api/query/engage"
 

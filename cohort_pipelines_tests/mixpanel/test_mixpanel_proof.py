@@ -5,15 +5,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from cohort_pipelines.errors import SnapshotTorn, WindowClosed
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.mixpanel import Project, Snapshot, take_snapshot
+from cohort_pipelines.core.errors import SnapshotTorn, WindowClosed
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import Window
+from cohort_pipelines.devtools.standins.faults import Fault, Kind
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
+from cohort_pipelines.history import History
+from cohort_pipelines.mixpanel import Project
 from cohort_pipelines.mixpanel.pages import Page, page_decoder
 from cohort_pipelines.mixpanel.proof import Torn, noting, promise_of, require_no_repeats
-from cohort_pipelines.standins.faults import Fault, Kind
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines.windows import Window
+from cohort_pipelines.snapshots.taking import Snapshot, take_snapshot
 
 
 def page_of(number: int, *ids: str, **said: Any) -> Page:  # noqa: ANN401  any field of a page

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import WindowClosed, WindowNotOpenYet
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.mixpanel import AnonymousMembers, Project, Snapshot, take_snapshot
-from cohort_pipelines.standins.faults import Fault
-from cohort_pipelines.standins.population import IdMerge, Population
-from cohort_pipelines.standins.server import InThread, in_thread, running
-from cohort_pipelines.standins.settings import Addresses, Settings
-from cohort_pipelines.windows import Window, one_time_window
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import WindowClosed, WindowNotOpenYet
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import Window, one_time_window
+from cohort_pipelines.devtools.standins.faults import Fault
+from cohort_pipelines.devtools.standins.population import IdMerge, Population
+from cohort_pipelines.devtools.standins.server import InThread, in_thread, running
+from cohort_pipelines.devtools.standins.settings import Addresses, Settings
+from cohort_pipelines.history import History
+from cohort_pipelines.mixpanel import AnonymousMembers, Project
+from cohort_pipelines.snapshots.taking import Snapshot, take_snapshot
 
 ID = "$apptimize_user_id"
 EXPORT = one_time_window("by hand")

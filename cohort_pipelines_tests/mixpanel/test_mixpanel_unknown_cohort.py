@@ -5,11 +5,13 @@ from itertools import product
 
 import pytest
 
-from cohort_pipelines.errors import MixpanelCohortUnknown, MixpanelRequestRefused, Transient
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.mixpanel import Project, take_snapshot
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.windows import Window
+from cohort_pipelines.core.errors import MixpanelCohortUnknown, MixpanelRequestRefused, Transient
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.core.windows import Window
+from cohort_pipelines.devtools.standins.server import InThread
+from cohort_pipelines.history import History
+from cohort_pipelines.mixpanel import Project
+from cohort_pipelines.snapshots.taking import take_snapshot
 
 BODIES = (
     "",

@@ -5,11 +5,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.server import in_thread
+from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
-from cohort_pipelines.standins.server import in_thread
-from cohort_pipelines.standins.settings import Settings
 from cohort_pipelines_tests.orchestration.demo_project import PACKAGE, Project
 
 

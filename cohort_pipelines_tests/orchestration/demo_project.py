@@ -6,12 +6,12 @@ from pathlib import Path
 import dagster as dg
 
 import cohort_pipelines
-from cohort_pipelines import clock, settings
-from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.core import clock, settings
+from cohort_pipelines.devtools.standins.server import InThread
 from cohort_pipelines.history import History
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.resolved import ResolvedSync
-from cohort_pipelines.standins.server import InThread
 
 PACKAGE = Path(cohort_pipelines.__file__).parent
 TAPLYTICS = "beta_users_taplytics"

@@ -11,14 +11,16 @@ import dagster as dg
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from cohort_pipelines import clock, notices, settings
-from cohort_pipelines.delivery import Ledger, pairing
-from cohort_pipelines.delivery.rebuilding import rebuild
-from cohort_pipelines.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired
+from cohort_pipelines.core import clock, settings
+from cohort_pipelines.core.errors import AlertsUntold, HistoryNotReadable, LedgerUnpaired
 from cohort_pipelines.history import History
-from cohort_pipelines.notices import Notice
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines.orchestration import alerts, project_definitions
 from cohort_pipelines.orchestration.resources import Records
+from cohort_pipelines.recovery import pairing
+from cohort_pipelines.recovery.rebuilding import rebuild
+from cohort_pipelines.reporting import notices
+from cohort_pipelines.reporting.notices import Notice
 from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.orchestration.test_declarations import SOUND, problems
 from cohort_pipelines_tests.orchestration.test_scaffolders import scaffold

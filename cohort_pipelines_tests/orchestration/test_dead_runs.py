@@ -12,7 +12,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.events import EngineEventData
 from dagster._core.test_utils import create_run_for_test
 
-from cohort_pipelines import process_names
+from cohort_pipelines.core import process_names
 from cohort_pipelines.orchestration.dead_runs import PROCESS_TAG, SYNCS_TAG, end_dead_runs, process_tag
 from cohort_pipelines.orchestration.resources import Records
 

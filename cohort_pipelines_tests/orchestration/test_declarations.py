@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort_pipelines import settings
-from cohort_pipelines.delivery import Terms
-from cohort_pipelines.errors import LedgerUnusable
+from cohort_pipelines.core import settings
+from cohort_pipelines.core.errors import LedgerUnusable
+from cohort_pipelines.destinations.receiver import CohortMessages
+from cohort_pipelines.destinations.replacing import ReplacingMessages
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines.orchestration import CohortSync, project_definitions
 from cohort_pipelines.orchestration.connections import Destination
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.orchestration.rules import siblings_in
-from cohort_pipelines.partners import CohortMessages, ReplacingMessages
 
 PROJECT = """
     type: cohort_pipelines.orchestration.MixpanelProject

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cohort_pipelines.identity import IdRule
+from cohort_pipelines.identity.mapping import IdRule
 from cohort_pipelines.orchestration.connections import (
     ApptimizeDestination,
     IdMerge,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines.errors import RunsNotRecorded
+from cohort_pipelines.core.errors import RunsNotRecorded
 from cohort_pipelines.orchestration.instance import instance_at
 
 

@@ -5,7 +5,8 @@ import dagster as dg
 import httpx
 import pytest
 
-from cohort_pipelines import clock, history
+from cohort_pipelines import history
+from cohort_pipelines.core import clock
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines_tests.event_loops import free_of_the_ledger
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, TAPLYTICS, Project, failure

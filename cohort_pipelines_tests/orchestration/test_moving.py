@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import pausing, targets
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins import apptimize
+from cohort_pipelines.devtools.standins.groups import CohortMessage, read_message
+from cohort_pipelines.ledger import pauses, targets
 from cohort_pipelines.orchestration import connected
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
-from cohort_pipelines.standins import apptimize
-from cohort_pipelines.standins.groups import CohortMessage, read_message
 from cohort_pipelines_tests.faults.projects import (
     BETA_USERS,
     LAPSED_USERS,
@@ -137,7 +137,7 @@ def test_what_cannot_be_emptied_is_not_paused_either(
 
     assert "no destination that can be loaded reaches 'Beta'" in sentence
     assert "is paused" not in sentence
-    assert pausing.paused(filled.ledger, FLAGS) is None
+    assert pauses.paused(filled.ledger, FLAGS) is None
 
 
 def test_a_retirement_that_fails_says_that_the_sync_is_paused(filled: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_retirement_that_fails_says_that_the_sync_is_paused(filled: Faulty, mo
 
     assert sentence.startswith("The delivery stopped after 0 of")
     assert sentence.endswith(f"{FLAGS} is paused; cohort-pipelines resume {FLAGS} lets it deliver again.")
-    assert pausing.paused(filled.ledger, FLAGS) is not None
+    assert pauses.paused(filled.ledger, FLAGS) is not None
 
 
 def test_a_restore_that_pauses_and_fails_says_that_the_sync_is_paused(

@@ -7,9 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock, history
-from cohort_pipelines.delivery import pausing, targets
-from cohort_pipelines.delivery.targets import TargetRecord
+from cohort_pipelines import history
+from cohort_pipelines.core import clock
+from cohort_pipelines.ledger import pauses, targets
+from cohort_pipelines.ledger.targets import TargetRecord
 from cohort_pipelines_tests.faults.projects import (
     MESSAGES,
     MIXPANEL,
@@ -88,7 +89,7 @@ def test_a_restore_puts_the_audience_back_and_is_seen_in_the_open_window(
     assert (told["asset"], told["partition"]) == ([TAPLYTICS, "destination_upload"], project.window(TAPLYTICS))
     assert (told["restored from"], told["joiners"]) == (earlier, len(before - newest))
     assert history.receipts(TAPLYTICS).iloc[-1]["restored_from"] == earlier
-    assert pausing.paused(project.ledger, TAPLYTICS) is None
+    assert pauses.paused(project.ledger, TAPLYTICS) is None
 
     again = project.run(TAPLYTICS)  # of a window that was read before the restore
     assert again.success
@@ -105,7 +106,7 @@ def test_a_restore_can_pause_in_the_same_step(project: Project, two_windows: tup
     with clock.shifted(timedelta(hours=-2) + timedelta(hours=2, seconds=1)):
         project.run(TAPLYTICS)
 
-    pause = pausing.paused(project.ledger, TAPLYTICS)
+    pause = pauses.paused(project.ledger, TAPLYTICS)
     assert pause is not None
     assert (pause.who, pause.why) == ("ada", "a wrong rule")
     assert project.segment == before
@@ -159,7 +160,7 @@ def test_what_cannot_be_done_is_one_sentence(project: Project, job: str, config:
     assert NOTHING_SENT in sentence
     assert "\n" not in sentence
     assert (project.segment, project.standins.standins.taplytics_faults.requests.total()) == (before, requests)
-    assert pausing.paused(project.ledger, APPTIMIZE) is None
+    assert pauses.paused(project.ledger, APPTIMIZE) is None
 
 
 def test_a_sync_that_is_where_it_is_declared_is_not_moved(
@@ -183,7 +184,7 @@ def test_a_declared_sync_that_is_retired_stays_paused_so_that_nothing_fills_it_a
 
     assert project.segment == set()
     assert known(project)["Beta Users"].retired is not None
-    pause = pausing.paused(project.ledger, TAPLYTICS)
+    pause = pauses.paused(project.ledger, TAPLYTICS)
     assert pause is not None
     assert (pause.who, pause.why) == ("ada", "retired; remove its folder")
     kinds = history.receipts(TAPLYTICS)["kind"].tolist()
@@ -231,7 +232,7 @@ def test_a_retirement_of_what_is_not_declared_any_more(exported: Faulty, tmp_pat
     assert operate(left, "retire", sync=LIST).success
 
     assert exported.judge.segment("Launch List") == set()
-    assert pausing.paused(left.ledger, LIST) is None
+    assert pauses.paused(left.ledger, LIST) is None
 
 
 @pytest.mark.parametrize("declared", [{"mixpanel": MIXPANEL, "apptimize": MESSAGES}, {}], ids=["others", "nothing"])

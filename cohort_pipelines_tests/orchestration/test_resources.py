@@ -7,11 +7,13 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from cohort_pipelines import settings
-from cohort_pipelines.delivery import Ledger, pairing
-from cohort_pipelines.errors import HistoryNotReadable, LedgerUnpaired, LedgerUnusable
-from cohort_pipelines.history import History, Stage
+from cohort_pipelines.core import settings
+from cohort_pipelines.core.errors import HistoryNotReadable, LedgerUnpaired, LedgerUnusable
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines.orchestration.resources import Records, fitting_ledger, own_ledger
+from cohort_pipelines.recovery import pairing
 from cohort_pipelines_tests.databases import KINDS
 from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.faults.ledgers import place

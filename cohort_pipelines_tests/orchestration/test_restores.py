@@ -7,8 +7,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import releasing
+from cohort_pipelines.core import clock
+from cohort_pipelines.ledger import releases
 from cohort_pipelines_tests.faults.projects import MIXPANEL, Faulty, opened, said, sync
 from cohort_pipelines_tests.faults.projects import TAPLYTICS as FLAGS
 from cohort_pipelines_tests.orchestration.demo_project import Project
@@ -59,7 +59,7 @@ def test_what_the_gates_find_at_a_restore_is_seen_with_the_upload_s_checks(fault
     assert "Held by the gate max_shrink" in said(held)
     assert shown(faulty, DAILY) == green | {"max_shrink": "FAILED"}
 
-    releasing.release(faulty.ledger, DAILY, who="ada", why="it was so", min_users=None)
+    releases.release(faulty.ledger, DAILY, who="ada", why="it was so", min_users=None)
     released = operate(faulty, "restore", sync=DAILY, window=faulty.window(DAILY, back=1))
     assert released.success
     [evaluation] = [each for each in released.get_asset_check_evaluations() if each.check_name == "max_shrink"]
@@ -77,7 +77,7 @@ def test_a_restore_of_an_export_leaves_no_partition_that_could_undo_it(faulty: F
 
     assert "Held by the gate max_shrink" in said(operate(faulty, "restore", sync=LIST, window="few"))
     assert faulty.judge.segment("Launch List") == before
-    releasing.release(faulty.ledger, LIST, who="ada", why="it was so")
+    releases.release(faulty.ledger, LIST, who="ada", why="it was so")
     assert operate(faulty, "restore", sync=LIST, window="few").success
 
     few = faulty.judge.segment("Launch List")

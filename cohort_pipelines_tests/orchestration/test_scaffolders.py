@@ -10,12 +10,12 @@ import click
 import pytest
 from dagster.components.component_scaffolding import scaffold_object
 
-from cohort_pipelines import clock
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.scaffold import init_project
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines.orchestration.project import component_tree, resolved_syncs
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.orchestration.rules import siblings_in
-from cohort_pipelines.scaffold import init_project
 
 ORCHESTRATION = "cohort_pipelines.orchestration"
 CONNECTIONS = {

@@ -9,19 +9,21 @@ import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
 
-from cohort_pipelines import clock, progress, settings
-from cohort_pipelines.delivery import Ledger, pairing, pausing
+from cohort_pipelines.core import clock, progress, settings
+from cohort_pipelines.core.process_names import name_of
+from cohort_pipelines.ledger import pauses
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.dead_runs import SYNCS_TAG
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
 from cohort_pipelines.orchestration.resources import Records
 from cohort_pipelines.orchestration.schedules import build_jobs_and_schedules
-from cohort_pipelines.process_names import name_of
+from cohort_pipelines.recovery import pairing
 from cohort_pipelines_tests.faults.disks import denied
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, PACKAGE, TAPLYTICS, Project, failure, labelled
 from cohort_pipelines_tests.orchestration.test_dead_runs import run_of_a_killed_process
 
-DAGSTER_YAML = PACKAGE / "templates" / "project" / "dagster.yaml"
+DAGSTER_YAML = PACKAGE / "devtools" / "templates" / "project" / "dagster.yaml"
 NOON = datetime(2026, 11, 10, 12, 0, tzinfo=UTC)
 JOBS = {TAPLYTICS: "dynamic_syncs", APPTIMIZE: "recurring_syncs"}
 
@@ -156,7 +158,7 @@ def test_a_sync_whose_writer_was_killed_is_run_though_its_lease_goes_on(
 
 def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> None:
     definitions, first, second = twins(project)
-    pausing.pause(project.ledger, first.name, who="kim", why="holidays")
+    pauses.pause(project.ledger, first.name, who="kim", why="holidays")
     later = NOON + timedelta(days=2)
 
     [run], _ = tick(definitions, JOBS[APPTIMIZE], later)
@@ -165,7 +167,7 @@ def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> 
     [window] = project.ledger.windows(first.name)
     assert (window.key, window.state, window.reason) == ("2026-11-12T1200Z", "skipped", "paused: holidays")
 
-    pausing.pause(project.ledger, second.name, who="kim", why="a new receiver")
+    pauses.pause(project.ledger, second.name, who="kim", why="a new receiver")
     requests, reason = tick(definitions, JOBS[APPTIMIZE], later + timedelta(minutes=15))
     assert requests == []
     assert reason == (
@@ -173,7 +175,7 @@ def test_a_paused_sync_is_left_out_and_the_window_says_why(project: Project) -> 
         "second is left out of 2026-11-12T1215Z: paused: a new receiver."
     )
 
-    pausing.resume(project.ledger, first.name)
+    pauses.resume(project.ledger, first.name)
     [run], _ = tick(definitions, JOBS[APPTIMIZE], later + timedelta(minutes=30))
     assert run.tags[SYNCS_TAG] == first.name
     assert [row.state for row in project.ledger.windows(first.name)] == ["open", "skipped", "skipped"]

@@ -6,11 +6,13 @@ import dagster as dg
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, pause, releasing
-from cohort_pipelines.delivery.gates import Verdict
-from cohort_pipelines.delivery.schema import GREEN_STATES
-from cohort_pipelines.errors import DeliveryYielded
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.delivery import Gates
+from cohort_pipelines.ledger import releases
+from cohort_pipelines.ledger.pauses import pause
+from cohort_pipelines.ledger.releases import Verdict
+from cohort_pipelines.ledger.schema import GREEN_STATES
 from cohort_pipelines.orchestration import metadata, upload
 from cohort_pipelines.orchestration.assets import build_assets
 from cohort_pipelines.orchestration.resolved import STAGES, ResolvedSync
@@ -104,7 +106,7 @@ def test_a_held_payload_is_red_and_shows_which_gate_held_it(delivered: Project) 
 def test_a_released_payload_says_by_whose_word(delivered: Project) -> None:
     leave(delivered, 0.6)
     assert not delivered.run(TAPLYTICS).success
-    releasing.release(delivered.ledger, TAPLYTICS, who="ada", why="the beta ends")
+    releases.release(delivered.ledger, TAPLYTICS, who="ada", why="the beta ends")
 
     result = delivered.run(TAPLYTICS, stages=UPLOAD)
 
@@ -267,7 +269,7 @@ def test_how_far_a_delivery_came_is_shown(eta: float | None, shown: Mapping[str,
 
 def test_a_verdict_shows_who_let_it_pass() -> None:
     verdict = Verdict("max_shrink", 0.6, 0.5, held=True, finding="too few")
-    release = releasing.Release(1, "ada", "the beta ends", clock.now(), clock.now())
+    release = releases.Release(1, "ada", "the beta ends", clock.now(), clock.now())
 
     assert metadata.of_verdict(verdict, None) == {"value": 0.6, "limit": 0.5, "finding": "too few"}
     assert metadata.of_verdict(verdict, release)["released"] == str(release)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cohort_pipelines.delivery import Ledger
+from cohort_pipelines.ledger.ledger import Ledger
 from cohort_pipelines_tests.delivery.world import IN_MEMORY, MemoryPartner, World, one_duckdb
 
 

@@ -5,10 +5,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Gates, Receipt, pausing, releasing
-from cohort_pipelines.delivery.belief import SETTLES_AFTER
-from cohort_pipelines.errors import (
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.errors import (
     DeliveryError,
     DeliveryHeld,
     DeliveryStopped,
@@ -16,7 +14,10 @@ from cohort_pipelines.errors import (
     NothingToRestore,
     SyncPaused,
 )
-from cohort_pipelines.history import StoredFile
+from cohort_pipelines.core.files import StoredFile
+from cohort_pipelines.delivery import Gates, Receipt
+from cohort_pipelines.ledger import pauses, releases
+from cohort_pipelines.membership.belief import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
 from cohort_pipelines_tests.soak.bench import Bench
 from cohort_pipelines_tests.soak.promises import BEGINS, Promises, Violation, require
@@ -130,9 +131,9 @@ class Play:
     def _do(self, step: Step) -> None:
         world = self.world
         if step.what == "pause":
-            pausing.pause(world.ledger, SYNC, who="somebody", why="to see")
+            pauses.pause(world.ledger, SYNC, who="somebody", why="to see")
         elif step.what == "resume":
-            pausing.resume(world.ledger, SYNC)
+            pauses.resume(world.ledger, SYNC)
         elif step.what == "release":
             self._release(step)
         elif step.what == "window" or not self.sealed:
@@ -149,7 +150,7 @@ class Play:
         return self.sealed[-1]
 
     def _deliver(self, sealed: Sealed, step: Step) -> Receipt:
-        paused = pausing.paused(self.world.ledger, SYNC) is not None
+        paused = pauses.paused(self.world.ledger, SYNC) is not None
         before = len(self.partner.requests)
         with self._delivering(sealed.payload.checksum, sealed.ids):
             try:
@@ -194,16 +195,16 @@ class Play:
     def _release(self, step: Step) -> None:
         """Let pass what is held, else a new window if the gates hold it, and deliver it."""
         gated = replace(step, gated=True)
-        if releasing.held(self.world.ledger, SYNC) is None:
+        if releases.held(self.world.ledger, SYNC) is None:
             try:
                 self._deliver(self._seal(users(*step.audience)), gated)
             except DeliveryHeld:
                 self.tally.held += 1
             else:
                 return
-        held = releasing.held(self.world.ledger, SYNC)
+        held = releases.held(self.world.ledger, SYNC)
         assert held is not None
-        releasing.release(self.world.ledger, SYNC, who="somebody", why="it is meant")
+        releases.release(self.world.ledger, SYNC, who="somebody", why="it is meant")
         self.tally.released += 1
         self.promises.released.add(held.payload_checksum)
         if held.restored_from:
@@ -239,7 +240,7 @@ class Play:
             self.later.enter_context(clock.shifted(SLEEP))
             return self._overtakes()
         if amid == "paused":
-            pausing.pause(self.world.ledger, SYNC, who="somebody", why="at once")
+            pauses.pause(self.world.ledger, SYNC, who="somebody", why="at once")
         else:
             self.later.enter_context(clock.shifted(HURRY))
         return True
@@ -265,7 +266,7 @@ class Play:
         return True
 
     def _calm_window(self, wanted: set[str]) -> Receipt:
-        pausing.resume(self.world.ledger, SYNC)
+        pauses.resume(self.world.ledger, SYNC)
         self.partner.faults, self.partner.always, self.partner.on_request = {}, None, None
         return self._deliver(self._seal(wanted), Step())
 

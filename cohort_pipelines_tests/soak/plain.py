@@ -8,10 +8,11 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.delivery import overwrite
-from cohort_pipelines.delivery.belief import Belief, fold
-from cohort_pipelines.delivery.schema import ChunkState
-from cohort_pipelines.history import History, StoredFile
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger.schema import ChunkState
+from cohort_pipelines.membership.belief import Belief, fold
 
 
 def only_when_finished(history: History, base: Belief, plan: StoredFile, chunks: pa.Table, **terms: Any) -> Belief:  # noqa: ANN401

@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from cohort_pipelines import clock
-from cohort_pipelines.delivery import Receipt, Terms, schema
-from cohort_pipelines.history import History, Stage
-from cohort_pipelines.partners.wire import Operation
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.files import Stage
+from cohort_pipelines.delivery import Receipt
+from cohort_pipelines.history import History
+from cohort_pipelines.ledger import schema
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC
 from cohort_pipelines_tests.soak.receiver import Receiver
 from cohort_pipelines_tests.soak.story import Story

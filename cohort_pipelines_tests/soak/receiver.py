@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cohort_pipelines import clock
-from cohort_pipelines.errors import PartnerKeyRefused, PartnerRequestRefused
-from cohort_pipelines.partners.wire import Answer, Operation
+from cohort_pipelines.core import clock
+from cohort_pipelines.core.changes import Operation
+from cohort_pipelines.core.errors import PartnerKeyRefused, PartnerRequestRefused
+from cohort_pipelines.destinations.wire import Answer
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, dropped, late, lost, tried_twice
 
 

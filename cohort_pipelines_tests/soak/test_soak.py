@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from cohort_pipelines.delivery import Terms, belief, pace
-from cohort_pipelines.delivery.gates import Facts, Gates, Verdict
-from cohort_pipelines.errors import PartnerRequestRefused
+from cohort_pipelines.core.errors import PartnerRequestRefused
+from cohort_pipelines.delivery import pace
+from cohort_pipelines.delivery.gates import Facts, Gates
+from cohort_pipelines.ledger.releases import Verdict
+from cohort_pipelines.membership import belief
+from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import users
 from cohort_pipelines_tests.soak.__main__ import broken_by, first_broken, run_batch, shortest
 from cohort_pipelines_tests.soak.bench import bench

@@ -6,9 +6,9 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.services import StandIns
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.services import StandIns
+from cohort_pipelines.devtools.standins.settings import Settings
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.standins.server import InThread
+from cohort_pipelines.devtools.standins.server import InThread
 
 GROUP = "Mixpanel: Beta Users"
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.standins.behaviour import Behaviour, Reception
+from cohort_pipelines.devtools.standins.behaviour import Behaviour, Reception
 
 pytestmark = pytest.mark.slow
 

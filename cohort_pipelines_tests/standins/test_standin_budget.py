@@ -5,12 +5,12 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.budget import QueryBudget
-from cohort_pipelines.standins.faults import Fault, Kind
-from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.standins.services import StandIns
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.budget import QueryBudget
+from cohort_pipelines.devtools.standins.faults import Fault, Kind
+from cohort_pipelines.devtools.standins.project import BETA_USERS
+from cohort_pipelines.devtools.standins.server import InThread
+from cohort_pipelines.devtools.standins.services import StandIns
 
 ENGAGE = "/api/query/engage"
 COHORT = {"filter_by_cohort": json.dumps({"id": BETA_USERS}), "page_size": 10}

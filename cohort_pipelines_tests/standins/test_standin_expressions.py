@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cohort_pipelines import clock
-from cohort_pipelines.standins.expressions import ExpressionRefused, selector, type_of
+from cohort_pipelines.core import clock
+from cohort_pipelines.devtools.standins.expressions import ExpressionRefused, selector, type_of
 
 PROFILE = {
     "plan": "beta",

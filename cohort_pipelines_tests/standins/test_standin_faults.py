@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.standins.faults import Fault, Kind
-from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.services import StandIns
+from cohort_pipelines.devtools.standins.faults import Fault, Kind
+from cohort_pipelines.devtools.standins.project import BETA_USERS
+from cohort_pipelines.devtools.standins.services import StandIns
 
 USERS = "/v2/users/"
 ENGAGE = "/api/query/engage"

@@ -1,9 +1,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from cohort_pipelines.standins.behaviour import Behaviour
-from cohort_pipelines.standins.kept import keep, kept_settings
-from cohort_pipelines.standins.server import running
+from cohort_pipelines.devtools.standins.behaviour import Behaviour
+from cohort_pipelines.devtools.standins.kept import keep, kept_settings
+from cohort_pipelines.devtools.standins.server import running
 
 
 def test_stand_ins_come_back_at_the_same_ports_with_as_many_members(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.standins.project import BETA_USERS
-from cohort_pipelines.standins.server import InThread, in_thread
-from cohort_pipelines.standins.services import StandIns
-from cohort_pipelines.standins.settings import Settings
+from cohort_pipelines.devtools.standins.project import BETA_USERS
+from cohort_pipelines.devtools.standins.server import InThread, in_thread
+from cohort_pipelines.devtools.standins.services import StandIns
+from cohort_pipelines.devtools.standins.settings import Settings
 
 ENGAGE = "/api/query/engage"
 BY_COHORT = json.dumps({"id": BETA_USERS})

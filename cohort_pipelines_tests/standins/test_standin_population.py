@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from cohort_pipelines.standins.population import PARTNER_ID, IdMerge, Kind, Population
+from cohort_pipelines.devtools.standins.population import PARTNER_ID, IdMerge, Kind, Population
 
 BOTH: list[IdMerge] = ["original", "simplified"]
 

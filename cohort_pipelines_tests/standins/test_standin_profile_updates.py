@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.standins.population import Kind
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.standins.services import StandIns
+from cohort_pipelines.devtools.standins.population import Kind
+from cohort_pipelines.devtools.standins.server import InThread
+from cohort_pipelines.devtools.standins.services import StandIns
 
 
 @pytest.fixture

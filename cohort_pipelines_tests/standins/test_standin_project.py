@@ -1,7 +1,7 @@
 import pytest
 
-from cohort_pipelines.standins.population import IdMerge, Kind, Population
-from cohort_pipelines.standins.project import BETA_USERS, LAPSED_USERS, Project
+from cohort_pipelines.devtools.standins.population import IdMerge, Kind, Population
+from cohort_pipelines.devtools.standins.project import BETA_USERS, LAPSED_USERS, Project
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cohort_pipelines.standins.server import InThread
-from cohort_pipelines.standins.services import StandIns
+from cohort_pipelines.devtools.standins.server import InThread
+from cohort_pipelines.devtools.standins.services import StandIns
 
 USERS = "/v2/users/"
 

@@ -1,0 +1,1 @@
+"""The commands: what they ask for, and how it is shown."""

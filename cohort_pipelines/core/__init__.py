@@ -1,0 +1,1 @@
+"""What every room may use: errors, clock, windows, settings, disk, HTTP, DuckDB, the event loop."""

@@ -1,0 +1,1 @@
+"""For developing: the demo, `dev`, a project to begin with, and the stand-ins of all services."""
