@@ -48,6 +48,7 @@ soak: setup  ## random sequences of windows and mishaps against a model (SEEDS=2
 lint: setup  ## formatting, lint, spelling and pyproject.toml
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell
 	@$(BIN)/validate-pyproject pyproject.toml >/dev/null
 

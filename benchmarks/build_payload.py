@@ -1,4 +1,4 @@
-"""Work a snapshot out into a payload and rejects, for the id rules of both partners.
+"""Work a snapshot out into a payload and excluded, for the id rules of both partners.
 
 The same snapshot is also read and written back, so that what the work costs on top of the files is a ratio within one
 run: python -m benchmarks.build_payload --members 100000
@@ -46,7 +46,7 @@ def _measure(history: History, members: int) -> None:
             payload = deriving.build_payload(history, snapshot, identified.file, rule)
         print(f"  payload for {name:<12} {building}")
         print(
-            f"    {payload.users:,} users, {sum(payload.rejected.values()):,} rejects; "
+            f"    {payload.users:,} users, {sum(payload.excluded_by_reason.values()):,} excluded; "
             f"{building.seconds / copy.seconds:.1f} copies; {members / building.seconds:,.0f} members a second"
         )
 

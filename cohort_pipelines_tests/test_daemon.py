@@ -214,7 +214,7 @@ def test_a_backfill_of_the_whole_chain_leaves_the_audience_as_it_is(
     }
     sent = project.traffic() - traffic
     assert set(sent) <= {"/v2/users/"}
-    assert sent.total() <= len(segment) / 20  # no more than the slice whose turn it was to be healed
+    assert sent.total() <= len(segment) / 20  # no more than the slice whose turn it was to be reconciled
     assert project.segment() == segment
 
 

@@ -117,7 +117,7 @@ def test_first_fills_run_beside_each_other_and_new_syncs_before_one_that_goes_on
             until(has_minutes_left, "a window with time left", 240)
             window = Cadence.QUARTER_HOUR.window_at(clock.now()).key
             assert ended_run(dagster, launch_as_the_ui_does(dagster, BEGUN, window))["status"] == "FAILURE"
-            assert project.ledger.last_turn(BEGUN)
+            assert project.ledger.last_attempt(BEGUN)
 
             receiver.open = True
             switch_on_every_minute(dagster)

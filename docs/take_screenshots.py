@@ -101,7 +101,7 @@ def take_plots(page: Page, ui: str) -> None:
     for section in ("Status", "Description"):
         page.get_by_role("button", name=section).click()  # folds it
     page.get_by_text("Plots", exact=True).click()
-    expect(page.get_by_text("unsettled", exact=True)).to_be_visible()
+    expect(page.get_by_text("in_doubt", exact=True)).to_be_visible()
     page.mouse.click(700, 25)  # away from the button, which has the focus
     until_still(page.locator("canvas").last)
     page.screenshot(path=IMAGES / "materialization.png")

@@ -79,8 +79,8 @@ def print_plan(planned: "Plan") -> None:
         console().print(obstacle, style="red")
     for verdict in planned.preview.verdicts:
         if verdict.held:
-            by = f" Released by {planned.preview.released}." if planned.preview.released else f" {verdict.remedy}"
-            style = "yellow" if planned.preview.released else "red"
+            by = f" Released by {planned.preview.approved}." if planned.preview.approved else f" {verdict.remedy}"
+            style = "yellow" if planned.preview.approved else "red"
             console().print(f"Held by the gate {verdict.name}: {verdict.finding}.{by}", style=style)
 
 

@@ -1,4 +1,4 @@
-"""Commands by which somebody steps in: pause, let go, put back, move, give up. Each leaves its record in the ledger."""
+"""Commands by which a person steps in: pause, approve, restore, retarget, retire. The ledger records each."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ def pause(sync: Sync, because: Because, who: Who = "", project: ProjectFolder = 
         launch.require_known(sync, package, fitting_ledger())
         ledger = own_ledger()
         pauses.pause(ledger, sync, who=asking(who), why=because)
-        pairing.keep_in_mind(ledger, History(history_root()))
+        pairing.refuse_older_copies(ledger, History(history_root()))
     console().print(f"{sync} is paused. Nothing is sent for it until: cohort-pipelines resume {sync}")
 
 
@@ -70,14 +70,14 @@ def resume(sync: Sync, project: ProjectFolder = Path()) -> None:
         launch.require_known(sync, package, ledger)
         was_paused = ledger is not None and pauses.resume(ledger, sync)
         if ledger is not None and was_paused:
-            pairing.keep_in_mind(ledger, History(history_root()))
+            pairing.refuse_older_copies(ledger, History(history_root()))
         turn = _turn(launch.sync_called(sync, package))
     said = f"is resumed; its next {turn} delivers" if was_paused else "was not paused"
     console().print(f"{sync} {said}.")
 
 
 @app.command()
-def release(
+def approve(
     sync: Sync,
     *,
     because: Because,
@@ -95,16 +95,16 @@ def release(
     What a restore was held at is put back.
     """
     from cohort_pipelines.core.errors import NothingHeld
-    from cohort_pipelines.ledger import AttemptKind, releases
+    from cohort_pipelines.ledger import AttemptKind, approvals
     from cohort_pipelines.orchestration import launch, operations, own_ledger
 
     with launch.opened(project) as opened:
         ledger, name = own_ledger(), opened.sync(sync).name
-        held, by_size = releases.held(ledger, name), min_users is not None or max_users is not None
+        held, by_size = approvals.held(ledger, name), min_users is not None or max_users is not None
         if held is None and not by_size:
             raise NothingHeld(name)
         shown = None if by_size else held  # not what is held by the time that it is recorded
-        made = releases.release(
+        made = approvals.approve(
             ledger,
             name,
             who=asking(who),
@@ -151,7 +151,7 @@ def restore(
     from cohort_pipelines.orchestration import launch, operations, planning
 
     if pause_too and not because:
-        problem = "--pause needs --because, for whoever finds the sync paused."
+        problem = "--pause needs --because, for readers of `history`."
         raise typer.BadParameter(problem)
     if not pause_too and (because or who):
         problem = "--because and --who go with --pause: nothing else of a restore keeps them."
@@ -243,9 +243,9 @@ def rebuild(
     if done.unmeasured:
         console().print(
             f"Of {many(done.unmeasured, 'target', 'targets')} no receipt tells what was delivered last. Gates count "
-            "every id there as held: if one holds an ordinary audience, let it go with `cohort-pipelines release`."
+            "every id there as held: if one holds an ordinary audience, let it go with `cohort-pipelines approve`."
         )
-    console().print("Pauses and open releases stand in no history: pause or release again what a lost ledger had.")
+    console().print("Pauses and open approvals stand in no history: pause or approve again what a lost ledger had.")
 
 
 def _operate(project: "OpenProject", job: str, config: Mapping[str, object]) -> None:

@@ -34,7 +34,7 @@ def text(given: _Given) -> _Given:
 
 ProjectFolder = Annotated[Path, typer.Option("--project", help="The project's folder.")]
 Sync = Annotated[str, typer.Argument(callback=text, help="The sync's name.")]
-Because = Annotated[str, typer.Option("--because", callback=text, help="Why, for whoever reads the record.")]
+Because = Annotated[str, typer.Option("--because", callback=text, help="Why, for readers of the record.")]
 Who = Annotated[
     str, typer.Option("--who", callback=text, help="By whose word; user@host by default.", show_default=False)
 ]
@@ -61,8 +61,8 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-_UNSETTLED = (
-    " {unsettled:,} users are unsettled: an earlier request without a clear answer may still change them. The next "
+_IN_DOUBT = (
+    " {in_doubt:,} users are in doubt: an earlier request without a clear answer may still change them. The next "
     "delivery sends them again; where none is to come, run this again later, until nobody is."
 )
 
@@ -70,11 +70,11 @@ _UNSETTLED = (
 def delivered(upload: Mapping[str, object]) -> str:
     """Return the sentence for the numbers of an overwrite."""
     numbers = "{users:,} users, {joiners:,} joined, {leavers:,} left, {requests:,} requests".format(**upload)
-    return f"Delivered to {upload['target']!r}: {numbers}.{_UNSETTLED.format(**upload) if upload['unsettled'] else ''}"
+    return f"Delivered to {upload['target']!r}: {numbers}.{_IN_DOUBT.format(**upload) if upload['in_doubt'] else ''}"
 
 
 def asking(who: str) -> str:
-    """Return ``who``, or whoever runs this process."""
+    """Return ``who``, or the user who runs this process."""
     return who or f"{_user()}@{socket.gethostname()}".encode(errors="replace").decode()
 
 
@@ -89,7 +89,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is changed; a "no" ends the command.
 
     Raises:
-        ConfirmationNeeded: nobody is there to be asked.
+        ConfirmationNeeded: there is no terminal to ask at.
     """
     if yes:
         return

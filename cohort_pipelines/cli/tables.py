@@ -10,10 +10,10 @@ from cohort_pipelines.ledger import GREEN_STATES, AttemptKind
 from cohort_pipelines.orchestration import Budget, Plan
 from cohort_pipelines.reporting import Entry
 
-_PAIRS = (("members", "delivered"), ("identified", "rejects"), ("joiners", "leavers"), ("refused", "unsettled"))
+_PAIRS = (("members", "delivered"), ("identified", "excluded"), ("joiners", "leavers"), ("rejected", "in_doubt"))
 _MOMENT_WIDTH = len("2026-11-22 12:00:00")
 _SHORT_RUN = 8  # as long as Dagster's UI shows it
-_STYLES = {"delivered": "green", "accepted": "green", "yielded": "yellow", "skipped": "yellow", "open": "cyan"}
+_STYLES = {"delivered": "green", "accepted": "green", "deferred": "yellow", "skipped": "yellow", "open": "cyan"}
 _NEUTRAL = {"superseded": "dim", "planned": "cyan", "sending": "cyan", "sent": "cyan"}
 _MILLION = 1_000_000
 
@@ -27,7 +27,7 @@ def history_table(entries: Sequence[Entry]) -> Table:
     table.add_column("window\ntaken at", overflow="fold", min_width=_MOMENT_WIDTH)
     table.add_column("state\ntook", no_wrap=True)
     for above, below in (*_PAIRS, ("requests", "run")):
-        table.add_column(f"{above}\n{below}", justify="right", no_wrap=True)
+        table.add_column(f"{above}\n{below}".replace("_", " "), justify="right", no_wrap=True)
     for each in entries:
         table.add_row(*_stacked(each))
     return table
@@ -50,15 +50,15 @@ def _cell(above: Text, *below: str) -> Text:
 
 
 def history_lines(entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield what needs a sentence: restores, releases, and why something is not green."""
+    """Yield what needs a sentence: restores, approvals, and why something is not green."""
     for each in entries:
         said = []
         if each.restored_from:
             said.append(f"restored from {each.restored_from}")
         if each.kind == AttemptKind.RETIRE:
             said.append("the target was given up")
-        if each.released:
-            said.append(f"let through the gates by {each.released['who']}: {each.released['why']}")
+        if each.approved:
+            said.append(f"let through the gates by {each.approved['who']}: {each.approved['why']}")
         if each.reason and each.state not in GREEN_STATES:
             said.append(each.reason)
         if said:
@@ -80,13 +80,13 @@ def _lines(planned: Plan, shown: Preview) -> Iterator[tuple[str, str]]:
     yield "sync", f"{planned.sync}, {_window(planned)}"
     yield "snapshot", f"{planned.members:,} members, {_taken(planned)}"
     yield "identified", f"{planned.identified:,}"
-    yield "rejects", _rejects(planned.rejects)
+    yield "excluded", _excluded(planned.excluded)
     yield "payload", f"{shown.users:,} users for {shown.target!r}{', its first' if shown.first else ''}"
     yield "joiners", f"{counts.joiners:,}"
     yield "leavers", f"{counts.leavers:,}"
     yield "unchanged", f"{shown.unchanged:,}"
-    yield "repeated", f"{counts.repeated:,}, since {shown.unsettled:,} are unsettled"
-    yield "healed", f"{counts.healed:,}"
+    yield "repeated", f"{counts.repeated:,}, since {shown.in_doubt:,} are in doubt"
+    yield "reconciled", f"{counts.reconciled:,}"
     yield "requests", f"{shown.requests:,} for {counts.operations:,} changes"
     yield "time", _time(shown)
     yield "cadence", _cadence(shown)
@@ -109,9 +109,9 @@ def _taken(planned: Plan) -> str:
     return f"taken at {planned.taken_at:%Y-%m-%d %H:%M:%S} UTC ({how})"
 
 
-def _rejects(rejects: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.items())
-    return f"{sum(rejects.values()):,}" + (f" ({reasons})" if reasons else "")
+def _excluded(excluded: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in excluded.items())
+    return f"{sum(excluded.values()):,}" + (f" ({reasons})" if reasons else "")
 
 
 def _time(shown: Preview) -> str:

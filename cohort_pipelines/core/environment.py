@@ -1,7 +1,7 @@
 """References to environment variables, `{{ env.NAME }}`: kept as they stand while code loads, looked up when used.
 
 A project's .env wins over the environment, since it does so in Dagster's own commands, which run the syncs. So a
-project loads without its secrets, a missing one is named by whoever needs it, and no value of a secret is ever
+project loads without its secrets, a missing one is named by the step that needs it, and no value of a secret is ever
 held in a definition, shown in the UI or stored with a run.
 """
 

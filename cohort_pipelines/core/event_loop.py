@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @contextmanager
 def running(work: Coroutine[Any, Any, T]) -> Iterator[Future[T]]:
-    """Yield the outcome of ``work``, which runs meanwhile; whoever leaves with an exception cancels it.
+    """Yield the outcome of ``work``, which runs meanwhile; leaving with an exception cancels it.
 
     It has ended before the ``with`` block is left, unless a second exception interrupts even the wait for that.
     """

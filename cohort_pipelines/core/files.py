@@ -19,9 +19,9 @@ class Stage(StrEnum):
     COHORT_SNAPSHOT = "cohort_snapshot"
     IDENTIFIED_USERS = "identified_users"
     PARTNER_PAYLOAD = "partner_payload"
-    REJECTS = "rejects"
+    EXCLUDED = "excluded"
     PLAN = "plan"
-    BELIEF = "belief"
+    MEMBERSHIP = "membership"
     RECEIPT = "receipt"
 
 

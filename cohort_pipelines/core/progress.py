@@ -1,4 +1,4 @@
-"""How far a step has come, for whoever watches: the demo's progress bar. Nobody listens by default."""
+"""How far a step has come, for the demo's progress bar; without a listener by default."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -81,7 +81,7 @@ class Window:
 
 
 def one_time_window(name: str) -> Window:
-    """Return the window of a one-time export, named by whoever asked for it.
+    """Return the window of a one-time export, named by the person who asked for it.
 
     Raises:
         ExportNameInvalid: the name is empty, longer than 64 characters, or too long once encoded into a path.

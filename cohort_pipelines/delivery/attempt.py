@@ -31,13 +31,13 @@ from cohort_pipelines.ledger import (
     require_not_paused,
     schema,
 )
-from cohort_pipelines.membership import Belief, Terms
+from cohort_pipelines.membership import Membership, Terms
 
 _GENERATIONS_OF_A_DAY = 100  # windows of a quarter of an hour, and some more
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DeliveryRequest:
     """What a delivery was asked for: this payload, of this snapshot, to this target, on these terms.
 
     A restore names the window that it puts back, and may pause the sync in the same transaction that claims the target.
@@ -61,7 +61,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadAttempt:
+class CrashedAttempt:
     """An attempt whose writer died: what it was sending, if it came to that."""
 
     id: int
@@ -89,7 +89,7 @@ class Attempt:
     """
 
     ledger: Ledger
-    asked: Asked
+    asked: DeliveryRequest
     id: int
     target_id: int
     generation: int
@@ -104,7 +104,7 @@ class Attempt:
         """Return the ledger's time, by this host's clock: what the ledger's own moments are compared with."""
         return clock.now() + self.ahead
 
-    def dead_attempts(self) -> list[DeadAttempt]:
+    def dead_attempts(self) -> list[CrashedAttempt]:
         """Return the attempts that earlier writers left open, oldest first."""
         table = schema.attempt
         query = (
@@ -113,18 +113,20 @@ class Attempt:
             .order_by(table.c.generation)
         )
         with self.ledger.read() as connection:
-            return [DeadAttempt(row.id, row.sync, row.window, row.plan_checksum) for row in connection.execute(query)]
+            return [
+                CrashedAttempt(row.id, row.sync, row.window, row.plan_checksum) for row in connection.execute(query)
+            ]
 
-    def bury(self, dead: DeadAttempt, belief: Belief) -> None:
-        """Mark an attempt as orphaned, now that ``belief`` holds all it may have done."""
+    def close_crashed(self, dead: CrashedAttempt, membership: Membership) -> None:
+        """Mark an attempt as orphaned, now that ``membership`` holds all it may have done."""
         with self.lease.fenced() as connection:
             now = self.ledger.now(connection)
             word = func.coalesce(schema.attempt.c.error, "its process died")
-            ended = {"state": AttemptState.ORPHANED, "ended": now, "error": word}
+            ended = {"state": AttemptState.CRASHED, "ended": now, "error": word}
             connection.execute(update(schema.attempt).filter_by(id=dead.id).values(**ended))
-            self._believe(connection, belief, dead.id)
+            self._believe(connection, membership, dead.id)
 
-    def leave_word(self, error: str) -> None:
+    def record_failure_reason(self, error: str) -> None:
         """Say why the attempt is left open: what it did is recorded, and what came of it cannot be.
 
         Raises:
@@ -141,26 +143,26 @@ class Attempt:
         with self.ledger.read() as connection:
             return connection.execute(select(schema.target).filter_by(id=self.target_id)).one()
 
-    def belief(self, history: History) -> Belief:
-        """Return what is believed of the target.
+    def membership(self, history: History) -> Membership:
+        """Return what is known of the target.
 
         Raises:
-            HistoryError: the belief's file is gone, damaged or cannot be read.
+            HistoryError: the membership's file is gone, damaged or cannot be read.
         """
-        return believed(history, self.on_target())
+        return known_membership(history, self.on_target())
 
-    def begin_sending(self, plan: StoredFile, base: Belief, adopted: str | None) -> int:
+    def begin_sending(self, plan: StoredFile, base: Membership, adopted: str | None) -> int:
         """Bind the attempt to its sealed plan: planned -> sending; return the ledger's generation.
 
         With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that; of a
-        target that begins anew it is what is left of belief. The first round of healing begins here, since whatever
-        this sends somebody may change.
+        target that begins anew it is what is left of membership. The first round of reconciliation begins here, since
+        whatever this sends somebody may change.
         """
-        bound = {"plan_checksum": plan.checksum, "base_belief": base.file.checksum if base.file else None}
-        never_healed = update(schema.target).filter_by(id=self.target_id, healed_until=None)
+        bound = {"plan_checksum": plan.checksum, "base_membership": base.file.checksum if base.file else None}
+        never_reconciled = update(schema.target).filter_by(id=self.target_id, reconciled_until=None)
         with self.lease.fenced() as connection:
             self._move(connection, AttemptState.PLANNED, AttemptState.SENDING, bound)
-            connection.execute(never_healed.values(healed_until=self.started))
+            connection.execute(never_reconciled.values(reconciled_until=self.started))
             started = update(schema.target).filter_by(id=self.target_id)
             if self.asked.cohort:
                 if self.asked.kind is not AttemptKind.RETIRE:
@@ -169,7 +171,7 @@ class Attempt:
             if self.anew:
                 connection.execute(started.values(established=False, **_columns(base)))
             if adopted is not None:
-                connection.execute(started.values(baseline=adopted, **_columns(base)))
+                connection.execute(started.values(initial_members=adopted, **_columns(base)))
             return next_generation(connection, self.ledger)
 
     def record(self, ended: Sequence[chunks.Ended], begun: Sequence[chunks.Rows]) -> datetime:
@@ -198,7 +200,7 @@ class Attempt:
             raise paused
         return now
 
-    def require_turn(self) -> None:
+    def require_lease(self) -> None:
         """Refuse to go on unless it is still this attempt's turn.
 
         Raises:
@@ -210,7 +212,7 @@ class Attempt:
 
     def ever_acknowledged(self) -> bool:
         """Say whether the partner ever acknowledged anything for this target."""
-        acknowledged = schema.chunk.c.state.in_([ChunkState.ACKED, ChunkState.DOUBTED])
+        acknowledged = schema.chunk.c.state.in_([ChunkState.ACKED, ChunkState.IN_DOUBT])
         query = select(schema.chunk.c.lo).join(schema.attempt).filter_by(target=self.target_id).where(acknowledged)
         with self.ledger.read() as connection:
             return connection.execute(query.limit(1)).first() is not None
@@ -218,7 +220,7 @@ class Attempt:
     def heard_since(self, moment: datetime) -> bool:
         """Say whether a delivery to this target has ended since ``moment`` with an answer that tells that it is there.
 
-        To be turned away tells nothing of it.
+        To be rate limited tells nothing of it.
         """
         attempt, receipt = schema.attempt, schema.receipt
         number = receipt.c.counts
@@ -262,25 +264,25 @@ class Attempt:
         with self.ledger.read() as connection:
             return chunks.refused_from(connection, self.id, row)
 
-    def refused_ranges(self) -> list[tuple[int, int, str]]:
+    def rejected_ranges(self) -> list[tuple[int, int, str]]:
         """Return the refused rows of the plan as ranges `[lo, hi)` with their reasons."""
         with self.ledger.read() as connection:
-            return chunks.refused_ranges(connection, self.id)
+            return chunks.rejected_ranges(connection, self.id)
 
     def end(
         self,
         receipt: Receipt,
         file: StoredFile,
-        belief: Belief | None,
+        membership: Membership | None,
         window: WindowState,
         *,
-        healed_until: datetime | None = None,
+        reconciled_until: datetime | None = None,
         missing: bool = False,
     ) -> int:
         """Record how the attempt ended, and give the lease back, in one transaction; return the ledger's generation.
 
-        ``healed_until``: up to when the slices of belief have been sent again; None: as before. ``missing``: the
-        partner does not know the target any more, so that it has to be established anew.
+        ``reconciled_until``: up to when the slices of membership have been sent again; None: as before. ``missing``:
+        the partner does not know the target any more, so that it has to be established anew.
         """
         with self.lease.fenced() if self.lease.token else self.ledger.write() as connection:
             now = self.ledger.now(connection)
@@ -291,7 +293,7 @@ class Attempt:
                     attempt=self.id,
                     state=receipt.state,
                     counts={name: number for name, number in asdict(receipt).items() if isinstance(number, int)},
-                    belief_after=receipt.belief_after,
+                    membership_after=receipt.membership_after,
                     checksum=file.checksum,
                     at=now,
                 )
@@ -299,8 +301,8 @@ class Attempt:
             if self.asked.kind is AttemptKind.OVERWRITE:
                 note_window(connection, self.asked.sync, self.asked.window, window, receipt.error)
             if self.lease.token:
-                self._believe(connection, belief, self.id)
-                self._conclude(connection, receipt, healed_until, now, missing=missing)
+                self._believe(connection, membership, self.id)
+                self._conclude(connection, receipt, reconciled_until, now, missing=missing)
             return next_generation(connection, self.ledger)
 
     def _require_not_paused(self, connection: Connection) -> None:
@@ -309,14 +311,20 @@ class Attempt:
         require_not_paused(connection, self.asked.sync, since=self.started if by_name else None)
 
     def _conclude(
-        self, connection: Connection, receipt: Receipt, healed_until: datetime | None, now: datetime, *, missing: bool
+        self,
+        connection: Connection,
+        receipt: Receipt,
+        reconciled_until: datetime | None,
+        now: datetime,
+        *,
+        missing: bool,
     ) -> None:
         green = receipt.state in GREEN_STATES
-        concluded: dict[str, datetime | bool] = {"healed_until": healed_until} if healed_until else {}
+        concluded: dict[str, datetime | bool] = {"reconciled_until": reconciled_until} if reconciled_until else {}
         if missing:
             concluded["established"] = False
         if green and self.asked.kind is AttemptKind.RETIRE:
-            if not receipt.unsettled:  # else somebody may still be put back, and would stay for good
+            if not receipt.in_doubt:  # else ids may still be put back, and would stay for good
                 concluded["retired"] = now
             if self.asked.cohort:
                 cohorts.emptied(connection, self.asked.target, self.asked.cohort)
@@ -324,17 +332,17 @@ class Attempt:
             connection.execute(update(schema.target).filter_by(id=self.target_id).values(**concluded))
         self.lease.give_back(connection)
 
-    def _believe(self, connection: Connection, belief: Belief | None, attempt: int) -> None:
-        """Let the target have ``belief``, which the chunks of ``attempt`` have led to."""
-        if belief is None or belief.file is None:
+    def _believe(self, connection: Connection, membership: Membership | None, attempt: int) -> None:
+        """Let the target have ``membership``, which the chunks of ``attempt`` have led to."""
+        if membership is None or membership.file is None:
             return
         ended_at, state = schema.chunk.c.ended_at, schema.chunk.c.state
-        sent = select(func.max(ended_at)).where(state != ChunkState.UNTOUCHED).filter_by(attempt=attempt)
+        sent = select(func.max(ended_at)).where(state != ChunkState.NOT_SENT).filter_by(attempt=attempt)
         last_sent = connection.execute(sent).scalar()
         connection.execute(
             update(schema.target)
             .filter_by(id=self.target_id)
-            .values(**_columns(belief), **({"last_sent": last_sent} if last_sent else {}))
+            .values(**_columns(membership), **({"last_sent": last_sent} if last_sent else {}))
         )
 
     def _move(
@@ -347,25 +355,27 @@ class Attempt:
             raise LeaseLost(self.asked.target.name)
 
 
-def _columns(belief: Belief) -> dict[str, str | int | None]:
-    """Return the columns of :data:`schema.target` that say what is believed of it."""
-    file = belief.file
+def _columns(membership: Membership) -> dict[str, str | int | None]:
+    """Return the columns of :data:`schema.target` that say what is known of it."""
+    file = membership.file
     return {
-        "belief_sync": file.sync if file else None,
-        "belief_window": file.window if file else None,
-        "belief_checksum": file.checksum if file else None,
-        "unsettled": belief.unsettled,
-        "held": belief.held,
+        "membership_sync": file.sync if file else None,
+        "membership_window": file.window if file else None,
+        "membership_checksum": file.checksum if file else None,
+        "in_doubt": membership.in_doubt,
+        "held": membership.held,
     }
 
 
-def believed(history: History, target: "Row[tuple[object, ...]]") -> Belief:
-    """Return what is believed of ``target``, a row of :data:`schema.target`.
+def known_membership(history: History, target: "Row[tuple[object, ...]]") -> Membership:
+    """Return what is known of ``target``, a row of :data:`schema.target`.
 
     Raises:
-        HistoryError: the belief's file is gone, damaged or cannot be read.
+        HistoryError: the membership's file is gone, damaged or cannot be read.
     """
-    if target.belief_checksum is None:
-        return Belief()
-    file = history.stored(target.belief_sync, Stage.BELIEF, target.belief_window, target.belief_checksum)
-    return Belief(file, target.unsettled, target.held)
+    if target.membership_checksum is None:
+        return Membership()
+    file = history.stored(
+        target.membership_sync, Stage.MEMBERSHIP, target.membership_window, target.membership_checksum
+    )
+    return Membership(file, target.in_doubt, target.held)

@@ -46,7 +46,7 @@ class Bisection:
         """Take note that rows were acknowledged: the connection and the target are good."""
         self._good, self._in_row, self._probe_refused = True, 0, False
 
-    def refused(self, chunk: Chunk) -> bool:
+    def rejected(self, chunk: Chunk) -> bool:
         """Take note that ``chunk`` was refused as a whole; return whether that convicts the connection."""
         undivided = self._judges_rows or not self._budget
         whole = not chunk.splits and not chunk.alone

@@ -15,7 +15,7 @@ from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.delivery.receipt import MAX_LISTED
 from cohort_pipelines.destinations import Answer, ChangeWire
 from cohort_pipelines.history import History
-from cohort_pipelines.ledger import REFUSED_STATES, ChunkState, schema
+from cohort_pipelines.ledger import REJECTED_STATES, ChunkState, schema
 from cohort_pipelines.membership import CHUNK_SCHEMA, PlanCounts
 
 PUBLISH = "publish"
@@ -25,7 +25,7 @@ Rows = tuple[int, int, str]
 """Rows `[lo, hi)` of a plan, and the operation they are sent by."""
 
 PATIENCE = timedelta(minutes=5)
-"""How long one chunk may take with its retries; below belief's SETTLES_AFTER."""
+"""How long one chunk may take with its retries; below membership's SETTLES_AFTER."""
 
 OPENING_ROWS = 32
 """Rows of a phase's first chunk where each row is a request: so many tell whether the target takes anything."""
@@ -99,20 +99,20 @@ def extra_requests(rows: int) -> int:
     return max(_LEAST_EXTRA, rows // _EXTRA_SHARE)
 
 
-def requests_alone(refused: int, wire: ChangeWire) -> int:
+def quarantined_requests(rejected: int, wire: ChangeWire) -> int:
     """Return how many requests are made of so many rows that were refused last time."""
-    return refused if wire.judges_rows else -(-refused // _rows_alone(refused, wire))
+    return rejected if wire.judges_rows else -(-rejected // _quarantined_rows(rejected, wire))
 
 
-def _rows_alone(refused: int, wire: ChangeWire) -> int:
+def _quarantined_rows(rejected: int, wire: ChangeWire) -> int:
     """Return how many rows that were refused last time share a request: one, or as few as may be spent on them."""
-    return min(wire.chunk_rows, max(-(-refused // extra_requests(refused)), 1))
+    return min(wire.chunk_rows, max(-(-rejected // extra_requests(rejected)), 1))
 
 
 def read_phases(
     history: History, plan: StoredFile, counts: PlanCounts, wire: ChangeWire, turn: int
 ) -> tuple[Phase, Phase, Phase, Phase, Phase]:
-    """Return a plan's additions and its removals, those that only heal, then the additions to be made again after all.
+    """Return a plan's additions and removals, those that only reconcile, then the additions to be made again after all.
 
     They read the plan as chunks are asked for.
 
@@ -130,22 +130,22 @@ def read_phases(
         for page, (lo, hi) in enumerate(bounds, start=1):
             yield Chunk(lo, hi, operation, page, len(bounds), list(islice(wanted, hi - lo)), alone)
 
-    def phase(operation: Operation, first: int, end: int, refused: int) -> Phase:
-        together = _bounds(first, end - refused, wire.chunk_rows, opening)
-        alone = _bounds(end - refused, end, opening if wire.judges_rows else _rows_alone(refused, wire))
+    def phase(operation: Operation, first: int, end: int, rejected: int) -> Phase:
+        together = _bounds(first, end - rejected, wire.chunk_rows, opening)
+        alone = _bounds(end - rejected, end, opening if wire.judges_rows else _quarantined_rows(rejected, wire))
         start = turn % len(alone) if alone else 0
         return Phase(
             read(operation, together, alone=False),
             chain(read(operation, alone[start:], alone=True), read(operation, alone[:start], alone=True)),
         )
 
-    removals = counts.adds - counts.healing_adds
-    adds, heals = removals - counts.again, removals + counts.removals - counts.healing_removals
+    removals = counts.adds - counts.reconciling_adds
+    adds, reconciles = removals - counts.again, removals + counts.removals - counts.reconciling_removals
     return (
-        phase(Operation.ADD, 0, adds, counts.alone_adds),
-        phase(Operation.REMOVE, removals, heals, counts.alone_removals),
-        phase(Operation.ADD, heals, heals + counts.healing_adds, 0),
-        phase(Operation.REMOVE, heals + counts.healing_adds, plan.rows, 0),
+        phase(Operation.ADD, 0, adds, counts.quarantined_adds),
+        phase(Operation.REMOVE, removals, reconciles, counts.quarantined_removals),
+        phase(Operation.ADD, reconciles, reconciles + counts.reconciling_adds, 0),
+        phase(Operation.REMOVE, reconciles + counts.reconciling_adds, plan.rows, 0),
         phase(Operation.ADD, adds, removals, 0),
     )
 
@@ -168,11 +168,11 @@ def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime, ended_at
     def outcome(index: int) -> tuple[ChunkState, str]:
         if index in answer.unknown:
             return ChunkState.UNKNOWN, answer.unknown[index]
-        if index in answer.untouched:
-            return ChunkState.UNTOUCHED, answer.untouched[index]
-        if index in answer.refused:
-            return ChunkState.REFUSED, answer.refused[index]
-        return ChunkState.DOUBTED if index in answer.doubtful else ChunkState.ACKED, ""
+        if index in answer.not_sent:
+            return ChunkState.NOT_SENT, answer.not_sent[index]
+        if index in answer.rejected:
+            return ChunkState.REJECTED, answer.rejected[index]
+        return ChunkState.IN_DOUBT if index in answer.doubtful else ChunkState.ACKED, ""
 
     ended = []
     for (state, reason), rows in groupby(range(chunk.hi - chunk.lo), key=outcome):
@@ -185,7 +185,7 @@ def split_by_outcome(chunk: Chunk, answer: Answer, intent_at: datetime, ended_at
 def intent(rows: Rows, at: datetime, last_try: datetime) -> Ended:
     """Return that ``rows`` are about to be sent: from now on they may have taken effect.
 
-    Should the writer die, or be cut off from the ledger while it goes on trying, nobody records more than this:
+    Should the writer die, or be cut off from the ledger while it goes on trying, no more than this is recorded:
     ``last_try`` is when it sends them for the last time at the latest.
     """
     return Ended(*rows, ChunkState.INTENT, at, last_try)
@@ -202,7 +202,7 @@ def record(connection: Connection, attempt: int, ended: Sequence[Ended]) -> None
         )
 
 
-_REFUSED = schema.chunk.c.state.in_(REFUSED_STATES)
+_REFUSED = schema.chunk.c.state.in_(REJECTED_STATES)
 _ENDED = tuple(each.name for each in fields(Ended))
 
 # one statement, built once: it is the price of every chunk
@@ -215,7 +215,7 @@ _RECORD = text(
 
 
 def chunk_table(connection: Connection, attempt: int) -> pa.Table:
-    """Return what is known of an attempt's plan, with belief's :data:`CHUNK_SCHEMA`, in order."""
+    """Return what is known of an attempt's plan, with membership's :data:`CHUNK_SCHEMA`, in order."""
     table = schema.chunk
     columns = [table.c[name] for name in CHUNK_SCHEMA.names]
     query = select(*columns).filter_by(attempt=attempt).order_by(table.c.lo)
@@ -246,7 +246,7 @@ def refused_from(connection: Connection, attempt: int, row: int) -> int:
     return int(connection.execute(query).scalar() or 0)
 
 
-def refused_ranges(connection: Connection, attempt: int) -> list[tuple[int, int, str]]:
+def rejected_ranges(connection: Connection, attempt: int) -> list[tuple[int, int, str]]:
     """Return refused rows of an attempt as ranges `[lo, hi)` with their reasons, in order, as many as are listed."""
     table = schema.chunk
     query = select(table.c.lo, table.c.hi, table.c.reason).filter_by(attempt=attempt).where(_REFUSED)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.errors import DeliverySuperseded, TargetBusy, TargetMoved, TargetOwnedByAnother
 from cohort_pipelines.core.process_names import name_of
-from cohort_pipelines.delivery.attempt import Asked, Attempt
+from cohort_pipelines.delivery.attempt import Attempt, DeliveryRequest
 from cohort_pipelines.ledger import (
     AttemptKind,
     AttemptState,
@@ -29,7 +29,7 @@ _A_LITTLE = 2.0  # seconds that a waiter stays longer than a dead writer's lease
 _POLL_SECONDS = 0.25
 
 
-def claim(ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt:
+def claim(ledger: Ledger, asked: DeliveryRequest, lease_seconds: float) -> Attempt:
     """Claim the target for ``asked``, waiting for the lease of a writer that may be dead to run out.
 
     Where a newer snapshot was claimed before, the attempt that is returned names it and holds no lease. What was asked
@@ -54,12 +54,12 @@ def claim(ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt:
         time.sleep(min(_POLL_SECONDS, lease_seconds / 10))
 
 
-def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: float) -> Attempt | datetime:
-    """Return the attempt, or until when somebody else's lease holds."""
+def _claim(connection: Connection, ledger: Ledger, asked: DeliveryRequest, lease_seconds: float) -> Attempt | datetime:
+    """Return the attempt, or until when another run's lease holds."""
     asked_at, asked_monotonic, now = clock.now(), clock.monotonic(), ledger.now(connection)
     clock.require_agreement(now - clock.offset(), "the ledger's database")
     target = _pinned(connection, asked, now)
-    _settle_accepted(connection, target.id, now - asked.terms.applies_within)
+    _settle_accepted(connection, target.id, now - asked.terms.apply_delay)
     superseded = _superseded(connection, asked, target, now)
     if not superseded and asked.kind is AttemptKind.OVERWRITE:
         require_not_paused(connection, asked.sync)
@@ -74,7 +74,7 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     turn = {"owner": asked.sync, "retired": None, "head_seq": max(seq, target.head_seq)}
     taken: dict[str, str | int | None] = {} if superseded else turn
     if taken and target.retired:
-        taken["baseline"] = None  # somebody may have filled it since: whoever takes it may say with whom
+        taken["initial_members"] = None  # others may have filled it since: its next owner may say with which ids
         taken |= cohorts.NAMELESS if anew else {}  # also where this comes to nothing, and is claimed again
     claimed = update(schema.target).filter_by(id=target.id)
     connection.execute(claimed.values(generation=target.generation + 1, **taken))
@@ -94,10 +94,10 @@ def _claim(connection: Connection, ledger: Ledger, asked: Asked, lease_seconds: 
     )
 
 
-def _pinned(connection: Connection, asked: Asked, now: datetime) -> Row[tuple[object, ...]]:
+def _pinned(connection: Connection, asked: DeliveryRequest, now: datetime) -> Row[tuple[object, ...]]:
     """Return the target's row, made at its first delivery and never moved by a renaming.
 
-    A retired target is nobody's, and what is believed of it still holds for whoever takes it; nor is one that was
+    A retired target has no owner, and its membership still holds for the next one; nor is one that was
     claimed and never written.
     """
     known = select(schema.target).filter_by(**asdict(asked.target))
@@ -109,12 +109,12 @@ def _pinned(connection: Connection, asked: Asked, now: datetime) -> Row[tuple[ob
         cohorts.require_its_cohort(connection, row, asked.sync, asked.cohort)
         cohorts.require_sent_once(connection, asked.target, asked.sync, asked.cohort)
     if row is None:
-        fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "unsettled": 0, "held": 0}
+        fresh = {"owner": asked.sync, "generation": 0, "head_seq": 0, "established": False, "in_doubt": 0, "held": 0}
         connection.execute(insert(schema.target).values(**asdict(asked.target), **fresh))
     return connection.execute(known).one()
 
 
-def _require_no_other(connection: Connection, asked: Asked, target: int) -> None:
+def _require_no_other(connection: Connection, asked: DeliveryRequest, target: int) -> None:
     """Refuse to leave members behind in a target that the sync owns and is not declared for any more."""
     table = schema.target
     others = select(table.c.name).where(
@@ -134,7 +134,13 @@ def _settle_accepted(connection: Connection, target: int, applied_before: dateti
 
 
 def _insert_attempt(
-    connection: Connection, target: Row[tuple[object, ...]], asked: Asked, *, token: int, seq: int, now: datetime
+    connection: Connection,
+    target: Row[tuple[object, ...]],
+    asked: DeliveryRequest,
+    *,
+    token: int,
+    seq: int,
+    now: datetime,
 ) -> int:
     values = {
         "target": target.id,
@@ -159,7 +165,7 @@ def _insert_attempt(
 
 
 def _superseded(
-    connection: Connection, asked: Asked, target: Row[tuple[object, ...]], now: datetime
+    connection: Connection, asked: DeliveryRequest, target: Row[tuple[object, ...]], now: datetime
 ) -> DeliverySuperseded | None:
     """Say what comes before a window's own overwrite: a newer snapshot, or what was asked for by name since."""
     if asked.kind is not AttemptKind.OVERWRITE:

@@ -6,7 +6,7 @@ from cohort_pipelines.core import clock
 from cohort_pipelines.core.windows import Cadence, Window
 
 MARGIN = timedelta(minutes=2)
-"""Kept free before the next window, for the chunks under way, the new belief and the receipt."""
+"""Kept free before the next window, for the chunks under way, the new membership and the receipt."""
 
 AT_LEAST = timedelta(minutes=1)
 ONE_TIME = timedelta(hours=24)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cohort_pipelines.ledger import Verdict
 
 REMEDY = (
-    "If the change is meant, let it go with `cohort-pipelines release`, or set gates.{setting} in the sync's "
+    "If the change is meant, let it go with `cohort-pipelines approve`, or set gates.{setting} in the sync's "
     "defs.yaml and start the same again."
 )
 
@@ -29,11 +29,11 @@ class Facts:
         held: ids that the target has in, or maybe in.
         most_today: the most users that one of the last 24 hours' overwrites delivered; None: there was none.
         most_this_week: the same of the last 7 days, or of the newest one before them.
-        least_today: the least, but for overwrites with nobody.
+        least_today: the least, but for empty overwrites.
         least_this_week: the same of the last 7 days, or of the newest one before them.
         members: members of the cohort in the snapshot; None: not known.
         identified: those with a profile property; None: not known.
-        filling: nobody was ever delivered to the target, or nobody the last time, so that there is nothing to compare
+        filling: nothing was ever delivered to the target, or nothing the last time, so that there is nothing to compare
             growth and churn with.
     """
 

@@ -9,7 +9,16 @@ from sqlalchemy import Connection, Row, insert, select, update
 from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery.attempt import Attempt
 from cohort_pipelines.delivery.gates import Facts, Gates
-from cohort_pipelines.ledger import GREEN_STATES, AttemptKind, Database, Release, Verdict, opening_of, releases, schema
+from cohort_pipelines.ledger import (
+    GREEN_STATES,
+    Approval,
+    AttemptKind,
+    Database,
+    Verdict,
+    approvals,
+    opening_of,
+    schema,
+)
 from cohort_pipelines.membership import PlanCounts
 
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
@@ -25,12 +34,12 @@ class Delivered:
 
 def judge(
     attempt: Attempt, gates: Gates, counts: PlanCounts, *, held: int, adopted: bool
-) -> tuple[list[Verdict], Release | None]:
+) -> tuple[list[Verdict], Approval | None]:
     """Judge an attempt whose plan is ``counts``; record what each gate finds, and what lets it pass all the same.
 
-    To be called once the dead attempts are buried: what they added counts too. ``held`` are the ids that the target has
-    in, or maybe in, by the belief that the plan was drawn from; ``adopted``: which began with a file. A release is
-    looked for only where a gate holds, so that a receipt names one only where it was needed.
+    To be called once crashed attempts are recovered: what they added counts too. ``held`` are the ids that the target
+    has in, or maybe in, by the membership that the plan was drawn from; ``adopted``: which began with a file. An
+    approval is looked for only where a gate holds, so that a receipt names one only where it was needed.
 
     Raises:
         LeaseLost: another run has taken the target over.
@@ -41,16 +50,16 @@ def judge(
         members, identified = _snapshot(connection, asked.snapshot_seq)
         planned = _planned(asked.payload.rows, counts, held, members, identified)
         before = _delivered(connection, attempt.target_id, asked.window, now)
-        verdicts = gates.judge(_with_baseline(planned, before, now, adopted=adopted))
+        verdicts = gates.judge(_with_comparison(planned, before, now, adopted=adopted))
         for each in verdicts:
             found = {"name": each.name, "value": each.value, "limit": each.limit, "held": each.held}
             connection.execute(insert(schema.gate).values(attempt=attempt.id, finding=each.finding, **found))
         if not any(verdict.held for verdict in verdicts):
             return verdicts, None
-        release = releases.fitting(connection, asked.sync, asked.payload.checksum, asked.payload.rows, now)
-        if release is not None:
-            connection.execute(update(schema.attempt).filter_by(id=attempt.id).values(released=release.id))
-    return verdicts, release
+        approval = approvals.fitting(connection, asked.sync, asked.payload.checksum, asked.payload.rows, now)
+        if approval is not None:
+            connection.execute(update(schema.attempt).filter_by(id=attempt.id).values(approved=approval.id))
+    return verdicts, approval
 
 
 def preview(
@@ -75,7 +84,7 @@ def preview(
         window: the window that it would be delivered in.
         users: ids in the payload.
         counts: of the plan.
-        held: ids that the target has in, or maybe in, by the belief that the plan was drawn from.
+        held: ids that the target has in, or maybe in, by the membership that the plan was drawn from.
         adopted: whether it began with a file, or would.
         members: members of the cohort; None: not known.
         identified: those with a profile property; None: not known.
@@ -86,10 +95,10 @@ def preview(
     with ledger.read() as connection:
         now = ledger.now(connection)
         before = _delivered(connection, target_id, window, now)
-    return gates.judge(_with_baseline(planned, before, now, adopted=adopted))
+    return gates.judge(_with_comparison(planned, before, now, adopted=adopted))
 
 
-def judged(ledger: Database, sync: str, run_id: str) -> tuple[list[Verdict], Release | None]:
+def judged(ledger: Database, sync: str, run_id: str) -> tuple[list[Verdict], Approval | None]:
     """Return what :func:`judge` found for the newest attempt that a run made for ``sync``; nothing if it did not."""
     table = schema.attempt
     newest = select(table.c.id).filter_by(sync=sync, run_id=run_id).order_by(table.c.id.desc()).limit(1)
@@ -97,7 +106,7 @@ def judged(ledger: Database, sync: str, run_id: str) -> tuple[list[Verdict], Rel
         attempt = connection.execute(newest).scalar()
         if attempt is None:
             return [], None
-        return releases.recorded(connection, attempt), releases.that_released(connection, attempt)
+        return approvals.recorded(connection, attempt), approvals.that_approved(connection, attempt)
 
 
 def _planned(users: int, counts: PlanCounts, held: int, members: int | None, identified: int | None) -> Facts:
@@ -111,7 +120,7 @@ def _planned(users: int, counts: PlanCounts, held: int, members: int | None, ide
     )
 
 
-def _with_baseline(planned: Facts, before: Delivered, now: datetime, *, adopted: bool) -> Facts:
+def _with_comparison(planned: Facts, before: Delivered, now: datetime, *, adopted: bool) -> Facts:
     """Return the facts with what the payload is measured against; ``adopted``: the first delivery began with a file."""
     today = [row for row in before.counted if row.ended >= now - DAY]
     return replace(
@@ -127,7 +136,7 @@ def _with_baseline(planned: Facts, before: Delivered, now: datetime, *, adopted:
 def _delivered(connection: Connection, target_id: int, window: str, now: datetime) -> Delivered:
     """Look up the green attempts on a target that a payload for ``window`` is measured against.
 
-    Restores are left out, and one-time exports among windows, since neither is what the audience usually is. A released
+    Restores are left out, and one-time exports among windows, since neither is what the audience usually is. A approved
     one counts in any case and everything before it does not: the audience begins anew, as it does in a target that was
     emptied to be given up. Where none is left, the newest counts, however old it is.
     """
@@ -140,20 +149,20 @@ def _delivered(connection: Connection, target_id: int, window: str, now: datetim
     counted = [
         row
         for row in recent
-        if row.released is not None
+        if row.approved is not None
         or (row.kind == AttemptKind.OVERWRITE and (opening_of(row.window) is not None) == scheduled)
     ]
     return Delivered(newest, counted or ([newest] if newest else []))
 
 
 def _since_begun_anew(rows: Iterable[Row[tuple[object, ...]]]) -> list[Row[tuple[object, ...]]]:
-    """Return ``rows``, newest first, up to the first that was released, or before one that gave the target up."""
+    """Return ``rows``, newest first, up to the first that was approved, or before one that gave the target up."""
     since = []
     for row in rows:
         if row.kind == AttemptKind.RETIRE:
             break
         since.append(row)
-        if row.released is not None:
+        if row.approved is not None:
             break
     return since
 

@@ -106,7 +106,7 @@ def measure(ledger: Ledger | None, sync: str, partner: ChangeWire | FileWire) ->
 
 def slices_due(
     pace: Pace,
-    healed_until: datetime | None,
+    reconciled_until: datetime | None,
     now: datetime,
     within: timedelta | None,
     *,
@@ -114,14 +114,14 @@ def slices_due(
     known: int,
     whole: bool = False,
 ) -> tuple[Slices | None, datetime]:
-    """Return which slices of ``known`` ids are sent again ``now``, and up to when a delivery of them has healed.
+    """Return which slices of ``known`` ids are sent again ``now``, and up to when a delivery of them has reconciled.
 
     Who is out is sent again as well, so ``known`` counts them too.
 
-    They are those that are due (:func:`cohort_pipelines.membership.healing.due`), or as many of the oldest as fit into
-    half of ``time``: the rest of it is for changes.
+    They are those that are due (:func:`cohort_pipelines.membership.reconciliation.due`), or as many of the oldest as
+    fit into half of ``time``: the rest of it is for changes.
     """
-    slices = due(healed_until, now, within, whole=whole)
+    slices = due(reconciled_until, now, within, whole=whole)
     if slices is None or within is None or whole or not known:
         return slices, now
     operations = time.total_seconds() / 2 / pace.seconds_per_operation if pace.seconds_per_operation else known

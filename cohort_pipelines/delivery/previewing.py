@@ -20,7 +20,7 @@ from cohort_pipelines.core.errors import (
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.core.windows import Cadence, one_time_window
 from cohort_pipelines.delivery import chunks, judging, pace
-from cohort_pipelines.delivery.attempt import believed
+from cohort_pipelines.delivery.attempt import known_membership
 from cohort_pipelines.delivery.deadlines import deadline
 from cohort_pipelines.delivery.gates import Gates
 from cohort_pipelines.delivery.pace import Forecast, Pace
@@ -32,17 +32,17 @@ from cohort_pipelines.ledger import (
     Ledger,
     Target,
     Verdict,
+    approvals,
     is_anew,
     is_anothers,
     owned_elsewhere,
     paused,
-    releases,
     require_its_cohort,
     require_of_cohort,
     require_sent_once,
     schema,
 )
-from cohort_pipelines.membership import Belief, PlanCounts, Terms, doubt_all, fold, make_plan, started_from
+from cohort_pipelines.membership import Membership, PlanCounts, Terms, fold, make_plan, mark_all_unknown, started_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +88,13 @@ class Preview:
         users: ids in the payload.
         unchanged: ids of the payload that are known to be in.
         counts: what would be sent, by why it would be.
-        unsettled: ids whose outcome is uncertain; they are among the repeated.
+        in_doubt: ids whose outcome is uncertain; they are among the repeated.
         requests: requests to the partner, if none has to be repeated.
         pace: how fast deliveries of this sync are.
         forecast: what this one needs.
         verdicts: what each gate would find.
-        released: who lets it pass the gates all the same, when and why; empty where nobody does, or none holds it.
+        approved: who lets it pass the gates all the same, when and why; empty where no approval does, or no gate holds
+        it.
         obstacles: why nothing would be sent, each as a sentence; gates left out.
         under_way: a delivery is being made just now, and may have done more than what is shown.
     """
@@ -103,12 +104,12 @@ class Preview:
     users: int
     unchanged: int
     counts: PlanCounts
-    unsettled: int
+    in_doubt: int
     requests: int
     pace: Pace
     forecast: Forecast
     verdicts: tuple[Verdict, ...]
-    released: str
+    approved: str
     obstacles: tuple[str, ...]
     under_way: bool
 
@@ -123,7 +124,7 @@ class Preview:
     @property
     def held(self) -> bool:
         """Whether a gate would hold it."""
-        return not self.released and any(verdict.held for verdict in self.verdicts)
+        return not self.approved and any(verdict.held for verdict in self.verdicts)
 
 
 def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
@@ -135,24 +136,24 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         wanted: what would be delivered.
 
     Raises:
-        HistoryError: payload, belief or baseline cannot be trusted.
+        HistoryError: payload, membership or baseline cannot be trusted.
         LedgerUnusable: the ledger cannot be read.
     """
     row = None if ledger is None else _target(ledger, wanted.target)
-    belief, adopting = _believed(ledger, history, wanted, row)
+    membership, adopting = _believed(ledger, history, wanted, row)
     whole = sends_everybody(wanted.partner)
     measured = pace.measure(ledger, wanted.sync, wanted.partner)
-    heal, _ = pace.slices_due(
+    reconcile, _ = pace.slices_due(
         measured,
-        row.healed_until if row else None,
+        row.reconciled_until if row else None,
         clock.now(),
-        wanted.terms.heal_within,
+        wanted.terms.reconcile_within,
         time=deadline(one_time_window(wanted.window), wanted.cadence) - clock.now(),
-        known=belief.known,
+        known=membership.known,
         whole=whole,
     )
     equality = wanted.terms.id_equality
-    with make_plan(history, wanted.payload, belief, equality=equality, heal=heal, whole=whole) as plan:
+    with make_plan(history, wanted.payload, membership, equality=equality, reconcile=reconcile, whole=whole) as plan:
         counts = PlanCounts.of(plan)
     verdicts = judging.preview(
         ledger,
@@ -161,8 +162,8 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         window=wanted.window,
         users=wanted.payload.rows,
         counts=counts,
-        held=belief.held,
-        adopted=(adopting or (row and row.baseline)) == "adopted",
+        held=membership.held,
+        adopted=(adopting or (row and row.initial_members)) == "adopted",
         members=wanted.members,
         identified=wanted.identified,
     )
@@ -173,12 +174,12 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         users=wanted.payload.rows,
         unchanged=wanted.payload.rows - counts.joiners,
         counts=counts,
-        unsettled=belief.unsettled,
+        in_doubt=membership.in_doubt,
         requests=_requests(wanted, counts, first=to_make),
         pace=measured,
         forecast=pace.forecast(measured, counts.operations, wanted.cadence),
         verdicts=tuple(verdicts),
-        released=_released(ledger, wanted) if any(verdict.held for verdict in verdicts) else "",
+        approved=_approved(ledger, wanted) if any(verdict.held for verdict in verdicts) else "",
         obstacles=tuple(str(error) for error in _obstacles(ledger, wanted, row)),
         under_way=bool(ledger and ledger.is_delivering(wanted.sync)),
     )
@@ -191,23 +192,25 @@ def _target(ledger: Ledger, target: Target) -> Row[tuple[object, ...]] | None:
 
 def _believed(
     ledger: Ledger | None, history: Overlay, wanted: Wanted, row: Row[tuple[object, ...]] | None
-) -> tuple[Belief, str | None]:
+) -> tuple[Membership, str | None]:
     """Return what the next delivery would start from, what dead ones may have done included, as `started_from` does."""
     terms = wanted.terms
-    belief = believed(history, row) if row else Belief()
+    membership = known_membership(history, row) if row else Membership()
     if ledger is not None and row is not None:
         with ledger.read() as connection:
             left_open = list(_left_open(connection, row.id))
         for dead, told in left_open:
             plan = history.stored(dead.sync, Stage.PLAN, dead.window, dead.plan_checksum)
-            belief = fold(history, belief, plan, told, equality=terms.id_equality, applies_within=terms.applies_within)
+            membership = fold(
+                history, membership, plan, told, equality=terms.id_equality, apply_delay=terms.apply_delay
+            )
     if row is not None and is_anew(row, wanted.partner.cohort):
-        belief = doubt_all(history, belief, sync=wanted.sync, window=wanted.window)
-    return started_from(history, row, belief, terms, sync=wanted.sync, window=wanted.window)
+        membership = mark_all_unknown(history, membership, sync=wanted.sync, window=wanted.window)
+    return started_from(history, row, membership, terms, sync=wanted.sync, window=wanted.window)
 
 
 def _left_open(connection: Connection, target: int) -> Iterator[tuple[Row[tuple[object, ...]], pa.Table]]:
-    """Yield each attempt that may have sent something and was not worked into belief, with what is known of it."""
+    """Yield each attempt that may have sent something and was not worked into membership, with what is known of it."""
     attempt = schema.attempt
     query = select(attempt).where(
         attempt.c.target == target, attempt.c.state.in_(OPEN_STATES), attempt.c.plan_checksum.is_not(None)
@@ -221,21 +224,24 @@ def _requests(wanted: Wanted, counts: PlanCounts, *, first: bool) -> int:
     partner = wanted.partner
     if isinstance(partner, FileWire):
         return partner.count_requests(wanted.payload.rows) if counts.operations or first else 0
-    adds = counts.adds - counts.again - counts.alone_adds - counts.healing_adds
-    removals = counts.removals - counts.alone_removals - counts.healing_removals
-    alone = sum(chunks.requests_alone(refused, partner) for refused in (counts.alone_adds, counts.alone_removals))
-    healing = partner.count_requests(counts.healing_adds, counts.healing_removals, first=False)
+    adds = counts.adds - counts.again - counts.quarantined_adds - counts.reconciling_adds
+    removals = counts.removals - counts.quarantined_removals - counts.reconciling_removals
+    alone = sum(
+        chunks.quarantined_requests(refused, partner)
+        for refused in (counts.quarantined_adds, counts.quarantined_removals)
+    )
+    reconciliation = partner.count_requests(counts.reconciling_adds, counts.reconciling_removals, first=False)
     again = partner.count_requests(counts.again, 0, first=False)
-    return partner.count_requests(adds, removals, first=first) + alone + healing + again
+    return partner.count_requests(adds, removals, first=first) + alone + reconciliation + again
 
 
-def _released(ledger: Ledger | None, wanted: Wanted) -> str:
+def _approved(ledger: Ledger | None, wanted: Wanted) -> str:
     if ledger is None:
         return ""
     payload = wanted.payload
     with ledger.read() as connection:
-        release = releases.fitting(connection, wanted.sync, payload.checksum, payload.rows, ledger.now(connection))
-    return "" if release is None else str(release)
+        approval = approvals.fitting(connection, wanted.sync, payload.checksum, payload.rows, ledger.now(connection))
+    return "" if approval is None else str(approval)
 
 
 def _obstacles(ledger: Ledger | None, wanted: Wanted, row: Row[tuple[object, ...]] | None) -> Iterator[DeliveryError]:
@@ -278,9 +284,9 @@ def newest_payload(ledger: Ledger, sync: str, window: str) -> tuple[int, StoredF
     return row.snapshot, StoredFile(sync, Stage.PARTNER_PAYLOAD, row.window, row.checksum, row.rows, row.size)
 
 
-def rejects_of(ledger: Ledger, seq: int) -> Mapping[str, int]:
-    """Return how many members of snapshot ``seq`` were rejected for which reason, as it was worked out last."""
+def excluded_of(ledger: Ledger, seq: int) -> Mapping[str, int]:
+    """Return how many members of snapshot ``seq`` were excluded for which reason, as it was worked out last."""
     derived = schema.derived
-    query = select(derived.c.counts).filter_by(snapshot=seq, stage=Stage.REJECTS).order_by(derived.c.id.desc())
+    query = select(derived.c.counts).filter_by(snapshot=seq, stage=Stage.EXCLUDED).order_by(derived.c.id.desc())
     with ledger.read() as connection:
         return connection.execute(query.limit(1)).scalar() or {}

@@ -13,7 +13,7 @@ from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerFolderNotWritable,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
+    PartnerRequestRejected,
     PartnerTargetMissing,
     PartnerUnreachable,
     SyncPaused,
@@ -27,7 +27,7 @@ from cohort_pipelines.history import History
 from cohort_pipelines.identity import PARTNER_ID, surrounding_space
 from cohort_pipelines.ledger import ChunkState
 
-_WITHOUT_EFFECT = (PartnerRequestRefused, PartnerUnreachable, NewerFilePublished)
+_WITHOUT_EFFECT = (PartnerRequestRejected, PartnerUnreachable, NewerFilePublished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Published:
 
     Attributes:
         stopped: why it failed, in words; empty where it did not.
-        yielded: whether the deadline came before all of it was there.
+        deferred: whether the deadline came before all of it was there.
         paused: whether the sync was paused before all of it was there.
         missing: whether the partner does not know the target any more.
         acknowledged: rows of the plan that the partner acknowledged: all or none.
@@ -44,7 +44,7 @@ class Published:
     """
 
     stopped: str = ""
-    yielded: bool = False
+    deferred: bool = False
     paused: bool = False
     missing: bool = False
     acknowledged: int = 0
@@ -78,12 +78,12 @@ def publish(attempt: Attempt, wire: FileWire, history: History, operations: int,
         return Published(paused=True, requests=permits.given)
     except PartnerError as error:
         without_effect = isinstance(error, _WITHOUT_EFFECT) and permits.given <= 1  # no earlier page was taken either
-        permits.end(ChunkState.UNTOUCHED if without_effect else ChunkState.UNKNOWN, type(error).__name__)
+        permits.end(ChunkState.NOT_SENT if without_effect else ChunkState.UNKNOWN, type(error).__name__)
         cut_off = isinstance(error, PartnerOutcomeUnknown) and not isinstance(error, PartnerFolderNotWritable)
         out_of_time = cut_off and clock.now() >= attempt.asked.deadline
         return Published(
             stopped="" if out_of_time else str(error),
-            yielded=out_of_time,
+            deferred=out_of_time,
             missing=isinstance(error, PartnerTargetMissing),
             requests=error.requests,
         )
@@ -98,9 +98,9 @@ def _bare(history: History, payload: StoredFile) -> Iterator[pa.RecordBatch]:
 
 def _published(attempt: Attempt, permits: "_Permits", publication: Publication, operations: int) -> Published:
     if publication.reached != "all":
-        permits.end(ChunkState.UNTOUCHED if publication.reached == "none" else ChunkState.UNKNOWN, "no time was left")
-        return Published(yielded=True, requests=publication.requests)
-    permits.end(ChunkState.DOUBTED if publication.doubtful else ChunkState.ACKED, "")
+        permits.end(ChunkState.NOT_SENT if publication.reached == "none" else ChunkState.UNKNOWN, "no time was left")
+        return Published(deferred=True, requests=publication.requests)
+    permits.end(ChunkState.IN_DOUBT if publication.doubtful else ChunkState.ACKED, "")
     if not publication.doubtful:  # what may still change what is there establishes nothing
         attempt.mark_established()
     return Published(acknowledged=operations, requests=publication.requests)
@@ -131,12 +131,12 @@ class _Permits:
         return until
 
     def look(self) -> datetime | None:
-        """Permit a request that changes nobody, of which there is nothing to record.
+        """Permit a request that changes no id, of which there is nothing to record.
 
         Raises:
             LeaseLost, SyncPaused: as for :meth:`another`.
         """
-        self.attempt.require_turn()
+        self.attempt.require_lease()
         return self._time_limit()
 
     def end(self, state: ChunkState, reason: str) -> None:

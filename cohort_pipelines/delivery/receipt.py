@@ -14,7 +14,7 @@ from cohort_pipelines.history import History
 from cohort_pipelines.ledger import AttemptKind, AttemptState
 
 MAX_LISTED = 10_000
-"""Refused rows that a receipt lists; `refused` counts them all."""
+"""Refused rows that a receipt lists; `rejected` counts them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Receipt:
         window: the window's key.
         restored_from: the window whose payload a restore puts back; None for anything else.
         target: the target's name at the partner; with ``wire``, ``host`` and ``account`` it names it for good.
-        baseline: what the target held before the first delivery: ``empty``, ``unknown`` or ``adopted``.
+        initial_members: what the target held before the first delivery: ``empty``, ``unknown`` or ``adopted``.
         run_id: who wrote it.
         started: when it claimed the target.
         snapshot_seq: the number of the snapshot that the payload comes from.
@@ -40,7 +40,7 @@ class Receipt:
         project: the Mixpanel project that it was taken from.
         cohort_id: the cohort there.
         taken_at: when Mixpanel was asked for it.
-        members: members of the cohort in it, ``identified`` of them with a profile property, ``rejected`` without a
+        members: members of the cohort in it, ``identified`` of them with a profile property, ``excluded`` without a
             usable partner id or for another reason.
         payload_checksum: of the payload file.
         plan_checksum: of the plan file; None when it did not come to a plan.
@@ -48,16 +48,17 @@ class Receipt:
         joiners: additions planned, of ids not known to be in.
         leavers: removals planned, of ids not known to be out.
         repeated: operations planned only since what became of earlier ones is uncertain.
-        healed: operations planned only to undo what somebody else may have changed.
+        reconciled: operations planned only to undo what others may have changed.
         unchanged: ids of the payload that were known to be in.
         planned: operations planned, all of these together.
         acknowledged: operations that the partner acknowledged.
         refused: operations that it refused.
-        unsettled: ids whose outcome is uncertain, or was too lately to be sure.
+        in_doubt: ids whose outcome is uncertain, or was too lately to be sure.
         requests: requests made.
         seconds: from the claim to the end.
-        released: who let it pass the gates, when and why; None when no gate had to be passed so.
-        belief_after: checksum of the belief afterwards; None when nothing was ever sent, or it did not come to a plan.
+        approved: who let it pass the gates, when and why; None when no gate had to be passed so.
+        membership_after: checksum of the membership afterwards; None when nothing was ever sent, or it did not come to
+        a plan.
     """
 
     attempt: int
@@ -72,7 +73,7 @@ class Receipt:
     wire: str
     host: str
     account: str
-    baseline: str | None = None
+    initial_members: str | None = None
     run_id: str
     started: datetime
     snapshot_seq: int
@@ -82,23 +83,23 @@ class Receipt:
     taken_at: datetime
     members: int
     identified: int
-    rejected: int
+    excluded: int
     payload_checksum: str
     plan_checksum: str | None = None
     users: int
     joiners: int = 0
     leavers: int = 0
     repeated: int = 0
-    healed: int = 0
+    reconciled: int = 0
     unchanged: int = 0
     planned: int = 0
     acknowledged: int = 0
-    refused: int = 0
-    unsettled: int = 0
+    rejected: int = 0
+    in_doubt: int = 0
     requests: int = 0
     seconds: float = 0.0
-    released: str | None = None
-    belief_after: str | None = None
+    approved: str | None = None
+    membership_after: str | None = None
 
 
 REFUSED_ROW = pa.struct([("operation", pa.string()), ("id", pa.string()), ("reason", pa.string())])
@@ -107,26 +108,26 @@ _TYPES: dict[object, pa.DataType] = {int: pa.int64(), float: pa.float64(), datet
 _COLUMNS: dict[str, pa.DataType] = {each.name: _TYPES.get(each.type, pa.string()) for each in fields(Receipt)} | {
     "ended": _MOMENT,
     "ledger_id": pa.string(),  # with the generation it tells a lost or doubled ledger
-    "refused_rows": pa.list_(REFUSED_ROW),
+    "rejected_rows": pa.list_(REFUSED_ROW),
 }
 RECEIPT_SCHEMA = pa.schema(_COLUMNS)
 
 
 def write_receipt(
-    history: History, receipt: Receipt, *, ended: datetime, ledger_id: str, refused_rows: list[dict[str, str]]
+    history: History, receipt: Receipt, *, ended: datetime, ledger_id: str, rejected_rows: list[dict[str, str]]
 ) -> StoredFile:
     """Seal a receipt as a file of one row.
 
     Raises:
         HistoryNotWritable: the disk or the object store refused.
     """
-    row = asdict(receipt) | {"ended": ended, "ledger_id": ledger_id, "refused_rows": refused_rows}
+    row = asdict(receipt) | {"ended": ended, "ledger_id": ledger_id, "rejected_rows": rejected_rows}
     return history.write(
         receipt.sync, Stage.RECEIPT, receipt.window, pa.Table.from_pylist([row], schema=RECEIPT_SCHEMA)
     )
 
 
-def list_refused(history: History, plan: StoredFile, ranges: Iterable[tuple[int, int, str]]) -> list[dict[str, str]]:
+def list_rejected(history: History, plan: StoredFile, ranges: Iterable[tuple[int, int, str]]) -> list[dict[str, str]]:
     """Return the rows of ``plan`` in ``ranges`` `[lo, hi)`, each with its reason; at most :data:`MAX_LISTED`.
 
     Plan and ranges, which are in order, are walked side by side, no further than there is something to list.

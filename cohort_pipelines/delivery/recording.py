@@ -1,7 +1,7 @@
 """Recording for several workers at once: what they have waiting goes into one transaction.
 
 A commit that is durable takes the disk some milliseconds, whatever it holds. While one is on its way the others wait
-for their turn, and whoever is next takes along what all of them have.
+for their turn, and the next one writes for all that wait.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What is asked for by name: an earlier audience again, or nobody any more. Both are overwrites like any other."""
+"""What a person asks for: an earlier audience again, or an empty one. Both are overwrites like any other."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ import pyarrow as pa
 from sqlalchemy import ColumnElement, func, or_, select
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import NothingToRestore, TargetNotKnown, TargetUnsettled
+from cohort_pipelines.core.errors import NothingToRestore, TargetInDoubt, TargetNotKnown
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.core.windows import Window
 from cohort_pipelines.delivery.chunks import PATIENCE
@@ -138,7 +138,7 @@ def retire(
 
     Raises:
         TargetNotKnown: nothing was ever sent to it.
-        TargetUnsettled: it was emptied; what is still on its way may put somebody back, so that it is not given up yet.
+        TargetInDoubt: it was emptied; a request in doubt may still put ids back, so that it is not retired yet.
         DeliveryError, HistoryError: as :func:`deliver`; the target then still belongs to ``sync``.
     """
     newest = select(func.max(schema.attempt.c.snapshot)).join(schema.target).where(*_on(target))
@@ -163,10 +163,10 @@ def retire(
         kind=AttemptKind.RETIRE,
         on_progress=on_progress,
     )
-    if receipt.unsettled:
+    if receipt.in_doubt:
         last_try = clock.now() + timedelta(seconds=LEASE_SECONDS) + PATIENCE
-        until = last_try + SETTLES_AFTER + (terms or Terms()).applies_within
-        raise TargetUnsettled(target.name, receipt.unsettled, until)
+        until = last_try + SETTLES_AFTER + (terms or Terms()).apply_delay
+        raise TargetInDoubt(target.name, receipt.in_doubt, until)
     return receipt
 
 

@@ -17,9 +17,9 @@ from cohort_pipelines.core.changes import Operation
 from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerKeyRefused,
-    PartnerRequestRefused,
+    PartnerRateLimited,
+    PartnerRequestRejected,
     PartnerTargetMissing,
-    PartnerTurnedAway,
     SyncPaused,
 )
 from cohort_pipelines.delivery.attempt import Attempt
@@ -38,7 +38,7 @@ _NAP_SECONDS = 0.5
 _HANDFUL = 4  # requests that may be refused while it is found out who is to blame
 _UNHEARD = 8  # requests that may be refused, and nothing acknowledged, before rows can no longer be to blame
 _NOT_THERE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY})
-_TO_TAKE_BACK = frozenset({ChunkState.UNTOUCHED, ChunkState.REFUSED_WHOLE})
+_TO_TAKE_BACK = frozenset({ChunkState.NOT_SENT, ChunkState.REJECTED_WHOLE})
 
 Progress = Callable[[int, int], None]
 
@@ -50,10 +50,10 @@ class Sending:
         requests: requests made so far.
         done: rows of the plan that got a clear answer so far, ``acknowledged`` of them a good one.
         stopped: why it ended before its plan was done, in words; empty when it was done, or only short of time.
-        yielded: whether it ended for want of time, or was cancelled or paused.
+        deferred: whether it ended for want of time, or was cancelled or paused.
         paused: whether it ended since the sync was paused.
         established: whether it is recorded that the target is there.
-        missing: whether the partner does not know the target any more, so that nobody is in it.
+        missing: whether the partner does not know the target any more, so that it holds no id.
     """
 
     def __init__(self, attempt: Attempt) -> None:
@@ -61,19 +61,19 @@ class Sending:
         self.done = 0
         self.acknowledged = 0
         self.stopped = ""
-        self.yielded = False
+        self.deferred = False
         self.paused = False
         self.established = attempt.established
         self.missing = False
         self._attempt = attempt
-        self._excused_from = 0  # rows from here on only heal ids that are out, which a partner may well refuse
+        self._excused_from = 0  # rows from here on only reconcile ids that are out, which a partner may well refuse
         self._deadline = attempt.asked.deadline
         self._recorder = Recorder(attempt.record)
         self._refusals: dict[Operation, str] = {}  # the last of each operation while nothing was acknowledged
         self._unheard = 0  # requests refused while nothing was acknowledged
-        self._last_refusal: PartnerRequestRefused | None = None
+        self._last_refusal: PartnerRequestRejected | None = None
         self._looked = False  # whether the partner was asked for the target
-        self._again: deque[Chunk] = deque()  # what was left untouched
+        self._again: deque[Chunk] = deque()  # what was left not_sent
         self._bisection = Bisection(0, judges_rows=True)
         self._not_before = clock.monotonic()  # the partner turned us away until then
         self._backing_off = BackingOff()
@@ -105,7 +105,7 @@ class Sending:
                     if on_progress is not None:
                         on_progress(self.done, planned)
             except BaseException:
-                self.yielded = True
+                self.deferred = True
                 wait([sending], GRACE.total_seconds())
                 raise
             sending.result()
@@ -130,7 +130,7 @@ class Sending:
         if self._in_doubt and not self.paused:
             only_rows = trusted and self.done == counts.operations < _UNHEARD
             self.stopped = self.stopped or ("" if only_rows else next(iter(self._refusals.values())))
-        elif self._bisection.suspects_the_connection and not self.yielded:
+        elif self._bisection.suspects_the_connection and not self.deferred:
             self.stopped = self.stopped or str(self._last_refusal)
 
     def _bisect(self, wire: ChangeWire, counts: PlanCounts) -> None:
@@ -178,13 +178,13 @@ class Sending:
         """Return how many requests ``ask`` made, once the partner has time for it; 0 where it came to nothing."""
         while not self._must_end():
             try:
-                await asyncio.to_thread(self._attempt.require_turn)
+                await asyncio.to_thread(self._attempt.require_lease)
                 made = await ask(self._time_limit())
             except SyncPaused:
-                self.paused = self.yielded = True
+                self.paused = self.deferred = True
             except PartnerTargetMissing as missing:
                 self._miss(missing)
-            except PartnerTurnedAway as busy:
+            except PartnerRateLimited as busy:
                 self.requests += busy.requests
                 self._leave_alone(again_after(busy))
                 await self._nap()
@@ -203,14 +203,14 @@ class Sending:
             return
         self._looked = True
         try:
-            await asyncio.to_thread(self._attempt.require_turn)
+            await asyncio.to_thread(self._attempt.require_lease)
             self.requests += await session.find(self._time_limit())
         except PartnerTargetMissing as missing:
             self._miss(missing)
         except PartnerError as unclear:
             self.requests += unclear.requests
         except SyncPaused:
-            self.paused = self.yielded = True
+            self.paused = self.deferred = True
 
     def _miss(self, missing: PartnerTargetMissing) -> None:
         self.requests += missing.requests
@@ -231,7 +231,7 @@ class Sending:
     async def _work(self, session: Session, chunks: Iterator[Chunk]) -> None:
         ended: Sequence[Ended] = ()
         while (chunk := self._next(chunks)) is not None:
-            if self._turned_away_for > 0:
+            if self._rate_limited_for > 0:
                 await self._flush(ended)
                 ended = ()
                 await self._nap()
@@ -240,21 +240,21 @@ class Sending:
             try:
                 recorded = await self._recorder.record(ended, chunk.rows)
             except SyncPaused:
-                self.paused = self.yielded = True
+                self.paused = self.deferred = True
                 return
             ended = await self._send(session, chunk, recorded)
             if any(each.state in _TO_TAKE_BACK for each in ended):
                 await self._flush(ended)  # before anybody begins them anew
                 self._take_back(chunk, ended)
                 in_doubt = self._in_doubt and not (chunk.alone or chunk.splits)
-                if ended[0].state is ChunkState.REFUSED_WHOLE and in_doubt:
+                if ended[0].state is ChunkState.REJECTED_WHOLE and in_doubt:
                     return  # the others go on only if something of theirs is acknowledged
                 ended = ()
         await self._flush(ended)
 
     def _next(self, chunks: Iterator[Chunk]) -> Chunk | None:
         """Take what is to be sent next, unless there is nothing or a reason to start no more."""
-        if self.stopped or self.yielded:
+        if self.stopped or self.deferred:
             return None
         if self._again:
             return self._again.popleft()
@@ -264,24 +264,24 @@ class Sending:
         return next(chunks, None)
 
     @property
-    def _turned_away_for(self) -> float:
+    def _rate_limited_for(self) -> float:
         """Seconds until the partner may be asked again."""
         return max(self._not_before - clock.monotonic(), 0.0)
 
     def _must_end(self) -> bool:
         """Say whether no further chunk may be started, though there are some."""
-        if not self.stopped and clock.now() + timedelta(seconds=self._turned_away_for) >= self._deadline:
-            self.yielded = True
-        return self.yielded or bool(self.stopped)
+        if not self.stopped and clock.now() + timedelta(seconds=self._rate_limited_for) >= self._deadline:
+            self.deferred = True
+        return self.deferred or bool(self.stopped)
 
     async def _nap(self) -> None:
         """Wait until the partner may be asked again, or something ends the attempt."""
-        while (seconds := self._turned_away_for) and not self._must_end():  # noqa: ASYNC110  a cancel has no event
+        while (seconds := self._rate_limited_for) and not self._must_end():  # noqa: ASYNC110  a cancel has no event
             await asyncio.sleep(min(_NAP_SECONDS, seconds))
 
     def _leave_alone(self, seconds: float) -> None:
         """Send nothing for a while, since the partner turned us away and named so many ``seconds``."""
-        self._not_before = max(self._not_before, clock.monotonic() + self._backing_off.turned_away(seconds))
+        self._not_before = max(self._not_before, clock.monotonic() + self._backing_off.rate_limited(seconds))
 
     async def _flush(self, ended: Sequence[Ended]) -> None:
         """Record what became of a chunk, if anything, and begin nothing."""
@@ -289,17 +289,17 @@ class Sending:
             await self._recorder.record(ended, None)
 
     def _take_back(self, chunk: Chunk, ended: Sequence[Ended]) -> None:
-        """Let what was left untouched be sent again, and the parts of what was refused as a whole."""
-        if ended[0].state is ChunkState.REFUSED_WHOLE:
+        """Let what was left not_sent be sent again, and the parts of what was refused as a whole."""
+        if ended[0].state is ChunkState.REJECTED_WHOLE:
             self._bisection.put([chunk.part(each.lo, each.hi, splits=1) for each in ended])
         else:
-            self._again += [chunk.part(each.lo, each.hi) for each in ended if each.state is ChunkState.UNTOUCHED]
+            self._again += [chunk.part(each.lo, each.hi) for each in ended if each.state is ChunkState.NOT_SENT]
 
     async def _send(self, session: Session, chunk: Chunk, recorded: Recorded) -> list[Ended]:
         try:
             await self._attempt.lease.require_live_in_loop()
             answer = await session.send(chunk.operation, chunk.ids, chunk.page, chunk.pages, self._time_limit())
-        except PartnerRequestRefused as error:
+        except PartnerRequestRejected as error:
             return self._refused(chunk, error, recorded)
         except PartnerError as error:
             self.requests += error.requests
@@ -307,38 +307,38 @@ class Sending:
             return [chunk.ended(ChunkState.UNKNOWN, type(error).__name__, recorded.at, recorded.now())]
         return self._answered(chunk, answer, recorded)
 
-    def _refused(self, chunk: Chunk, error: PartnerRequestRefused, recorded: Recorded) -> list[Ended]:
+    def _refused(self, chunk: Chunk, error: PartnerRequestRejected, recorded: Recorded) -> list[Ended]:
         self.requests += error.requests
         self.done += chunk.hi - chunk.lo
         self._last_refusal = error
         if not self._is_excused(chunk, error):
             self._hold_against_the_target(chunk, error)
-        state, reason = ChunkState.REFUSED_WHOLE, f"refused ({error.status})"
+        state, reason = ChunkState.REJECTED_WHOLE, f"refused ({error.status})"
         return [part.ended(state, reason, recorded.at, recorded.now()) for part in self._bisection.divide(chunk)]
 
-    def _is_excused(self, chunk: Chunk, error: PartnerRequestRefused) -> bool:
-        """Say whether a refusal may be for somebody who is not there, and not for the connection."""
+    def _is_excused(self, chunk: Chunk, error: PartnerRequestRejected) -> bool:
+        """Say whether a rejection may be for an id that is not there, and not for the connection."""
         return chunk.lo >= self._excused_from and (self.acknowledged > 0 or error.status in _NOT_THERE)
 
-    def _hold_against_the_target(self, chunk: Chunk, error: PartnerRequestRefused) -> None:
+    def _hold_against_the_target(self, chunk: Chunk, error: PartnerRequestRejected) -> None:
         if not self.acknowledged:
             self._unheard += error.requests
             if not chunk.alone:
                 self._refusals[chunk.operation] = str(error)
-        if self._bisection.refused(chunk):
+        if self._bisection.rejected(chunk):
             self._stop(str(error), for_good=True)
 
     def _answered(self, chunk: Chunk, answer: Answer, recorded: Recorded) -> list[Ended]:
-        clear = chunk.hi - chunk.lo - len(answer.unknown) - len(answer.untouched)
+        clear = chunk.hi - chunk.lo - len(answer.unknown) - len(answer.not_sent)
         self.requests += answer.requests
         self.done += clear
-        self.acknowledged += clear - len(answer.refused)
-        if clear > len(answer.refused):
+        self.acknowledged += clear - len(answer.rejected)
+        if clear > len(answer.rejected):
             self._bisection.acknowledged()
             self._backing_off.taken()
-        if answer.unknown or (answer.untouched and answer.again_after is None):
-            reason = next(iter((answer.unknown or answer.untouched).values()))
-            unclear = len(answer.unknown) + len(answer.untouched)
+        if answer.unknown or (answer.not_sent and answer.again_after is None):
+            reason = next(iter((answer.unknown or answer.not_sent).values()))
+            unclear = len(answer.unknown) + len(answer.not_sent)
             self._stop(f"{unclear:,} changes got no clear answer ({reason})", for_good=False)
         elif answer.again_after is not None:
             self._leave_alone(answer.again_after)

@@ -1,7 +1,7 @@
 """The overwrite, from claim to receipt: after it, the target's ids equal the payload, or an error says how far it came.
 
-Killed anywhere and run again it converges. What a request may have done is recorded before the request; belief is made
-of these records, whatever the verdict on the whole; the next attempt starts from belief.
+Killed anywhere and run again it converges. What a request may have done is recorded before the request; membership is
+made of these records, whatever the verdict on the whole; the next attempt starts from membership.
 """
 
 import time
@@ -13,10 +13,10 @@ from cohort_pipelines.core import clock
 from cohort_pipelines.core.errors import (
     NOTHING_SENT,
     CohortPipelinesError,
+    DeliveryDeferred,
     DeliveryHeld,
-    DeliveryRefused,
+    DeliveryRejected,
     DeliveryStopped,
-    DeliveryYielded,
     HistoryError,
     LeaseLost,
     LedgerUnusable,
@@ -27,7 +27,7 @@ from cohort_pipelines.core.errors import (
 from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.core.windows import Window
 from cohort_pipelines.delivery import judging
-from cohort_pipelines.delivery.attempt import Asked, Attempt
+from cohort_pipelines.delivery.attempt import Attempt, DeliveryRequest
 from cohort_pipelines.delivery.chunks import read_phases
 from cohort_pipelines.delivery.claim import claim
 from cohort_pipelines.delivery.gates import Gates
@@ -74,7 +74,7 @@ def deliver(
 
     Args:
         ledger: what was sent so far, and whose turn it is.
-        history: where plan, belief and receipt are written.
+        history: where plan, membership and receipt are written.
         partner: the connection.
         target: what is overwritten; ``sync`` becomes its owner at the first delivery.
         sync: the sync's name.
@@ -82,13 +82,13 @@ def deliver(
         payload: what the target shall hold.
         snapshot_seq: the number of the recorded snapshot that the payload comes from.
         gates: what must not happen unasked; None: nothing holds it, since it was asked for by name.
-        run_id: who is writing, for whoever reads the ledger.
+        run_id: the Dagster run that writes, for readers of the ledger.
         deadline: when to stop between two chunks; the next window goes on.
         terms: what is true of the target.
         kind: a window's own overwrite, or what :mod:`cohort_pipelines.delivery.restoring` asks for.
         restored_from: the window whose payload is put back.
         pause: pause the sync in the transaction that claims the target.
-        requested: when the run was asked for, by the clock of whoever did; None: just now. What was asked for by name
+        requested: when the run was asked for, by the clock of its host; None: just now. What was asked for by name
             since goes over it, whichever snapshot is newer.
         on_progress: told every half second, in the caller's thread, how many of how many operations are done.
         lease_seconds: how long a dead writer keeps others waiting.
@@ -97,17 +97,17 @@ def deliver(
         DeliveryHeld: a gate holds the payload; nothing was sent.
         DeliverySuperseded: a newer snapshot was delivered or claimed, or a restore was asked for after this; nothing
             was sent.
-        DeliveryYielded: the deadline came before the plan was done.
+        DeliveryDeferred: the deadline came before the plan was done.
         SyncPaused: the sync is paused, or was while this was under way.
         DeliveryStopped: the partner, the ledger or the history did not let the plan be done.
-        DeliveryRefused: everything was sent, some of it was refused.
-        TargetBusy, TargetNotItsOwn, LeaseLost: somebody else writes the target, or it is another one.
+        DeliveryRejected: everything was sent, some of it was refused.
+        TargetBusy, TargetNotItsOwn, LeaseLost: another run writes the target, or it is another target.
         HistoryError, LedgerUnusable: what is needed is gone, damaged, or cannot be read or written; nothing was sent.
         ClockSkewed: this host's clock and the database's differ; nothing was sent.
     """
     history.require_writable()
     pairing.require_paired(ledger, history)
-    asked = Asked(
+    asked = DeliveryRequest(
         target=target,
         sync=sync,
         window=window.key,
@@ -141,7 +141,7 @@ def deliver(
 
 
 def _deliver_once(
-    asked: Asked,
+    asked: DeliveryRequest,
     *,
     ledger: Ledger,
     history: History,
@@ -154,21 +154,21 @@ def _deliver_once(
         attempt = claim(ledger, asked, lease_seconds)
     except (TargetBusy, TargetNotItsOwn, SyncPaused) as error:
         if asked.kind is AttemptKind.OVERWRITE:
-            passes = isinstance(error, TargetBusy | SyncPaused)  # by itself, or when somebody says so
+            passes = isinstance(error, TargetBusy | SyncPaused)  # by itself, or on `resume`
             ledger.note_window(asked.sync, asked.window, "skipped" if passes else "failed", str(error))
         raise
     overwrite = Overwrite(attempt, history)
     if attempt.superseded:
         overwrite.end(AttemptState.SUPERSEDED, str(attempt.superseded))
         raise attempt.superseded
-    with attempt.lease.kept(partial(pairing.require_own, ledger, history)):
+    with attempt.lease.heartbeat(partial(pairing.require_own, ledger, history)):
         _prepare(overwrite, gates, partner)
         return _carry_out(overwrite, partner, on_progress)
 
 
 def _prepare(overwrite: Overwrite, gates: Gates | None, partner: ChangeWire | FileWire) -> None:
     try:
-        overwrite.bury_the_dead()
+        overwrite.recover_crashed_attempts()
         overwrite.prepare(partner)
         if gates is not None:
             _require_gates(overwrite, gates)
@@ -179,15 +179,15 @@ def _prepare(overwrite: Overwrite, gates: Gates | None, partner: ChangeWire | Fi
 
 
 def _require_gates(overwrite: Overwrite, gates: Gates) -> None:
-    verdicts, overwrite.release = judging.judge(
+    verdicts, overwrite.approval = judging.judge(
         overwrite.attempt,
         gates,
         overwrite.counts,
         held=overwrite.base.held if overwrite.base else 0,
-        adopted=(overwrite.adopting or overwrite.baseline) == "adopted",
+        adopted=(overwrite.adopting or overwrite.initial_members) == "adopted",
     )
     held = next((verdict for verdict in verdicts if verdict.held), None)
-    if held is not None and overwrite.release is None:
+    if held is not None and overwrite.approval is None:
         error = DeliveryHeld(held.name, held.finding, held.remedy)
         overwrite.end(AttemptState.HELD, str(error))
         raise error
@@ -207,7 +207,7 @@ def _carry_out(overwrite: Overwrite, partner: ChangeWire | FileWire, on_progress
         cause = str(error).replace(f" {NOTHING_SENT}", "")  # something may well have been
         stopped = DeliveryStopped(cause, sending.acknowledged, counts.operations)
         with suppress(LedgerUnusable):  # where it is the ledger that refuses, nothing can be told
-            overwrite.attempt.leave_word(str(stopped))  # unless it was taken over meanwhile, which says more
+            overwrite.attempt.record_failure_reason(str(stopped))  # unless it was taken over meanwhile, which says more
         raise stopped from error
 
 
@@ -218,11 +218,11 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
     look = partner.findable and _must_look(attempt)
     try:
         if counts.operations and not _wait_until_applied(overwrite):
-            sending.yielded = True
+            sending.deferred = True
         elif isinstance(partner, FileWire):
             with only_while(attempt.lease.require_live_in_loop):
                 published = publish(attempt, partner, overwrite.history, counts.operations, look=look)
-            sending.stopped, sending.yielded, sending.paused = published.stopped, published.yielded, published.paused
+            sending.stopped, sending.deferred, sending.paused = published.stopped, published.deferred, published.paused
             sending.missing = published.missing
             sending.done = sending.acknowledged = published.acknowledged
             sending.requests = published.requests
@@ -230,7 +230,9 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
             phases = read_phases(overwrite.history, plan, counts, partner, attempt.generation)
             with only_while(attempt.lease.require_live_in_loop):
                 sending.run(partner, phases, counts, on_progress, look=look)
-            if not (sending.established or sending.stopped or sending.yielded):  # a baseline that needed nothing stands
+            if not (
+                sending.established or sending.stopped or sending.deferred
+            ):  # a baseline that needed nothing stands
                 attempt.mark_established()
     except (LeaseLost, LedgerUnusable):
         raise
@@ -246,7 +248,7 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
     except BaseException as error:  # a cancel
         overwrite.requests = sending.requests
         with suppress(CohortPipelinesError):  # what cannot be recorded now is made up for by the next claim
-            overwrite.end(AttemptState.YIELDED, type(error).__name__)
+            overwrite.end(AttemptState.DEFERRED, type(error).__name__)
         raise
 
 
@@ -257,7 +259,7 @@ def _must_look(attempt: Attempt) -> bool:
     return clock.now() < attempt.asked.deadline and not attempt.heard_since(attempt.now() - _LOOK_EVERY)
 
 
-def _is_by_hand(asked: Asked) -> bool:
+def _is_by_hand(asked: DeliveryRequest) -> bool:
     """Say whether a person asked for the audience to be there: an export or a restore."""
     return asked.kind is not AttemptKind.RETIRE and bool(_asked_by_name(asked))
 
@@ -266,16 +268,16 @@ def _wait_until_applied(overwrite: Overwrite) -> bool:
     """Wait until the partner has applied what was sent last, so that no id is reversed before; False: out of time.
 
     Raises:
-        SyncPaused: somebody paused the sync meanwhile.
+        SyncPaused: the sync was paused meanwhile.
         LeaseLost: another run has taken the target over.
     """
     asked, last_sent = overwrite.attempt.asked, overwrite.attempt.on_target().last_sent
-    if last_sent is None or not asked.terms.applies_within:
+    if last_sent is None or not asked.terms.apply_delay:
         return True
-    while overwrite.attempt.now() < last_sent + asked.terms.applies_within:
+    while overwrite.attempt.now() < last_sent + asked.terms.apply_delay:
         if clock.now() >= asked.deadline:
             return False
-        overwrite.attempt.require_turn()
+        overwrite.attempt.require_lease()
         time.sleep(_POLL_SECONDS)
     return True
 
@@ -290,30 +292,30 @@ def _conclude(overwrite: Overwrite, sending: Sending) -> Receipt:
         raise stopped
     if sending.paused and (pause := paused(overwrite.attempt.ledger, asked.sync)):
         cut_short = SyncPaused(asked.sync, pause.who, pause.why)
-        overwrite.end(AttemptState.YIELDED, str(cut_short))
+        overwrite.end(AttemptState.DEFERRED, str(cut_short))
         raise cut_short
-    if sending.yielded or sending.paused:
-        yielded = DeliveryYielded(sending.done, planned, _eta(overwrite, sending.done), again=_asked_by_name(asked))
-        overwrite.end(AttemptState.YIELDED, str(yielded))
-        raise yielded
+    if sending.deferred or sending.paused:
+        deferred = DeliveryDeferred(sending.done, planned, _eta(overwrite, sending.done), again=_asked_by_name(asked))
+        overwrite.end(AttemptState.DEFERRED, str(deferred))
+        raise deferred
     overwrite.attempt.mark_sent()
-    refused_adds, refused_removals = overwrite.refused()
+    rejected_adds, rejected_removals = overwrite.rejected()
     left_over = overwrite.left_over()
-    if refused_removals > overwrite.excused() or left_over or refused_adds > asked.terms.max_refused:
-        refused = DeliveryRefused(refused_adds, refused_removals, left_over)
-        overwrite.end(AttemptState.REFUSED, str(refused))
+    if rejected_removals > overwrite.excused() or left_over or rejected_adds > asked.terms.rejection_tolerance:
+        refused = DeliveryRejected(rejected_adds, rejected_removals, left_over)
+        overwrite.end(AttemptState.REJECTED, str(refused))
         raise refused
     return overwrite.end(AttemptState.ACCEPTED if _may_be_unapplied(overwrite) else AttemptState.DELIVERED)
 
 
-def _asked_by_name(asked: Asked) -> str:
-    """Return what nobody repeats by itself; empty for a window of a schedule."""
+def _asked_by_name(asked: DeliveryRequest) -> str:
+    """Return the name of what only a person repeats; empty for a window of a schedule."""
     return _BY_NAME.get(asked.kind) or ("" if opening_of(asked.window) else "export")
 
 
 def _may_be_unapplied(overwrite: Overwrite) -> bool:
     """Say whether the partner may still have to apply something that it acknowledged."""
-    within, last_sent = overwrite.attempt.asked.terms.applies_within, overwrite.attempt.on_target().last_sent
+    within, last_sent = overwrite.attempt.asked.terms.apply_delay, overwrite.attempt.on_target().last_sent
     if not within:
         return False
     return bool(overwrite.counts.operations) or (last_sent is not None and overwrite.attempt.now() < last_sent + within)

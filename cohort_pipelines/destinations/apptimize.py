@@ -50,7 +50,7 @@ def apptimize_http(
 
 
 def apptimize_file(*, folder: str | Path, region: Region) -> CsvFile:
-    """Return the folder whose files somebody imports into a group of that region's dashboard."""
+    """Return the folder whose files a person imports into a group of that region's dashboard."""
     return CsvFile(partner=_name(region), folder=Path(folder))
 
 

@@ -1,7 +1,7 @@
 """The file wire: a one-column CSV for each overwrite, and `current.csv`, which names the newest.
 
-`current.csv` is a symbolic link, because whoever imports by hand can pick it in any file dialog and uploads the newest
-audience without reading a pointer first, while `ls -l` still tells which overwrite it is.
+`current.csv` is a symbolic link, because a person who imports by hand can pick it in any file dialog and uploads the
+newest audience without reading a pointer first, while `ls -l` still tells which overwrite it is.
 """
 
 import csv
@@ -70,7 +70,7 @@ class CsvFile:
         self.account = str(self._folder)
 
     def count_requests(self, rows: int) -> int:  # noqa: ARG002  the interface's argument
-        """Count none: nobody is asked."""
+        """Count none: no service is asked."""
         return 0
 
     def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
@@ -130,7 +130,7 @@ class CsvFile:
             probe = self._folder / f".{uuid4()}.part"
             disk.create_private(probe).close()
             probe.unlink()
-        return "Connected; somebody has to import current.csv after each overwrite"
+        return "Connected; a person has to import current.csv after each overwrite"
 
     def find(self, target: str, permit: Permit) -> int:  # noqa: ARG002  the interface's arguments
         """Make no request: whether the file is there is read in every window."""
@@ -214,7 +214,7 @@ def _generation(name: str) -> int:
 
 
 def _named(home: Path) -> str | None:
-    """Return the file of ours that `current.csv` names, whether it is there or not; None where somebody replaced it."""
+    """Return the file of ours that `current.csv` names, whether it is there or not; None where it was replaced."""
     current = home / CURRENT
     named = str(current.readlink()) if current.is_symlink() else ""
     return named if _OURS.fullmatch(named) else None

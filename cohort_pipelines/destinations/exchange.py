@@ -15,8 +15,8 @@ from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
-    PartnerTurnedAway,
+    PartnerRateLimited,
+    PartnerRequestRejected,
     PartnerUnreachable,
 )
 from cohort_pipelines.core.http import URL, AsyncClient, NoAnswer, Response, retry_after, send, with_retries
@@ -60,14 +60,14 @@ async def exchange(
 
     Raises:
         PartnerUnreachable: no connection was made.
-        PartnerTurnedAway: no time was left, so nothing was sent.
+        PartnerRateLimited: no time was left, so nothing was sent.
         PartnerOutcomeUnknown: no complete answer of at most :data:`ANSWER_BYTES` came before ``deadline`` or within
             :data:`REQUEST_SECONDS`.
     """
     await _permission.get()()
     seconds = min(REQUEST_SECONDS, (deadline - clock.now()).total_seconds())
     if seconds <= 0:
-        raise PartnerTurnedAway(partner, "no time was left to ask", 0.0)
+        raise PartnerRateLimited(partner, "no time was left to ask", 0.0)
     try:
         request = http.build_request(method, url, content=body)
         return await send(http, request, seconds=seconds, max_bytes=ANSWER_BYTES)
@@ -83,8 +83,8 @@ async def insist(partner: str, ask: Callable[[], Awaitable[None]], deadline: dat
 
     Raises:
         PartnerKeyRefused: the key is refused.
-        PartnerRequestRefused: the request was refused, and no earlier try of it can have taken effect.
-        PartnerTurnedAway: it was turned away at the last try, and no earlier one can have taken effect.
+        PartnerRequestRejected: the request was refused, and no earlier try of it can have taken effect.
+        PartnerRateLimited: it was rate limited at the last try, and no earlier one can have taken effect.
         PartnerUnreachable: no connection was made at the last try, and no earlier one can have taken effect.
         PartnerOutcomeUnknown: a try got no clear answer, and none after it an acknowledgement.
     """
@@ -95,25 +95,25 @@ async def insist(partner: str, ask: Callable[[], Awaitable[None]], deadline: dat
         try:
             await ask()
         except PartnerOutcomeUnknown as unclear:
-            doubtful |= not isinstance(unclear, PartnerTurnedAway)
+            doubtful |= not isinstance(unclear, PartnerRateLimited)
             raise
 
     try:
         await with_retries(attempt, attempts=ATTEMPTS, deadline=deadline)
-    except PartnerRequestRefused as refusal:
+    except PartnerRequestRejected as refusal:
         if doubtful:
             raise _unclear(partner, f"HTTP {refusal.status}") from refusal
         raise
-    except (PartnerTurnedAway, PartnerUnreachable) as held_up:
+    except (PartnerRateLimited, PartnerUnreachable) as held_up:
         if doubtful:
             raise _unclear(partner, type(held_up).__name__) from held_up
         raise
     return doubtful
 
 
-def again_after(turned_away: PartnerTurnedAway) -> float:
+def again_after(rate_limited: PartnerRateLimited) -> float:
     """Return for how many seconds to leave a partner alone that only turned requests away."""
-    return _UNNAMED_WAIT if turned_away.retry_after is None else turned_away.retry_after
+    return _UNNAMED_WAIT if rate_limited.retry_after is None else rate_limited.retry_after
 
 
 @dataclass(slots=True)
@@ -122,14 +122,14 @@ class BackingOff:
 
     times: int = 0
 
-    def turned_away(self, seconds: float) -> float:
+    def rate_limited(self, seconds: float) -> float:
         """Return for how many seconds to ask for nothing; the partner named so many ``seconds``."""
         least = min(2.0 ** (self.times - 1), _LONGEST_UNNAMED) if self.times else 0.0
         self.times = min(self.times + 1, 10)  # far beyond where it matters
         return min(max(seconds, least), _LONGEST_WAIT)
 
     def taken(self) -> None:
-        """Take note that something was not turned away."""
+        """Take note that something was not rate limited."""
         self.times = 0
 
 
@@ -145,17 +145,17 @@ def failure(partner: str, status: int, wait: float | None = None) -> PartnerErro
     if status in _KEY_REFUSED:
         return PartnerKeyRefused(partner, status)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return PartnerTurnedAway(partner, f"HTTP {status}", wait)
+        return PartnerRateLimited(partner, f"HTTP {status}", wait)
     if status in _MAY_PASS or status >= _SERVER_ERROR:
         return PartnerOutcomeUnknown(partner, f"HTTP {status}", wait)
-    return PartnerRequestRefused(partner, status)
+    return PartnerRequestRejected(partner, status)
 
 
 def require_success(partner: str, response: Response) -> None:
     """Refuse every status but 2xx, and of these the one that says that the answer is only a part.
 
     Raises:
-        PartnerKeyRefused, PartnerRequestRefused, PartnerOutcomeUnknown: as :func:`failure` tells them apart.
+        PartnerKeyRefused, PartnerRequestRejected, PartnerOutcomeUnknown: as :func:`failure` tells them apart.
     """
     if not response.is_success:
         raise failure(partner, response.status_code, retry_after(response))

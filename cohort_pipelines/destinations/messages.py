@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cohort_pipelines.core.errors import PartnerError, PartnerOutcomeUnknown, PartnerRequestRefused
+from cohort_pipelines.core.errors import PartnerError, PartnerOutcomeUnknown, PartnerRequestRejected
 from cohort_pipelines.core.http import NO_JSON, Response
 from cohort_pipelines.destinations.exchange import failure, require_success
 
@@ -57,7 +57,7 @@ def require_accepted(partner: str, action: Action, response: Response) -> None:
     so the body decides.
 
     Raises:
-        PartnerKeyRefused, PartnerRequestRefused, PartnerOutcomeUnknown: what the status or the body says.
+        PartnerKeyRefused, PartnerRequestRejected, PartnerOutcomeUnknown: what the status or the body says.
     """
     require_success(partner, response)
     try:
@@ -74,7 +74,7 @@ def _reported_failure(partner: str, error: object, response: Response) -> Partne
     code = str(error.get("code")) if isinstance(error, dict) else ""
     if _AN_ERROR.fullmatch(code):
         return failure(partner, int(code))
-    return PartnerRequestRefused(partner, response.status_code)
+    return PartnerRequestRejected(partner, response.status_code)
 
 
 def _not_the_wire(partner: str, response: Response) -> PartnerOutcomeUnknown:

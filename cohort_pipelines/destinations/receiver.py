@@ -18,9 +18,9 @@ from cohort_pipelines.core.changes import NamedCohort, Operation
 from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
+    PartnerRateLimited,
+    PartnerRequestRejected,
     PartnerTargetMissing,
-    PartnerTurnedAway,
     PartnerUnreachable,
 )
 from cohort_pipelines.core.http import URL, AsyncClient, client
@@ -109,12 +109,12 @@ class CohortMessages:
         return _Messages(http, self._partner, self._url, self._id_key, cohort, asyncio.Semaphore(_IN_FLIGHT))
 
     async def check(self, target: str | None) -> str:
-        """Send the target an empty `add_members`, as Mixpanel does when nobody joined; without a target only knock.
+        """Send the target an empty `add_members`, as Mixpanel does without joiners; without a target only knock.
 
         404 is what Flagsmith answers for a group that it has not been told of yet, so it counts as connected.
 
         Raises:
-            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+            PartnerKeyRefused, PartnerRequestRejected, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
         """
         deadline = clock.now() + timedelta(seconds=REQUEST_SECONDS)
         async with client(connections=1, headers=self._headers) as http:
@@ -122,7 +122,7 @@ class CohortMessages:
                 return await self._knock(http, deadline)
             try:
                 await self._messages(http, target, str(uuid4())).page("add_members", [], deadline).post()
-            except PartnerRequestRefused as refusal:
+            except PartnerRequestRejected as refusal:
                 if not refusal.may_miss_the_target:
                     raise
                 either = "either the group is not there yet or the path of the URL is wrong"
@@ -174,7 +174,7 @@ class _Look(_Page):
     async def deliver(self) -> bool:
         try:
             return await super().deliver()
-        except PartnerRequestRefused as refusal:
+        except PartnerRequestRejected as refusal:
             if refusal.may_miss_the_target:
                 raise PartnerTargetMissing(self.partner, refusal.status) from None
             return False
@@ -211,7 +211,7 @@ class _Messages:
         return await self.page("members", [], deadline).deliver_and_count()
 
     async def find(self, deadline: datetime) -> int:
-        """Send an empty `add_members`, as Mixpanel does when nobody joined; Flagsmith answers 404 for an unknown group.
+        """Send an empty `add_members`, as Mixpanel does without joiners; Flagsmith answers 404 for an unknown group.
 
         A receiver that refuses it with another status is one that takes no empty message, and tells nothing.
 
@@ -226,7 +226,7 @@ class _Messages:
 
         Raises:
             PartnerKeyRefused: the key is refused.
-            PartnerRequestRefused: the page was refused, by its status or by a failure in the body of a 200, and no
+            PartnerRequestRejected: the page was refused, by its status or by a failure in the body of a 200, and no
                 earlier try of it may have taken effect.
         """
         action: Action = "add_members" if operation is Operation.ADD else "remove_members"
@@ -234,11 +234,11 @@ class _Messages:
         try:
             async with self.slots:
                 doubtful = await message.deliver()
-        except PartnerTurnedAway as busy:
-            untouched = dict.fromkeys(rows, str(busy))
-            return Answer(untouched=untouched, again_after=again_after(busy), requests=message.requests)
+        except PartnerRateLimited as busy:
+            not_sent = dict.fromkeys(rows, str(busy))
+            return Answer(not_sent=not_sent, again_after=again_after(busy), requests=message.requests)
         except PartnerUnreachable as down:
-            return Answer(untouched=dict.fromkeys(rows, str(down)), requests=message.requests)
+            return Answer(not_sent=dict.fromkeys(rows, str(down)), requests=message.requests)
         except PartnerOutcomeUnknown as lost:
             return Answer(unknown=dict.fromkeys(rows, str(lost)), requests=message.requests)
         except PartnerError as refusal:

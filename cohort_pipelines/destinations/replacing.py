@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from uuid import NAMESPACE_URL, uuid5
 
 from cohort_pipelines.core import clock, event_loop
-from cohort_pipelines.core.errors import PartnerError, PartnerTurnedAway
+from cohort_pipelines.core.errors import PartnerError, PartnerRateLimited
 from cohort_pipelines.destinations.exchange import BackingOff, again_after
 from cohort_pipelines.destinations.messages import PAGE_ROWS
 from cohort_pipelines.destinations.receiver import CohortMessages
@@ -44,7 +44,7 @@ class ReplacingMessages:
         self.findable = receiver.findable
 
     def count_requests(self, rows: int) -> int:
-        """Count the pages of a session; nobody is one page too."""
+        """Count the pages of a session; an empty audience is one page too."""
         return max(1, ceil(rows / PAGE_ROWS))
 
     def publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
@@ -56,7 +56,7 @@ class ReplacingMessages:
 
         Raises:
             PartnerKeyRefused, PartnerOutcomeUnknown: what the receiver has is unknown.
-            PartnerRequestRefused, PartnerUnreachable: the page permitted last took no effect.
+            PartnerRequestRejected, PartnerUnreachable: the page permitted last took no effect.
         """
         return event_loop.run(self._publish(target, audience, permit))
 
@@ -65,20 +65,20 @@ class ReplacingMessages:
 
         Raises:
             PartnerTargetMissing: it answers 404 or 410.
-            PartnerTurnedAway: no more was permitted before another answer.
+            PartnerRateLimited: no more was permitted before another answer.
             PartnerError: it would not tell.
         """
         return event_loop.run(self._find(target, permit))
 
     def holds(self, target: str, checksum: str) -> bool:  # noqa: ARG002  the interface's arguments
-        """Take it for true: a receiver cannot be read; healing sends the audience again."""
+        """Take it for true: a receiver cannot be read; reconciliation sends the audience again."""
         return True
 
     async def check(self, target: str | None) -> str:
         """Check as for a receiver that adds.
 
         Raises:
-            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+            PartnerKeyRefused, PartnerRequestRejected, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
         """
         return await self._receiver.check(target)
 
@@ -86,9 +86,9 @@ class ReplacingMessages:
         course = _Course(permit)
         async with self._receiver.export(target) as messages:
             if not await course.deliver(messages.look):
-                turned_away = PartnerTurnedAway(messages.partner, "no time was left to ask", None)
-                turned_away.requests = course.requests
-                raise turned_away
+                rate_limited = PartnerRateLimited(messages.partner, "no time was left to ask", None)
+                rate_limited.requests = course.requests
+                raise rate_limited
         return course.requests
 
     async def _publish(self, target: str, audience: Audience, permit: Permit) -> Publication:
@@ -135,8 +135,8 @@ class _Course:
             page = page_until(until)
             try:
                 self.doubtful |= await page.deliver()
-            except PartnerTurnedAway as busy:
-                free_at = clock.monotonic() + self.backing_off.turned_away(again_after(busy))
+            except PartnerRateLimited as busy:
+                free_at = clock.monotonic() + self.backing_off.rate_limited(again_after(busy))
             except PartnerError as error:
                 error.requests = self.requests + page.requests
                 raise

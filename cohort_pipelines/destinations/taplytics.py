@@ -22,8 +22,8 @@ from cohort_pipelines.core.errors import (
     DestinationInvalid,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
-    PartnerTurnedAway,
+    PartnerRateLimited,
+    PartnerRequestRejected,
     PartnerUnreachable,
 )
 from cohort_pipelines.core.http import NO_JSON, URL, AsyncClient, Response, client
@@ -97,13 +97,13 @@ class Taplytics:
             yield _Flags(http, self._url, target, asyncio.Semaphore(self._concurrency))
 
     async def check(self, target: str | None) -> str:  # noqa: ARG002  a field exists once a user has it
-        """Ask with a user that names nobody: 400 (a parameter is missing) means that the key was accepted.
+        """Ask without a user id: 400 (a parameter is missing) means that the key was accepted.
 
         That Taplytics looks at the key (401) before the parameters is its documented list of statuses read in the
         usual order; it was not verified against the live service.
 
         Raises:
-            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+            PartnerKeyRefused, PartnerRequestRejected, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
         """
         deadline = clock.now() + timedelta(seconds=REQUEST_SECONDS)
         async with client(connections=1, headers=self._headers) as http:
@@ -130,19 +130,19 @@ class _Chunk:
     """What is known of a chunk so far."""
 
     rows: int
-    refused: dict[int, PartnerRequestRefused] = field(default_factory=dict)
+    rejected: dict[int, PartnerRequestRejected] = field(default_factory=dict)
     unknown: dict[int, str] = field(default_factory=dict)
-    untouched: dict[int, str] = field(default_factory=dict)
+    not_sent: dict[int, str] = field(default_factory=dict)
     doubtful: set[int] = field(default_factory=set)
     requests: int = 0
     again_after: float | None = 0.0
     over: bool = False
 
-    def refusal(self) -> PartnerRequestRefused | None:
+    def refusal(self) -> PartnerRequestRejected | None:
         """Return why the chunk is refused as a whole: every row alike, or the plan, which speaks for those not sent."""
-        refusals = list(self.refused.values())
+        refusals = list(self.rejected.values())
         statuses = {refusal.status for refusal in refusals}
-        spoken_for = len(self.untouched) if statuses == {HTTPStatus.PAYMENT_REQUIRED} else 0
+        spoken_for = len(self.not_sent) if statuses == {HTTPStatus.PAYMENT_REQUIRED} else 0
         if len(statuses) != 1 or len(refusals) + spoken_for < self.rows:
             return None
         refusals[0].requests = self.requests
@@ -150,9 +150,9 @@ class _Chunk:
 
     def answer(self) -> Answer:
         """Return what became of each row."""
-        refused = {row: f"HTTP {refusal.status}" for row, refusal in self.refused.items()}
-        after = self.again_after if self.untouched else None
-        return Answer(refused, self.unknown, self.untouched, after, frozenset(self.doubtful), self.requests)
+        refused = {row: f"HTTP {refusal.status}" for row, refusal in self.rejected.items()}
+        after = self.again_after if self.not_sent else None
+        return Answer(refused, self.unknown, self.not_sent, after, frozenset(self.doubtful), self.requests)
 
 
 class _Flags:
@@ -169,7 +169,7 @@ class _Flags:
         return 0
 
     async def find(self, deadline: datetime) -> int:  # noqa: ARG002  likewise
-        """Make no request: a field that nobody has is as good as one that was deleted."""
+        """Make no request: a field that no user has is as good as one that was deleted."""
         return 0
 
     async def send(
@@ -182,13 +182,13 @@ class _Flags:
     ) -> Answer:
         """Set the field for each of ``ids``; every row is judged alone.
 
-        Once a row gets no clear answer after its retries, or is only turned away, or the plan refuses (402), the rows
-        not yet started are left out, untouched, which spares a partner that is down or busy.
+        Once a row gets no clear answer after its retries, or is only rate limited, or the plan refuses (402), the rows
+        not yet started are left out, not_sent, which spares a partner that is down or busy.
 
         Raises:
             PartnerKeyRefused: at once. What this chunk had in flight is cut off, and which of its rows were
                 acknowledged before is not told: all of them count as unknown.
-            PartnerRequestRefused: every row that was sent was refused with the same status, so none took effect.
+            PartnerRequestRejected: every row that was sent was refused with the same status, so none took effect.
         """
         chunk = _Chunk(len(ids))
         refusal: BaseException | None = None
@@ -216,20 +216,20 @@ class _Flags:
 
         async with self._slots:
             if chunk.over or clock.now() >= deadline:
-                chunk.untouched[row] = _NOT_SENT
+                chunk.not_sent[row] = _NOT_SENT
                 return
             try:
                 if await insist(_NAME, attempt, deadline):
                     chunk.doubtful.add(row)
-            except PartnerRequestRefused as refusal:
-                chunk.refused[row] = refusal
+            except PartnerRequestRejected as refusal:
+                chunk.rejected[row] = refusal
                 chunk.over |= refusal.status == HTTPStatus.PAYMENT_REQUIRED
-            except PartnerTurnedAway as busy:
-                chunk.untouched[row], chunk.over = str(busy), True
+            except PartnerRateLimited as busy:
+                chunk.not_sent[row], chunk.over = str(busy), True
                 if chunk.again_after is not None:
                     chunk.again_after = max(chunk.again_after, again_after(busy))
             except PartnerUnreachable as down:
-                chunk.untouched[row], chunk.over, chunk.again_after = str(down), True, None
+                chunk.not_sent[row], chunk.over, chunk.again_after = str(down), True, None
             except PartnerOutcomeUnknown as lost:
                 chunk.unknown[row], chunk.over, chunk.again_after = str(lost), True, None
 

@@ -1,7 +1,7 @@
 """What delivery asks of a partner, and nothing else: where it is, how much at once, and what became of each row.
 
 Two kinds of wire exist. A *change* wire takes additions and removals (per-user flags, cohort messages). A *file* wire
-takes the whole audience at once. Partners know nothing of history, windows or belief.
+takes the whole audience at once. Partners know nothing of history, windows or membership.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,16 +20,16 @@ class Answer:
     Attributes:
         refused: rows that the partner will not take, and that did not take effect, each with the reason (no ids in it).
         unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
-        untouched: rows that are certain to be as they were, each with the reason: no connection was made for them, they
-            were only turned away (429), or they were not sent at all.
-        again_after: seconds after which the untouched rows may be sent again; None: the partner cannot be reached.
+        not_sent: rows that are certain to be as they were, each with the reason: no connection was made for them, they
+            were only rate limited (429), or they were not sent at all.
+        again_after: seconds after which the not_sent rows may be sent again; None: the partner cannot be reached.
         doubtful: rows that were acknowledged after an earlier try of the same call that may still land.
         requests: HTTP requests made, retries included.
     """
 
-    refused: Mapping[int, str] = field(default_factory=dict)
+    rejected: Mapping[int, str] = field(default_factory=dict)
     unknown: Mapping[int, str] = field(default_factory=dict)
-    untouched: Mapping[int, str] = field(default_factory=dict)
+    not_sent: Mapping[int, str] = field(default_factory=dict)
     again_after: float | None = None
     doubtful: frozenset[int] = frozenset()
     requests: int = 0
@@ -42,12 +42,12 @@ class Session(Protocol):
         """Make the target exist where nothing was ever sent to it; return the requests made (0: nothing to do).
 
         Raises:
-            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: it may not exist.
+            PartnerKeyRefused, PartnerRequestRejected, PartnerUnreachable, PartnerOutcomeUnknown: it may not exist.
         """
         ...
 
     async def find(self, deadline: datetime) -> int:
-        """Ask for the target, changing nobody in it; return the requests made (0: such a target cannot go missing).
+        """Ask for the target, changing no id in it; return the requests made (0: such a target cannot go missing).
 
         Raises:
             PartnerTargetMissing: the partner does not know it.
@@ -60,11 +60,11 @@ class Session(Protocol):
 
         Time-outs, cut connections, 429 and 5xx are retried within ``deadline``. Each such try but a 429, or one without
         a connection, may still land: rows acknowledged after one are doubtful, all others are unknown. Rows of which no
-        try may land are untouched.
+        try may land are not_sent.
 
         Raises:
             PartnerKeyRefused: the key is refused; nothing more should be sent.
-            PartnerRequestRefused: the partner refused the request as a whole; none of its rows took effect.
+            PartnerRequestRejected: the partner refused the request as a whole; none of its rows took effect.
         """
         ...
 
@@ -75,7 +75,7 @@ class ChangeWire(Protocol):
 
     ``wire``, ``host`` and ``account`` identify the connection's end, without secrets; ``chunk_rows`` is how many ids
     one call of :meth:`Session.send` takes, ``workers`` how many such calls may be under way. ``judges_rows``: each id
-    is a request of its own, so that a refused chunk holds nobody that might have been taken without the others.
+    is a request of its own, so that a rejected chunk holds no id that might have been taken without the others.
     ``assumed_per_second``: additions and removals a second that it is trusted with until a delivery was measured.
     ``cohort``: what the wire names beside the target, and the partner may tell targets by; None: it names none.
     ``findable``: whether :meth:`Session.find` asks the partner; else no target can go missing there.
@@ -159,17 +159,17 @@ class FileWire(Protocol):
         Raises:
             PartnerOutcomeUnknown, PartnerKeyRefused: the old audience may be there or the new one, or, where the wire
                 is not atomic, anything between.
-            PartnerRequestRefused, PartnerUnreachable: the request permitted last took no effect.
+            PartnerRequestRejected, PartnerUnreachable: the request permitted last took no effect.
             NewerFilePublished: a later generation is there and was left alone.
         """
         ...
 
     def find(self, target: str, permit: Permit) -> int:
-        """Ask for the target, changing nobody in it; return the requests made (0: :meth:`holds` tells by reading it).
+        """Ask for the target, changing no id in it; return the requests made (0: :meth:`holds` tells by reading it).
 
         Raises:
             PartnerTargetMissing: the partner does not know it.
-            PartnerTurnedAway: nothing else was answered for as long as ``permit`` allowed.
+            PartnerRateLimited: nothing else was answered for as long as ``permit`` allowed.
             PartnerError: the partner would not tell.
         """
         ...
@@ -202,6 +202,6 @@ class Partner(Protocol):
         """Return what is connected, in a few words, without changing any audience.
 
         Raises:
-            PartnerKeyRefused, PartnerRequestRefused, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
+            PartnerKeyRefused, PartnerRequestRejected, PartnerUnreachable, PartnerOutcomeUnknown: why it is not.
         """
         ...

@@ -43,7 +43,7 @@ class Delivered:
     sync: str
     window: str
     receipt: dict[str, Any]
-    rejected: dict[str, int]
+    excluded_by_reason: dict[str, int]
     members: int
     error: str
     agrees: bool
@@ -106,7 +106,7 @@ def _two_windows(project: launch.OpenProject, names: list[str], addresses: Addre
     _print_table(second, console)
     held = all(done.agrees for done in first + second)
     if only_difference := all(_only_the_difference(done, joined, left) for done in second):
-        console.print("Only the difference was sent, and the few users whose turn it is to be sent again (healed).")
+        console.print("Only the difference was sent, and the few users whose turn it is to be sent again (reconciled).")
     else:
         console.print("[bold red]More than the difference was sent.[/]")
     return held and only_difference
@@ -126,26 +126,26 @@ def _deliver(
         console.print(f"[red]{sync.name}[/]: {escape(outcome.error)}")
         return Delivered(sync.name, window.key, {}, {}, 0, outcome.error, agrees=False)
     receipt = {str(name): value for name, value in history.receipts(sync.name).iloc[-1].items()}
-    rejects = history.read(sync.name, Stage.REJECTS, window.key)
+    excluded = history.read(sync.name, Stage.EXCLUDED, window.key)
     agrees = asyncio.run(_same(_ids_in(_state_url(sync, addresses)), _payload_ids(sync.name, window.key)))
     return Delivered(
         sync.name,
         window.key,
         receipt,
-        {str(reason): int(count) for reason, count in rejects["reason"].value_counts().items()},
-        int(receipt["users"]) + len(rejects),
+        {str(reason): int(count) for reason, count in excluded["reason"].value_counts().items()},
+        int(receipt["users"]) + len(excluded),
         "",
         agrees,
     )
 
 
 def _only_the_difference(done: Delivered, joined: int, left: int) -> bool:
-    """Say whether no more was sent than who joined or left, and a small slice to heal; not each has a partner id."""
+    """Say whether only joiners, leavers and a small reconciled slice were sent; not everybody has a partner id."""
     if done.error:
         return False
-    joiners, leavers, healed = (int(done.receipt[name]) for name in ("joiners", "leavers", "healed"))
-    changed_only = int(done.receipt["planned"]) == joiners + leavers + healed
-    return changed_only and joiners <= joined and leavers <= left and healed <= int(done.receipt["users"]) / 20
+    joiners, leavers, reconciled = (int(done.receipt[name]) for name in ("joiners", "leavers", "reconciled"))
+    changed_only = int(done.receipt["planned"]) == joiners + leavers + reconciled
+    return changed_only and joiners <= joined and leavers <= left and reconciled <= int(done.receipt["users"]) / 20
 
 
 def _state_url(sync: ResolvedSync, addresses: Addresses) -> str:
@@ -201,9 +201,9 @@ def _print_table(delivered: list[Delivered], console: Console) -> None:
     table = Table("", *(done.sync for done in delivered))
     for name in ("window", "members", "identified"):
         table.add_row(name, *(_cell(done, name) for done in delivered))
-    for reason in sorted({reason for done in delivered for reason in done.rejected}):
-        table.add_row(f"rejected: {reason}", *(f"{done.rejected.get(reason, 0):,}" for done in delivered))
-    for name in ("delivered", "joiners", "leavers", "healed", "requests", "seconds"):
+    for reason in sorted({reason for done in delivered for reason in done.excluded_by_reason}):
+        table.add_row(f"excluded: {reason}", *(f"{done.excluded_by_reason.get(reason, 0):,}" for done in delivered))
+    for name in ("delivered", "joiners", "leavers", "reconciled", "requests", "seconds"):
         table.add_row(name, *(_cell(done, name) for done in delivered))
     table.add_row(
         "the partner holds the payload",
@@ -222,7 +222,9 @@ def _cell(done: Delivered, name: str) -> str:
     if name == "members":
         return f"{done.members:,}"
     if name == "identified":
-        unidentified = sum(done.rejected.get(reason, 0) for reason in (Reason.ANONYMOUS, Reason.MALFORMED_MEMBER))
+        unidentified = sum(
+            done.excluded_by_reason.get(reason, 0) for reason in (Reason.ANONYMOUS, Reason.MALFORMED_MEMBER)
+        )
         return f"{done.members - unidentified:,}"
     value = done.receipt["users" if name == "delivered" else name]
     return f"{value:.1f}" if name == "seconds" else f"{int(value):,}"

@@ -28,7 +28,7 @@ def read(
 
     Args:
         sync: the sync's name.
-        stage: ``cohort_snapshot``, ``identified_users``, ``partner_payload``, ``rejects``, ``plan``, ``belief`` or
+        stage: ``cohort_snapshot``, ``identified_users``, ``partner_payload``, ``excluded``, ``plan``, ``membership`` or
             ``receipt``.
         window: its start in UTC, such as ``2026-11-22T1215Z``, the name of a one-time export, or ``latest``.
         version: the checksum of one of several versions; by default the delivered payload, else the newest version.

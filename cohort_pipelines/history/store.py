@@ -29,7 +29,7 @@ from cohort_pipelines.history.writer import StageWriter
 
 SCRATCH = ".scratch"
 MARKS = ".ledger"
-_CREDENTIALS = re.compile(r"//([^/]*|[^/@]*:(?!\d*/).*)@")  # a password may hold a slash that nobody encoded
+_CREDENTIALS = re.compile(r"//([^/]*|[^/@]*:(?!\d*/).*)@")  # a password may hold a slash that is not encoded
 
 
 class History:

@@ -31,7 +31,7 @@ SPACE = (
 _UNUSABLE = r"[\x00-\x1f\x7f\x{FFFD}]"  # control characters, and what stands for broken Unicode: two ids would be one
 
 PAYLOAD_SCHEMA = pa.schema([pa.field(PARTNER_ID, pa.string(), nullable=False)])
-REJECTS_SCHEMA = pa.schema(
+EXCLUDED_SCHEMA = pa.schema(
     [
         pa.field(DISTINCT_ID, pa.string(), nullable=False),
         pa.field(PARTNER_ID, pa.string()),
@@ -64,7 +64,7 @@ class IdRule:
         source: the column it is read from: ``distinct_id`` or a profile property.
         prefixes: one of them must be there, followed by at least one character.
         strip_prefix: taken off the id; an id without it has no partner id.
-        reject_device_ids: whether ids of devices that nobody logged in on are rejected.
+        exclude_device_ids: whether ids of devices without a login are excluded.
         compare_with: a property that should equal the id; members where it differs are counted.
         equality: which spellings the partner takes for one id.
     """
@@ -72,7 +72,7 @@ class IdRule:
     source: str = DISTINCT_ID
     prefixes: tuple[str, ...] = ()
     strip_prefix: str | None = None
-    reject_device_ids: bool = False
+    exclude_device_ids: bool = False
     compare_with: str | None = None
     equality: Equality = "exact"
 
@@ -89,12 +89,12 @@ class Mapped:
 
     Attributes:
         candidates: the members that have a sound partner id; columns of :func:`candidates_schema`.
-        rejects: distinct_id, partner_user_id (as it was read), reason of all others.
+        excluded: distinct_id, partner_user_id (as it was read), reason of all others.
         differing: how many candidates have another id in ``compare_with``.
     """
 
     candidates: pa.Table
-    rejects: pa.Table
+    excluded: pa.Table
     differing: int
 
 
@@ -105,7 +105,7 @@ def candidates_schema(equality: Equality) -> pa.Schema:
 
 
 def map_ids(members: pa.Table, rule: IdRule) -> Mapped:
-    """Map identified members to partner ids; every one ends as a candidate or as a reject with one reason.
+    """Map identified members to partner ids; every one ends as a candidate or as an excluded member with one reason.
 
     ``members`` holds distinct_id and the columns of ``rule.properties``, all strings.
     """
@@ -117,10 +117,10 @@ def map_ids(members: pa.Table, rule: IdRule) -> Mapped:
     kept = pc.filter(ids, sound)
     columns = [pc.filter(distinct_ids, sound), kept, equality_key(kept, rule.equality)]
     schema = candidates_schema(rule.equality)
-    rejects = pa.table([distinct_ids, read, reasons], schema=REJECTS_SCHEMA).filter(pc.invert(sound))
+    excluded = pa.table([distinct_ids, read, reasons], schema=EXCLUDED_SCHEMA).filter(pc.invert(sound))
     return Mapped(
         candidates=pa.table(columns[: len(schema)], schema=schema),
-        rejects=rejects,
+        excluded=excluded,
         differing=_differing(kept, pc.filter(_column(members, rule.compare_with), sound)) if rule.compare_with else 0,
     )
 
@@ -148,18 +148,18 @@ def split_duplicates(candidates: pa.Table, last_key: str | None) -> tuple[pa.Tab
     A stream of tables is split by handing each call's last key to the next one.
 
     Returns:
-        The partner ids that stay, the rejects, and the last key.
+        The partner ids that stay, the excluded members, and the last key.
     """
     if candidates.num_rows == 0:
-        return PAYLOAD_SCHEMA.empty_table(), REJECTS_SCHEMA.empty_table(), last_key
+        return PAYLOAD_SCHEMA.empty_table(), EXCLUDED_SCHEMA.empty_table(), last_key
     keys = _column(candidates, EQUALITY_KEY if EQUALITY_KEY in candidates.column_names else PARTNER_ID)
     previous = pa.concat_arrays([pa.array([last_key], pa.string()), keys[:-1]])
     surplus = pc.fill_null(pc.equal(keys, previous), False)
     kept = candidates.filter(pc.invert(surplus)).select([PARTNER_ID]).cast(PAYLOAD_SCHEMA)
     doubled = candidates.filter(surplus)
     reasons = pa.repeat(pa.scalar(Reason.DUPLICATE_PARTNER_ID.value), doubled.num_rows)
-    rejects = pa.table([doubled[DISTINCT_ID], doubled[PARTNER_ID], reasons], schema=REJECTS_SCHEMA)
-    return kept, rejects, keys[-1].as_py()
+    excluded = pa.table([doubled[DISTINCT_ID], doubled[PARTNER_ID], reasons], schema=EXCLUDED_SCHEMA)
+    return kept, excluded, keys[-1].as_py()
 
 
 def _stripped(ids: pa.Array, prefix: str | None) -> pa.Array:
@@ -169,14 +169,14 @@ def _stripped(ids: pa.Array, prefix: str | None) -> pa.Array:
 
 
 def _reasons(read: pa.Array, ids: pa.Array, rule: IdRule) -> pa.Array:
-    """Return why each id is rejected, null where it is sound; the first case that holds counts."""
+    """Return why each id is excluded, null where it is sound; the first case that holds counts."""
     cases = [
         (pc.equal(read, ""), Reason.NO_PARTNER_ID),
         (pc.starts_with(read, NOT_TEXT), Reason.MALFORMED_PARTNER_ID),
     ]
     if rule.prefixes:
         cases.append((pc.invert(_has_prefix(read, rule.prefixes)), Reason.MALFORMED_PARTNER_ID))
-    if rule.reject_device_ids:
+    if rule.exclude_device_ids:
         cases.append((pc.starts_with(read, DEVICE_PREFIX), Reason.DEVICE_ID))
     cases.append((pc.equal(ids, ""), Reason.NO_PARTNER_ID))
     cases += [(invalid_text(ids), Reason.INVALID_TEXT), (surrounding_space(ids), Reason.SURROUNDING_SPACE)]

@@ -1,6 +1,7 @@
 """The SQL: what was taken, planned, sent and acknowledged, and whose turn it is. It never holds a user id."""
 
-from cohort_pipelines.ledger import cohorts, lease, pauses, releases, schema, targets
+from cohort_pipelines.ledger import approvals, cohorts, lease, pauses, schema, targets
+from cohort_pipelines.ledger.approvals import Approval, HeldAttempt, Verdict, note_spent
 from cohort_pipelines.ledger.cohorts import is_anew, require_its_cohort, require_of_cohort, require_sent_once
 from cohort_pipelines.ledger.connecting import parse, shown
 from cohort_pipelines.ledger.database import Database, said_by
@@ -16,11 +17,10 @@ from cohort_pipelines.ledger.pauses import (
     resumed_within,
 )
 from cohort_pipelines.ledger.permits import Share, permit
-from cohort_pipelines.ledger.releases import HeldAttempt, Release, Verdict, note_spent
 from cohort_pipelines.ledger.schema import (
     GREEN_STATES,
     OPEN_STATES,
-    REFUSED_STATES,
+    REJECTED_STATES,
     WINDOW_STATES,
     AttemptKind,
     AttemptState,
@@ -37,8 +37,9 @@ __all__ = [
     "NEVER_BEGUN",
     "NEVER_ENDED",
     "OPEN_STATES",
-    "REFUSED_STATES",
+    "REJECTED_STATES",
     "WINDOW_STATES",
+    "Approval",
     "AttemptKind",
     "AttemptState",
     "ChunkState",
@@ -48,7 +49,6 @@ __all__ = [
     "Lease",
     "Ledger",
     "Pause",
-    "Release",
     "SealedSnapshot",
     "Share",
     "Target",
@@ -56,6 +56,7 @@ __all__ = [
     "Verdict",
     "WindowRecord",
     "WindowState",
+    "approvals",
     "cohorts",
     "is_anew",
     "is_anothers",
@@ -75,7 +76,6 @@ __all__ = [
     "paused_within",
     "pauses",
     "permit",
-    "releases",
     "require_its_cohort",
     "require_not_paused",
     "require_of_cohort",

@@ -1,7 +1,7 @@
 """In the name of which cohort a target is written to, where the wire names one: receivers may know their groups by it.
 
 Others know them by the cohort's name. Nobody says which, so that neither the same name for another cohort nor the same
-cohort under another name may ever mean a second group that nobody looks after.
+cohort under another name may ever mean a second group without an owner.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from cohort_pipelines.ledger.ledger import Target
 from cohort_pipelines.ledger.targets import is_filled, written
 
 NAMELESS = {"project": 0, "cohort_id": 0}
-"""In the place of a name, where what is believed may not hold for the next group: all is to be sent anew."""
+"""In the place of a name, where what is known may not hold for the next group: all is to be sent anew."""
 
 
 def is_anew(target: Row[tuple[object, ...]], cohort: NamedCohort | None) -> bool:
     """Say whether ``target``, a row of :data:`schema.target`, may be another group in the name of ``cohort``.
 
-    It was last written to in another name, so that it has to be made, and what is believed of it may not hold.
+    It was last written to in another name, so that it has to be made, and what is known of it may not hold.
     """
     return bool(cohort and target.cohort_id is not None and (target.project, target.cohort_id) != cohort)
 
@@ -29,10 +29,10 @@ def is_anew(target: Row[tuple[object, ...]], cohort: NamedCohort | None) -> bool
 def require_its_cohort(
     connection: Connection, row: Row[tuple[object, ...]] | None, sync: str, cohort: NamedCohort | None
 ) -> None:
-    """Refuse to leave somebody behind in ``row``'s target who was sent in another name than that of ``cohort``.
+    """Refuse to leave ids behind in ``row``'s target that were sent in another name than that of ``cohort``.
 
     Raises:
-        CohortMoved: somebody may be there.
+        CohortMoved: it may hold ids.
     """
     if row is None or cohort is None or not is_anew(row, cohort):
         return

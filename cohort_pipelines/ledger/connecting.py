@@ -21,7 +21,7 @@ _PRAGMAS = (
 _POLL_SECONDS = 0.02
 _SQLITE_BEGINS = {"read": "BEGIN", "write": "BEGIN IMMEDIATE"}
 
-WRITER = 6_291_456_001  # the advisory lock of the one writer; any number that nobody else uses in this database
+WRITER = 6_291_456_001  # the advisory lock of the one writer; any number that is free in this database
 _LIMITS = " ".join(
     f"SET LOCAL {name} = '{seconds}s';"
     for name, seconds in (
@@ -49,7 +49,7 @@ def parse(url: str) -> URL:
 
     Raises:
         LedgerUnusable: it is no URL, not one of a database that a ledger can be kept in, or its password can be cut in
-            two, so that nobody knows what of it may be told.
+            two, so that it is not known what of it may be told.
     """
     try:
         parsed = make_url(url)

@@ -37,7 +37,7 @@ def live(now: datetime, expires: ColumnElement[datetime] = schema.lease.c.expire
 
 
 def take(connection: Connection, target: int, holder: str, now: datetime, seconds: float) -> int | datetime:
-    """Take the lease of a target by the ledger's time: the new token, or until when somebody else's lease holds."""
+    """Take the lease of a target by the ledger's time: the new token, or until when another run's lease holds."""
     taken = {"holder": holder, "expires": now + timedelta(seconds=seconds)}
     row = connection.execute(select(schema.lease).filter_by(target=target)).first()
     if row is None:
@@ -73,7 +73,7 @@ class Lease:
     lost: DeliveryError | None = None
 
     @contextmanager
-    def kept(self, require_own: Callable[[], None]) -> Iterator[None]:
+    def heartbeat(self, require_own: Callable[[], None]) -> Iterator[None]:
         """Keep the lease alive from a thread of its own, since planning may take long, and give it back at the end.
 
         What ``require_own`` raises, as often as the lease is renewed, ends the turn: the ledger is another one by now.

@@ -18,8 +18,8 @@ from cohort_pipelines.ledger.windows import Windows
 
 Options = Mapping[str, str | int | bool | None]
 
-_SENT_ALL = (*GREEN_STATES, AttemptState.REFUSED)
-_CUT_SHORT = (*OPEN_STATES, AttemptState.YIELDED, AttemptState.STOPPED, AttemptState.ORPHANED)
+_SENT_ALL = (*GREEN_STATES, AttemptState.REJECTED)
+_CUT_SHORT = (*OPEN_STATES, AttemptState.DEFERRED, AttemptState.STOPPED, AttemptState.CRASHED)
 """What was held or superseded is in neither: it took no time."""
 
 
@@ -60,7 +60,7 @@ class DeliveredSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The snapshot behind a payload: its checksum, of which cohort, when, and its members, identified and rejected."""
+    """The snapshot behind a payload: its checksum, of which cohort, when, and its members, identified and excluded."""
 
     checksum: str
     project: int
@@ -68,7 +68,7 @@ class Origin:
     taken_at: datetime
     members: int
     identified: int
-    rejected: int
+    excluded: int
 
 
 class Ledger(Windows):
@@ -170,11 +170,13 @@ class Ledger(Windows):
         """
         return self._derived(seq, Stage.IDENTIFIED_USERS)
 
-    def record_payload(self, seq: int, file: StoredFile, rejects: StoredFile, rejected: Mapping[str, int]) -> None:
-        """Record the payload of snapshot ``seq`` and its rejects, ``rejected`` of them by reason; the newest counts."""
+    def record_payload(
+        self, seq: int, file: StoredFile, excluded: StoredFile, excluded_by_reason: Mapping[str, int]
+    ) -> None:
+        """Record the payload of snapshot ``seq`` and its excluded, ``excluded_by_reason``; the newest counts."""
         with self.write() as connection:
             _derive(connection, seq, file, {})
-            _derive(connection, seq, rejects, rejected)
+            _derive(connection, seq, excluded, excluded_by_reason)
 
     def payload(self, seq: int) -> StoredFile:
         """Return the payload of snapshot ``seq``.
@@ -218,11 +220,11 @@ class Ledger(Windows):
                 .order_by(schema.derived.c.id)
             )
             rows = {stage: count for stage, count in derived}  # noqa: C416  a row is no pair for dict()
-        identified, rejected = rows.get(Stage.IDENTIFIED_USERS, 0), rows.get(Stage.REJECTS, 0)
-        return Origin(row.checksum, row.project, row.cohort_id, row.taken_at, row.rows, identified, rejected)
+        identified, excluded = rows.get(Stage.IDENTIFIED_USERS, 0), rows.get(Stage.EXCLUDED, 0)
+        return Origin(row.checksum, row.project, row.cohort_id, row.taken_at, row.rows, identified, excluded)
 
     def expected_seconds(self, sync: str, last: int = 20) -> float | None:
-        """Return how long a window of ``sync`` takes, in seconds, or None where nobody knows.
+        """Return how long a window of ``sync`` takes, in seconds, or None where it is not known.
 
         That is the median of its ``last`` snapshots and the median of its ``last`` deliveries together. The newest
         delivery counts by itself if it took longer, so that who became slow is known for it at once. Nobody knows
@@ -244,7 +246,7 @@ class Ledger(Windows):
         sending: list[float] = [(row.ended - row.started).total_seconds() for row in through]
         return statistics.median(reading or [0.0]) + max(statistics.median(sending), sending[0])
 
-    def last_turn(self, sync: str) -> int:
+    def last_attempt(self, sync: str) -> int:
         """Return the number of the newest attempt of ``sync``, which orders all turns; 0 where it had none yet."""
         newest = select(func.max(schema.attempt.c.id)).filter_by(sync=sync)
         with self.read() as connection:

@@ -68,7 +68,7 @@ async def permit(
         LedgerUnusable: the ledger does not take the row.
     """
     granted: Future[None] = Future()
-    granted.set_running_or_notify_cancel()  # whoever waits for it may go; the thread must not fail at that
+    granted.set_running_or_notify_cancel()  # its waiter may go; the thread must not fail at that
     over = threading.Event()
     asked = _Asked(ledger, project, cohort_id, places, seconds)
     holder = threading.Thread(target=_hold, args=(asked, granted, over), name="permit to read", daemon=True)

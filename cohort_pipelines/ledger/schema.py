@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 SCHEMA_VERSION = 1
 
-WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held", "yielded"]
+WindowState = Literal["open", "delivered", "failed", "missed", "skipped", "held", "deferred"]
 
 
 class AttemptState(StrEnum):
@@ -39,12 +39,12 @@ class AttemptState(StrEnum):
     SUPERSEDED = "superseded"
     SENDING = "sending"
     SENT = "sent"
-    YIELDED = "yielded"
+    DEFERRED = "deferred"
     STOPPED = "stopped"
-    ORPHANED = "orphaned"
+    CRASHED = "crashed"
     ACCEPTED = "accepted"
     DELIVERED = "delivered"
-    REFUSED = "refused"
+    REJECTED = "rejected"
 
 
 GREEN_STATES = (AttemptState.ACCEPTED, AttemptState.DELIVERED)
@@ -56,14 +56,14 @@ WINDOW_STATES: Mapping[AttemptState, WindowState] = {
     AttemptState.DELIVERED: "delivered",
     AttemptState.HELD: "held",
     AttemptState.SUPERSEDED: "skipped",
-    AttemptState.YIELDED: "yielded",
+    AttemptState.DEFERRED: "deferred",
     AttemptState.STOPPED: "failed",
-    AttemptState.REFUSED: "failed",
+    AttemptState.REJECTED: "failed",
 }
 
 
 class AttemptKind(StrEnum):
-    """What an attempt is for: a window's own payload, an earlier one again, or nobody any more."""
+    """What an attempt is for: a window's own payload, an earlier one again, or an empty one."""
 
     OVERWRITE = "overwrite"
     RESTORE = "restore"
@@ -73,21 +73,21 @@ class AttemptKind(StrEnum):
 class ChunkState(StrEnum):
     """What is known of a range of a plan; a range without a row was never begun.
 
-    DOUBTED: acknowledged, after an earlier try that got no clear answer and may still land.
-    REFUSED: the partner would not take these rows. REFUSED_WHOLE: it refused the request as such. None of them took
-    effect. UNTOUCHED: not sent after all, or only turned away, so that the rows are as they were.
+    IN_DOUBT: acknowledged, after an earlier try that got no clear answer and may still land.
+    REFUSED: the partner would not take these rows. REJECTED_WHOLE: it refused the request as such. None of them took
+    effect. NOT_SENT: not sent after all, or only rate limited, so that the rows are as they were.
     """
 
     INTENT = "intent"
     ACKED = "acked"
-    DOUBTED = "doubted"
-    REFUSED = "refused"
-    REFUSED_WHOLE = "refused_whole"
+    IN_DOUBT = "in_doubt"
+    REJECTED = "rejected"
+    REJECTED_WHOLE = "rejected_whole"
     UNKNOWN = "unknown"
-    UNTOUCHED = "untouched"
+    NOT_SENT = "not_sent"
 
 
-REFUSED_STATES = (ChunkState.REFUSED, ChunkState.REFUSED_WHOLE)
+REJECTED_STATES = (ChunkState.REJECTED, ChunkState.REJECTED_WHOLE)
 
 
 class Moment(TypeDecorator[datetime]):
@@ -132,14 +132,14 @@ target = Table(
     Column("generation", Integer, nullable=False),  # of the newest attempt
     Column("head_seq", Integer, nullable=False),  # the newest snapshot that was claimed for it
     Column("established", Boolean, nullable=False),  # something was sent to it
-    Column("belief_sync", String),
-    Column("belief_window", String),
-    Column("belief_checksum", String),  # null: nothing is known to be there
-    Column("unsettled", Integer, nullable=False),
-    Column("held", Integer, nullable=False),  # ids that belief has in, or maybe in
-    Column("baseline", String),  # what it held before the first delivery; null: not delivered to yet
+    Column("membership_sync", String),
+    Column("membership_window", String),
+    Column("membership_checksum", String),  # null: nothing is known to be there
+    Column("in_doubt", Integer, nullable=False),
+    Column("held", Integer, nullable=False),  # ids that membership has in, or maybe in
+    Column("initial_members", String),  # what it held before the first delivery; null: not delivered to yet
     Column("last_sent", Moment),  # when a request to it may last have been sent
-    Column("healed_until", Moment),  # up to when the slices of belief were sent again
+    Column("reconciled_until", Moment),  # up to when the slices of membership were sent again
     Column("retired", Moment),  # its sync was ended, or moved to another target
     UniqueConstraint("wire", "host", "account", "name"),
 )
@@ -201,7 +201,7 @@ derived = Table(  # what was worked out from a snapshot; the newest row of a sta
     Column("checksum", String, nullable=False),
     Column("rows", Integer, nullable=False),
     Column("size", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
-    Column("counts", JSON, nullable=False),  # of rejects: reason -> members
+    Column("counts", JSON, nullable=False),  # of excluded: reason -> members
     Column("at", Moment, nullable=False),
     Index("derived_of_snapshot", "snapshot", "stage"),
 )
@@ -222,14 +222,14 @@ attempt = Table(
     Column("restored_from", String),  # the window whose payload it puts back
     Column("payload_checksum", String, nullable=False),
     Column("users", Integer, nullable=False),
-    Column("base_belief", String),  # the belief's checksum that the plan was made from
+    Column("base_membership", String),  # the membership's checksum that the plan was made from
     Column("plan_checksum", String),
     Column("run_id", String, nullable=False),
     Column("started", Moment, nullable=False),
     Column("deadline", Moment, nullable=False),
     Column("ended", Moment),
     Column("error", String),
-    Column("released", ForeignKey("release.id")),  # what let it pass the gates
+    Column("approved", ForeignKey("approval.id")),  # what let it pass the gates
     UniqueConstraint("target", "generation"),
     Index("attempt_of_sync", "sync", "state", "id"),
 )
@@ -258,8 +258,8 @@ gate = Table(
     Column("finding", String, nullable=False, server_default=""),
 )
 
-release = Table(  # lets payloads of a sync pass its gates: the one of that checksum, or those of a size for a while
-    "release",
+approval = Table(  # lets payloads of a sync pass its gates: the one of that checksum, or those of a size for a while
+    "approval",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("sync", String, nullable=False, index=True),
@@ -292,7 +292,7 @@ alert = Table(  # what was to be told to a channel; the newest row says what it 
     Column("previous", String, nullable=False),
     Column("detail", String, nullable=False),
     Column("since", Moment, nullable=False),
-    Column("claimed_until", Moment),  # until then somebody is sending it
+    Column("claimed_until", Moment),  # until then a process is sending it
     Column("sent_at", Moment),  # null: not told yet
     Index("alert_of_channel", "channel", "sync"),
     Index("alert_of_sync", "sync", "since"),
@@ -304,7 +304,7 @@ receipt = Table(
     Column("attempt", ForeignKey(attempt.c.id), primary_key=True),
     Column("state", String, nullable=False),
     Column("counts", JSON, nullable=False),
-    Column("belief_after", String),
+    Column("membership_after", String),
     Column("checksum", String, nullable=False),  # of the receipt's file in the history
     Column("at", Moment, nullable=False),
 )

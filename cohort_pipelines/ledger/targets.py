@@ -1,4 +1,4 @@
-"""Targets and who owns them: handing one over, and finding those that nobody looks after any more."""
+"""Targets and who owns them: handing one over, and finding those without a declared sync."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -23,10 +23,10 @@ class TargetRecord:
         target: what it is.
         owner: the sync that it belongs to, or belonged to when it was retired.
         held: ids that it holds, or may hold.
-        unsettled: ids whose outcome is uncertain.
-        baseline: what it held before the first delivery: ``empty``, ``unknown``, ``adopted``; None before that.
+        in_doubt: ids whose outcome is uncertain.
+        initial_members: what it held before the first delivery: ``empty``, ``unknown``, ``adopted``; None before that.
         written: whether anything may have been sent to it.
-        filled: whether somebody may be in it.
+        filled: whether it may hold ids.
         retired: when its sync was ended or moved away, else None.
         cohort: the Mixpanel project and cohort in whose name it was last written to; None: not known.
     """
@@ -34,15 +34,15 @@ class TargetRecord:
     target: Target
     owner: str
     held: int
-    unsettled: int
-    baseline: str | None
+    in_doubt: int
+    initial_members: str | None
     written: bool
     filled: bool
     retired: datetime | None
     cohort: NamedCohort | None
 
     def is_left_by(self, cohort: NamedCohort | None) -> bool:
-        """Say whether somebody may be in it in another name than that of ``cohort``."""
+        """Say whether it may hold ids in another name than that of ``cohort``."""
         return bool(cohort and self.cohort and self.filled and self.cohort != cohort)
 
 
@@ -52,12 +52,12 @@ def written() -> ColumnElement[bool]:
     That is: something was sent or adopted, or an attempt that never ended had its plan and may have begun with it.
     """
     table = schema.target
-    return or_(table.c.belief_checksum.is_not(None), table.c.established, _begun())
+    return or_(table.c.membership_checksum.is_not(None), table.c.established, _begun())
 
 
 def is_filled() -> ColumnElement[bool]:
-    """Say of a row of :data:`schema.target` whether somebody may be in it, or may still be put there."""
-    return or_(schema.target.c.held > 0, schema.target.c.unsettled > 0, _begun())
+    """Say of a row of :data:`schema.target` whether it may hold ids, or may still get some."""
+    return or_(schema.target.c.held > 0, schema.target.c.in_doubt > 0, _begun())
 
 
 def _begun() -> ColumnElement[bool]:
@@ -69,7 +69,7 @@ def _begun() -> ColumnElement[bool]:
 def is_anothers(connection: Connection, target: Target, sync: str, now: datetime) -> bool:
     """Say whether another sync owns ``target``, so that ``sync`` must not write to it.
 
-    One that was claimed and never written is whoever's comes next, unless a lease on it is live.
+    One that was claimed and never written goes to the next claim, unless a lease on it is live.
     """
     table = schema.target
     others = select(table.c.id).filter_by(**asdict(target)).where(table.c.owner != sync, table.c.retired.is_(None))
@@ -99,7 +99,7 @@ def owned_elsewhere(
 ) -> list[TargetRecord]:
     """Return the written targets that ``sync`` owns beside the one that it is declared for, in the name of ``cohort``.
 
-    The one of that name is another where somebody is in it in the name of another cohort.
+    The one of that name is another where it holds ids in the name of another cohort.
     """
     owned = (each for each in all_targets(ledger) if each.owner == sync and each.written and each.retired is None)
     return [each for each in owned if each.target != declared or each.is_left_by(cohort)]
@@ -117,7 +117,7 @@ def require_given_up(target: Target, owner: str, sync: str, declared: Iterable[t
 
 
 def hand_over(ledger: Ledger, target: Target, sync: str, *, declared: Iterable[tuple[str, Target]]) -> str:
-    """Let ``sync`` own ``target``, with all that is believed of it; return the earlier owner.
+    """Let ``sync`` own ``target``, with all that is known of it; return the earlier owner.
 
     A pause of the earlier owner goes with it, so that a renaming resumes nothing.
 
@@ -167,8 +167,8 @@ def _record(row: Row[tuple[object, ...]]) -> TargetRecord:
         target=Target(row.wire, row.host, row.account, row.name),
         owner=row.owner,
         held=row.held,
-        unsettled=row.unsettled,
-        baseline=row.baseline,
+        in_doubt=row.in_doubt,
+        initial_members=row.initial_members,
         written=row.written,
         filled=row.filled,
         retired=row.retired,

@@ -1,8 +1,8 @@
 """The plan: the fewest additions and removals after which the target's ids equal the payload.
 
-It is drawn from belief, not from the last finished overwrite: who left in an attempt that died, and is back, is
-nobody's joiner, and would be lost. Additions go first, so that what a crash leaves behind is a superset. What only
-heals goes last of all, so that a window which is cut short has done what matters more.
+It is drawn from membership, not from the last finished overwrite: who left in an attempt that died, and is back, is
+no joiner of any plan, and would be lost. Additions go first, so that what a crash leaves behind is a superset. What
+only reconciles goes last of all, so that a window which is cut short has done what matters more.
 
 An id with white space at an end is never added. Where one is known from before, the bare id is added again once all
 else was sent: a partner that trims takes it out with the other (:mod:`cohort_pipelines.membership.spelling`).
@@ -22,9 +22,9 @@ from cohort_pipelines.core.engine import BATCH, exactly
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.history import History
 from cohort_pipelines.identity import Equality
-from cohort_pipelines.membership.belief import Belief, belief_source, one_state
-from cohort_pipelines.membership.healing import Slices
+from cohort_pipelines.membership.reconciliation import Slices
 from cohort_pipelines.membership.spelling import bare_keys, is_padded, key_of, one_spelling, spelling_engine
+from cohort_pipelines.membership.state import Membership, membership_source, one_state
 
 _FIELDS: "list[pa.Field[Any]]" = [  # quoted: only the type stubs know it as generic
     pa.field("operation", pa.string(), nullable=False),
@@ -39,13 +39,13 @@ class Cause(StrEnum):
 
     AGAIN: the same id with white space at an end is known, so that its removal may take this one out too.
     CHANGE: the id is not known to be as the payload wants it. REPEAT: it is, but an earlier request may still land.
-    HEAL: it is, and its turn to be sent again has come. WHOLE: it is, and the partner takes everything or nothing.
+    RECONCILE: it is, and its turn to be sent again has come. WHOLE: it is, and the partner takes everything or nothing.
     """
 
     AGAIN = "again"
     CHANGE = "change"
     REPEAT = "repeat"
-    HEAL = "heal"
+    RECONCILE = "reconcile"
     WHOLE = "whole"
 
 
@@ -59,11 +59,11 @@ class PlanCounts:
         joiners: additions of ids that are not known to be in.
         leavers: removals of ids that are not known to be out.
         repeated: operations that change nothing, but make certain.
-        again: additions among them that are sent after all else; in the plan the last additions that do not heal.
-        healed: operations that change nothing, but undo what somebody else may have changed.
-        alone_adds: additions that need a request of their own; the last before those.
-        alone_removals: removals that need a request of their own; the last of them.
-        healing_removals: removals among the healed; the last rows of the plan, behind the additions among them.
+        again: additions among them that are sent after all else; in the plan the last additions that do not reconcile.
+        reconciled: operations that change nothing, but undo what others may have changed.
+        quarantined_adds: additions that need a request of their own; the last before those.
+        quarantined_removals: removals that need a request of their own; the last of them.
+        reconciling_removals: removals among the reconciled; the last rows of the plan, behind the additions among them.
     """
 
     adds: int = 0
@@ -72,10 +72,10 @@ class PlanCounts:
     leavers: int = 0
     repeated: int = 0
     again: int = 0
-    healed: int = 0
-    alone_adds: int = 0
-    alone_removals: int = 0
-    healing_removals: int = 0
+    reconciled: int = 0
+    quarantined_adds: int = 0
+    quarantined_removals: int = 0
+    reconciling_removals: int = 0
 
     @property
     def operations(self) -> int:
@@ -83,14 +83,14 @@ class PlanCounts:
         return self.adds + self.removals
 
     @property
-    def healing_adds(self) -> int:
-        """Additions among the healed."""
-        return self.healed - self.healing_removals
+    def reconciling_adds(self) -> int:
+        """Additions among the reconciled."""
+        return self.reconciled - self.reconciling_removals
 
     @property
     def excused_from(self) -> int:
-        """The first row of the plan from which on nobody is to blame for a refusal: only healing of who is out."""
-        return self.operations - self.healing_removals
+        """The first row of those that may be rejected without harm: reconciled removals of ids that are out."""
+        return self.operations - self.reconciling_removals
 
     @classmethod
     def of(cls, batches: Iterable[pa.RecordBatch]) -> "PlanCounts":
@@ -103,8 +103,9 @@ class PlanCounts:
     def with_batch(self, batch: pa.RecordBatch) -> "PlanCounts":
         """Return the counts with one more batch of :func:`make_plan`."""
         adds, alone = pc.equal(batch["operation"], Operation.ADD.value), batch["alone"]
-        again, changes, repeats, heals = (
-            pc.equal(batch["cause"], cause.value) for cause in (Cause.AGAIN, Cause.CHANGE, Cause.REPEAT, Cause.HEAL)
+        again, changes, repeats, reconciles = (
+            pc.equal(batch["cause"], cause.value)
+            for cause in (Cause.AGAIN, Cause.CHANGE, Cause.REPEAT, Cause.RECONCILE)
         )
         removals = pc.invert(adds)
         return PlanCounts(
@@ -114,10 +115,10 @@ class PlanCounts:
             leavers=self.leavers + pc.and_(removals, changes).true_count,
             repeated=self.repeated + repeats.true_count + again.true_count,
             again=self.again + again.true_count,
-            healed=self.healed + heals.true_count,
-            alone_adds=self.alone_adds + pc.and_(adds, alone).true_count,
-            alone_removals=self.alone_removals + pc.and_(removals, alone).true_count,
-            healing_removals=self.healing_removals + pc.and_(removals, heals).true_count,
+            reconciled=self.reconciled + reconciles.true_count,
+            quarantined_adds=self.quarantined_adds + pc.and_(adds, alone).true_count,
+            quarantined_removals=self.quarantined_removals + pc.and_(removals, alone).true_count,
+            reconciling_removals=self.reconciling_removals + pc.and_(removals, reconciles).true_count,
         )
 
 
@@ -125,40 +126,40 @@ class PlanCounts:
 def make_plan(
     history: History,
     payload: StoredFile,
-    belief: Belief,
+    membership: Membership,
     *,
     equality: Equality = "exact",
-    heal: Slices | None = None,
+    reconcile: Slices | None = None,
     whole: bool = False,
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """Yield the plan's batches: `operation`, `id`, `alone` and `cause`, one of :class:`Cause`.
 
-    Additions come before removals, of each those that go alone last, sorted by id; then likewise what only heals, of
-    which nothing goes alone. Additions to be sent again after all else are the last before the removals. Nothing is
+    Additions come before removals, of each those that go alone last, sorted by id; then likewise what only reconciles,
+    of which nothing goes alone. Additions to be sent again after all else are the last before the removals. Nothing is
     written but spill files that go away.
 
     Args:
-        history: where payload and belief lie.
+        history: where payload and membership lie.
         payload: what the target shall hold.
-        belief: what it holds.
+        membership: what it holds.
         equality: which spellings the partner takes for one id; one that is in under another spelling is unchanged.
-        heal: the slices of belief that are sent again.
+        reconcile: the slices of membership that are sent again.
         whole: if anything is to be done, add everybody and remove every other id that is not known to be out.
 
     Raises:
-        HistoryError: payload or belief cannot be trusted or read.
+        HistoryError: payload or membership cannot be trusted or read.
     """
     with ExitStack() as opened:
-        believed, paths = opened.enter_context(belief_source(history, belief))
+        known_membership, paths = opened.enter_context(membership_source(history, membership))
         paths["payload"] = exactly(opened.enter_context(history.local_file(payload)))
         duckdb = opened.enter_context(spelling_engine(history, equality))
         query = _PLAN.format(
             payload=one_spelling(_PAYLOAD, equality),
-            belief=one_state(believed, equality),
+            membership=one_state(known_membership, equality),
             wanted=key_of("payload.id", equality),
-            known=key_of("belief.id", equality),
-            bare=bare_keys(believed, equality),
-            heal=heal.holding(key_of("belief.id", equality)) if heal else "false",
+            known=key_of("membership.id", equality),
+            bare=bare_keys(known_membership, equality),
+            reconcile=reconcile.holding(key_of("membership.id", equality)) if reconcile else "false",
         )
         plan = duckdb.sql(f"{_COLUMNS} FROM {query} {_ORDER}", params={**paths, "whole": False})
         if whole and plan.limit(1).fetchall():
@@ -171,23 +172,23 @@ def make_plan(
 def seal_plan(
     history: History,
     payload: StoredFile,
-    belief: Belief,
+    membership: Membership,
     *,
     sync: str,
     window: str,
     equality: Equality = "exact",
-    heal: Slices | None = None,
+    reconcile: Slices | None = None,
     whole: bool = False,
 ) -> tuple[StoredFile, PlanCounts]:
     """Write the plan of :func:`make_plan` into the history; an unchanged audience gives one without rows.
 
     Raises:
-        HistoryError: payload or belief cannot be trusted or read, or the plan cannot be written.
+        HistoryError: payload or membership cannot be trusted or read, or the plan cannot be written.
     """
     counts = PlanCounts()
     with (
         history.writer(sync, Stage.PLAN, window, PLAN_SCHEMA) as writer,
-        make_plan(history, payload, belief, equality=equality, heal=heal, whole=whole) as plan,
+        make_plan(history, payload, membership, equality=equality, reconcile=reconcile, whole=whole) as plan,
     ):
         for batch in plan:
             counts = counts.with_batch(batch)
@@ -200,19 +201,18 @@ _PAYLOAD = f"(SELECT partner_user_id AS id FROM read_parquet($payload) WHERE NOT
 _PLAN = f"""(
 SELECT
     CASE WHEN payload.id IS NULL THEN 'remove' ELSE 'add' END AS operation,
-    coalesce(payload.id, belief.id) AS id,
+    coalesce(payload.id, membership.id) AS id,
     CASE
         WHEN bare.key IS NOT NULL THEN '{Cause.AGAIN}'
-        WHEN belief.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END THEN '{Cause.CHANGE}'
-        WHEN belief.unsettled_since IS NOT NULL THEN '{Cause.REPEAT}'
-        WHEN {{heal}} THEN '{Cause.HEAL}'
-        WHEN $whole AND payload.id IS NOT NULL THEN '{Cause.WHOLE}'
+        WHEN membership.state IS DISTINCT FROM CASE WHEN payload.id IS NULL THEN 'OUT' ELSE 'IN' END THEN
+        '{Cause.CHANGE}' WHEN membership.in_doubt_since IS NOT NULL THEN '{Cause.REPEAT}' WHEN {{reconcile}} THEN
+        '{Cause.RECONCILE}' WHEN $whole AND payload.id IS NOT NULL THEN '{Cause.WHOLE}'
     END AS cause,
-    coalesce(belief.refused, false) AND cause NOT IN ('{Cause.AGAIN}', '{Cause.HEAL}') AS alone
+    coalesce(membership.rejected, false) AND cause NOT IN ('{Cause.AGAIN}', '{Cause.RECONCILE}') AS alone
 FROM {{payload}} AS payload
-FULL JOIN {{belief}} AS belief ON {{wanted}} = {{known}}
+FULL JOIN {{membership}} AS membership ON {{wanted}} = {{known}}
 LEFT JOIN {{bare}} AS bare ON {{wanted}} = bare.key
 WHERE cause IS NOT NULL
 )"""  # noqa: S608  nothing but constants of this module stands in it
 _COLUMNS = "SELECT operation, id, alone, cause"
-_ORDER = f"ORDER BY cause = '{Cause.HEAL}', operation, cause = '{Cause.AGAIN}', alone, id"
+_ORDER = f"ORDER BY cause = '{Cause.RECONCILE}', operation, cause = '{Cause.AGAIN}', alone, id"

@@ -27,7 +27,7 @@ from cohort_pipelines.mixpanel.client import WHO_ASKS, Client, Question, connect
 from cohort_pipelines.mixpanel.malformed import readable
 from cohort_pipelines.mixpanel.project import Project
 
-PATIENCE = timedelta(seconds=15)  # somebody is waiting for the answer
+PATIENCE = timedelta(seconds=15)  # a person is waiting for the answer
 _ADMINS = frozenset({"admin", "owner"})
 _MANAGES_SYNCS = "create and manage cohort syncs"  # a custom role's permission (docs, roles-and-permissions)
 

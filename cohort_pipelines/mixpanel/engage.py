@@ -169,7 +169,7 @@ async def each_in_order(
             while following in come:
                 take(following, come.pop(following))
                 following += 1
-            at_once.adapt(pages=len(done), turned_away=sum(isinstance(error, MixpanelBusy) for error in failed))
+            at_once.adapt(pages=len(done), rate_limited=sum(isinstance(error, MixpanelBusy) for error in failed))
             if len(failed) < len(done):
                 patience.answered()
             if failed:
@@ -182,14 +182,14 @@ async def each_in_order(
 
 @dataclass(slots=True)
 class _AtOnce:
-    """How many pages are asked for at a time: one fewer with each turned away, one more after so many that were not."""
+    """How many pages are asked for at a time: one fewer with each 429, one more after so many without."""
 
     pages: int = AT_ONCE
     calm: int = 0
 
-    def adapt(self, *, pages: int, turned_away: int) -> None:
-        self.calm = 0 if turned_away else self.calm + pages
-        self.pages = max(1, self.pages - turned_away)
+    def adapt(self, *, pages: int, rate_limited: int) -> None:
+        self.calm = 0 if rate_limited else self.calm + pages
+        self.pages = max(1, self.pages - rate_limited)
         if self.calm >= _CALM:
             self.pages, self.calm = min(AT_ONCE, self.pages + 1), 0
 

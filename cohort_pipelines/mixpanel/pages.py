@@ -1,4 +1,4 @@
-"""An engage page becomes an Arrow batch; properties that nobody needs are passed over and never built.
+"""An engage page becomes an Arrow batch; properties that no mapping needs are passed over and never built.
 
 A Python object for each member exists only while its page is decoded. A property that is a string or an integer is kept
 as its text, any other value as its JSON behind :data:`~cohort_pipelines.identity.mapping.NOT_TEXT`, so that nobody

@@ -98,7 +98,7 @@ def require_no_repeats(path: Path) -> None:
     Members are told apart by their distinct_ids as they came, and those without one are passed over.
 
     Raises:
-        Torn: somebody does, so somebody else may stand on none.
+        Torn: a member does, so another may stand on none.
     """
     with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as places, engine(path.parent) as connection:
         connection.register("places", places)

@@ -169,7 +169,7 @@ def _sensor(name: str, project: str, channels: Mapping[str, Send], watched: Iter
         default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys={"records"},
         description=(
-            f"Tells {', '.join(channels)} once when one of these is held, failing, late or yielding, and once when it "
+            f"Tells {', '.join(channels)} once when one of these is held, failing, late or deferred, and once when it "
             f"has recovered: {', '.join(sync.sync for sync in syncs) or 'no sync is declared'}. It launches nothing."
         ),
     )

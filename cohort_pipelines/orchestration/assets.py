@@ -86,12 +86,12 @@ def _partner_payload(sync: ResolvedSync) -> dg.AssetsDefinition:
         required_resource_keys={"records"},
         check_specs=[
             dg.AssetCheckSpec(
-                COUNTS_ADD_UP, asset=key, description="Payload and rejects together are the cohort's members."
+                COUNTS_ADD_UP, asset=key, description="Payload and excluded together are the cohort's members."
             ),
             dg.AssetCheckSpec(NO_DUPLICATES, asset=key, description="No partner user id stands in the payload twice."),
         ],
         description=(
-            f"The user ids that {sync.target!r} shall hold, a sorted set; beside it every reject with its one reason."
+            f"The user ids that {sync.target!r} shall hold, a sorted set; beside it who is excluded, and why."
         ),
     )
     def partner_payload(context: dg.AssetExecutionContext) -> Materialized:
@@ -99,16 +99,16 @@ def _partner_payload(sync: ResolvedSync) -> dg.AssetsDefinition:
             snapshot = at.ledger.snapshot(sync.name, at.window.key)
             identified = at.ledger.identified(snapshot.seq)
             payload = deriving.build_payload(at.history, snapshot.file, identified, sync.rule)
-            at.ledger.record_payload(snapshot.seq, payload.file, payload.rejects, payload.rejected)
+            at.ledger.record_payload(snapshot.seq, payload.file, payload.excluded, payload.excluded_by_reason)
             duplicates = deriving.duplicate_ids(at.history, payload.file)
-        members = payload.users + sum(payload.rejected.values())
+        members = payload.users + sum(payload.excluded_by_reason.values())
         return dg.MaterializeResult(
             metadata=metadata.of_payload(payload, snapshot.rows),
             check_results=[
                 dg.AssetCheckResult(
                     check_name=COUNTS_ADD_UP,
                     passed=members == snapshot.rows,
-                    metadata={"payload and rejects": members, "members": snapshot.rows},
+                    metadata={"payload and excluded": members, "members": snapshot.rows},
                 ),
                 dg.AssetCheckResult(
                     check_name=NO_DUPLICATES, passed=duplicates == 0, metadata={"duplicates": duplicates}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it imports the checks, which import this
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the connection check; ``warning``: it is connected, and somebody should look at it all the same."""
+    """One line of the connection check; ``warning``: it is connected, and a person should look at it all the same."""
 
     name: str
     connected: bool

@@ -59,7 +59,7 @@ Days = Annotated[_SOME_DAYS | None, dg.Resolver(_days, model_field_type=_SOME_DA
 Seconds = Annotated[float, Field(ge=0, le=86_400), NUMBER]
 
 RESERVED_COLUMNS = frozenset(snapshot_schema(()).names) - {"distinct_id"}
-_NOT_FOR_FILES = ("members", "heal_within", "applies_within")
+_NOT_FOR_FILES = ("members", "reconcile_within", "apply_delay")
 _AUTH_NEEDS = {
     "none": (),
     "basic": ("username", "secret"),
@@ -148,13 +148,13 @@ class Destination(Connection):
 
     account: Text = ""
     id_equality: Equality = "exact"
-    heal_within: Days = 7
-    applies_within: Seconds = 0
+    reconcile_within: Days = 7
+    apply_delay: Seconds = 0
 
     def terms(self) -> Terms:
         """Return what is true of this partner's targets; the baseline and the tolerance are each sync's own."""
-        heal_within = None if self.heal_within is None else timedelta(days=self.heal_within)
-        return Terms(self.id_equality, timedelta(seconds=self.applies_within), heal_within)
+        reconcile_within = None if self.reconcile_within is None else timedelta(days=self.reconcile_within)
+        return Terms(self.id_equality, timedelta(seconds=self.apply_delay), reconcile_within)
 
     @property
     @abstractmethod
@@ -191,7 +191,7 @@ class TaplyticsDestination(Destination):
     url: Reference = destinations.TAPLYTICS_URL
     header: Text = destinations.TAPLYTICS_HEADER
     concurrency: Annotated[int, Field(ge=1, le=1_000), NUMBER] = 32
-    heal_within: Days = 30
+    reconcile_within: Days = 30
 
     @property
     def end(self) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ class TaplyticsDestination(Destination):
 
     def id_rule(self, id_merge: IdMerge) -> IdRule:  # noqa: ARG002  the same under both
         """Taplytics' userId is Mixpanel's distinct_id; that of a device, before login, is none."""
-        return IdRule(reject_device_ids=True)
+        return IdRule(exclude_device_ids=True)
 
 
 @dg.scaffold_with(ApptimizeScaffolder)
@@ -253,7 +253,7 @@ class ApptimizeDestination(Destination):
 
     @property
     def names_cohorts(self) -> bool:
-        """Messages do; a file is imported into the group that somebody chooses."""
+        """Messages do; a file is imported into the group that a person chooses."""
         return self.delivery == "http"
 
     @property
@@ -283,7 +283,7 @@ class ApptimizeDestination(Destination):
         Source: Mixpanel's Apptimize page (docs/cohort-sync/integrations/apptimize.mdx).
         """
         if id_merge == "simplified":
-            return IdRule(reject_device_ids=True, compare_with="$apptimize_user_id")
+            return IdRule(exclude_device_ids=True, compare_with="$apptimize_user_id")
         strip = "i_" if self.delivery == "file" and self.prefix == "strip" else None
         return IdRule(source="$apptimize_user_id", prefixes=("i_", "a_"), strip_prefix=strip)
 

@@ -31,7 +31,7 @@ def process_tag(run_id: str, process: int | None = None) -> dict[str, str]:
 
 
 def tag_with_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int | None:
-    """Let a run name the process that works on it, where whoever started it has not done so; return its number."""
+    """Let a run name the process that works on it, where its starter has not done so; return its number."""
     worker = _noted_worker(instance, run)
     if _worker_of(run) is None and worker is not None and not is_gone(name_of(worker)):
         instance.add_run_tags(run.run_id, process_tag(run.run_id, worker))

@@ -94,7 +94,7 @@ class SecretInFile(DeclarationInvalid):
             f"{name}'s {field} must be a reference to an environment variable, such as "
             f'"{{{{ env.{name.upper()}_{field.upper()} }}}}"',
             (file,),
-            "Move the secret into the environment, and consider it known to whoever saw the file.",
+            "Move the secret into the environment, and consider it known to everyone who saw the file.",
         )
 
 
@@ -228,11 +228,11 @@ class BudgetTooSmall(DeclarationInvalid):
 
 
 class AlertsWithoutChannel(DeclarationInvalid):
-    """Alerts that would tell nobody."""
+    """Alerts without a channel."""
 
     def __init__(self, name: str, file: str) -> None:
         super().__init__(
-            f"The alerts {name} tell nobody", (file,), "Give them at least one channel: slack, webhook or email."
+            f"The alerts {name} have no channel", (file,), "Give them at least one channel: slack, webhook or email."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the ledger says that a check should tell: targets that nobody looks after, and syncs that are paused."""
+"""What the ledger says that a check should tell: targets without a declared sync, and syncs that are paused."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -26,7 +26,7 @@ def ledger_findings(
             yield from _pauses(ledger, [*(sync.name for sync in syncs), *unloadable])
     except LedgerUnusable as error:
         yield "ledger", False, str(error)
-    except HistoryError as error:  # without which nobody knows whether the ledger is the right one
+    except HistoryError as error:  # without which it is not known whether the ledger is the right one
         yield "history", False, str(error)
 
 

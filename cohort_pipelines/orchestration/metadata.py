@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from cohort_pipelines.core import environment
-from cohort_pipelines.core.errors import DeliveryYielded, VariableUnusable
+from cohort_pipelines.core.errors import DeliveryDeferred, VariableUnusable
 from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.delivery import Receipt
-from cohort_pipelines.ledger import Release, SealedSnapshot, Verdict, WindowRecord
+from cohort_pipelines.ledger import Approval, SealedSnapshot, Verdict, WindowRecord
 from cohort_pipelines.orchestration.resolved import ResolvedSync
 from cohort_pipelines.snapshots import Identified, Payload, Snapshot
 
@@ -69,13 +69,13 @@ def of_identified(found: Identified) -> Metadata:
 
 
 def of_payload(payload: Payload, members: int) -> Metadata:
-    """Describe a payload and its rejects; the preview shows shapes, not samples."""
+    """Describe a payload and its excluded; the preview shows shapes, not samples."""
     return _of_file(payload.file, payload.seconds) | {
         "users": payload.users,
         "members": members,
         "share mapped": share(payload.users, payload.identified),
-        "rejected": sum(payload.rejected.values()),
-        "rejects by reason": _table("reason", "members", payload.rejected),
+        "excluded": sum(payload.excluded_by_reason.values()),
+        "excluded by reason": _table("reason", "members", payload.excluded_by_reason),
         "partner id differs from the user id": payload.differing_partner_ids,
         "preview": dg.MetadataValue.md(
             "| column | type | rows | kept where |\n|---|---|---|---|\n"
@@ -92,15 +92,15 @@ def of_receipt(receipt: Receipt, sync: ResolvedSync, windows: Sequence[WindowRec
         "state": receipt.state.value,
         "members": receipt.members,
         "identified": receipt.identified,
-        "rejected": receipt.rejected,
+        "excluded": receipt.excluded,
         "users": receipt.users,
         "joiners": receipt.joiners,
         "leavers": receipt.leavers,
         "unchanged": receipt.unchanged,
         "repeated": receipt.repeated,
-        "healed": receipt.healed,
-        "refused": receipt.refused,
-        "unsettled": receipt.unsettled,
+        "reconciled": receipt.reconciled,
+        "rejected": receipt.rejected,
+        "in_doubt": receipt.in_doubt,
         "requests": receipt.requests,
         "seconds": round(receipt.seconds, 3),
         "payload checksum": receipt.payload_checksum,
@@ -108,23 +108,23 @@ def of_receipt(receipt: Receipt, sync: ResolvedSync, windows: Sequence[WindowRec
         "recent windows missed": sum(window.state == "missed" for window in windows),
     }
     link = _link(sync.link)
-    asked_for = {"restored from": receipt.restored_from, "released": receipt.released}
+    asked_for = {"restored from": receipt.restored_from, "approved": receipt.approved}
     described |= {name: text for name, text in asked_for.items() if text}
     return described | {"link": dg.MetadataValue.url(link)} if link else described
 
 
-def of_verdict(verdict: Verdict, release: Release | None) -> Metadata:
+def of_verdict(verdict: Verdict, approval: Approval | None) -> Metadata:
     """Describe what a gate found, and by whose word the payload passed it all the same."""
     described: Metadata = {"value": verdict.value, "limit": verdict.limit, "finding": verdict.finding}
-    return described | {"released": str(release)} if release else described
+    return described | {"approved": str(approval)} if approval else described
 
 
-def of_yielded(yielded: DeliveryYielded) -> Metadata:
+def of_deferred(deferred: DeliveryDeferred) -> Metadata:
     """Describe how far a delivery came before its deadline."""
-    described: Metadata = {"done": yielded.done, "planned": yielded.planned}
-    if yielded.eta_seconds is None:
+    described: Metadata = {"done": deferred.done, "planned": deferred.planned}
+    if deferred.eta_seconds is None:
         return described
-    return described | {"minutes still needed": round(yielded.eta_seconds / 60, 1)}
+    return described | {"minutes still needed": round(deferred.eta_seconds / 60, 1)}
 
 
 def _link(link: str) -> str:

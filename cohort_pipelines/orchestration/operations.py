@@ -1,4 +1,4 @@
-"""What somebody asks for by name: an earlier audience again, a target moved, a target given up. Jobs of one step each.
+"""What a person asks for: an earlier audience again, a target moved or retired. Jobs of one step each.
 
 They can be launched in the UI and by the command line. Each is recorded as a run like any other.
 """
@@ -26,7 +26,7 @@ from cohort_pipelines.orchestration.upload import verdicts
 from cohort_pipelines.recovery import pairing
 
 RESTORE, RETARGET, RETIRE = "restore", "retarget", "retire"
-_PATIENCE = timedelta(hours=1)  # somebody waits for it; what is not done by then is said, and can be asked for again
+_PATIENCE = timedelta(hours=1)  # a person waits for it; what is not done by then is said, and can be asked for again
 
 
 class RestoreConfig(dg.Config):
@@ -127,7 +127,7 @@ def _retarget_job(syncs: Mapping[str, ResolvedSync], unloadable: Container[str],
                 _leave(context, sync.name, left)
             if move.taken is not None:
                 earlier = targets.hand_over(ledger, move.declared, sync.name, declared=move.owners)
-                pairing.keep_in_mind(ledger, history)
+                pairing.refuse_older_copies(ledger, history)
                 context.log.info("%s now owns %r, which was %s's.", sync.name, move.declared.name, earlier)
 
     @dg.job(
@@ -170,7 +170,7 @@ def _leave(context: dg.OpExecutionContext, owner: str, left: Leaving) -> None:
     target = left.record.target
     if left.partner is None:
         targets.forget(ledger, target)
-        pairing.keep_in_mind(ledger, history)
+        pairing.refuse_older_copies(ledger, history)
         context.log.info("%r was given up as it is.", target.name)
         return
     receipt = delivery.retire(

@@ -18,7 +18,7 @@ def scheduled_partitions(cadence: Cadence, since: Iterable[date]) -> dg.TimeWind
 
 
 def export_partitions(sync: str) -> dg.DynamicPartitionsDefinition:
-    """Return the one-time exports of ``sync``, named by whoever asks for one."""
+    """Return the one-time exports of ``sync``, named by the person who asks for one."""
     return dg.DynamicPartitionsDefinition(name=f"{sync}_exports")
 
 

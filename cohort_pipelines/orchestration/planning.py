@@ -7,7 +7,7 @@ from datetime import datetime
 from cohort_pipelines.core import settings
 from cohort_pipelines.core.errors import NothingToRestore, NotSealedYet, TargetNotKnown
 from cohort_pipelines.core.files import Stage, StoredFile
-from cohort_pipelines.delivery import Preview, Wanted, newest_payload, preview, rejects_of, restorable
+from cohort_pipelines.delivery import Preview, Wanted, excluded_of, newest_payload, preview, restorable
 from cohort_pipelines.history import History, Overlay, laid_over
 from cohort_pipelines.ledger import AttemptKind, Ledger, Target, targets
 from cohort_pipelines.orchestration import moving
@@ -49,7 +49,7 @@ class Plan:
         taken_at: when the snapshot was taken.
         members: the cohort's members in it.
         identified: those with a profile.
-        rejects: members who are not in the payload, by reason.
+        excluded: members who are not in the payload, by reason.
         preview: what a delivery would do with it.
         budget: the queries of the Mixpanel project.
     """
@@ -61,7 +61,7 @@ class Plan:
     taken_at: datetime
     members: int
     identified: int
-    rejects: Mapping[str, int]
+    excluded: Mapping[str, int]
     preview: Preview
     budget: Budget
 
@@ -75,7 +75,7 @@ class _Source:
     taken_at: datetime
     members: int
     identified: int
-    rejects: Mapping[str, int]
+    excluded: Mapping[str, int]
     seq: int | None = None
     queries: int = 0
 
@@ -133,7 +133,7 @@ def _read(project: Declarations, sync: ResolvedSync, history: Overlay) -> _Sourc
         taken_at=snapshot.taken_at,
         members=snapshot.rows,
         identified=identified.identified,
-        rejects=payload.rejected,
+        excluded=payload.excluded_by_reason,
         queries=snapshot.queries,
     )
 
@@ -153,7 +153,7 @@ def _recorded(ledger: Ledger, seq: int, payload: StoredFile) -> _Source:
         taken_at=origin.taken_at,
         members=origin.members,
         identified=origin.identified,
-        rejects=rejects_of(ledger, seq),
+        excluded=excluded_of(ledger, seq),
         seq=seq,
     )
 
@@ -190,7 +190,7 @@ def _planned(
         taken_at=found.taken_at,
         members=found.members,
         identified=found.identified,
-        rejects={reason: count for reason, count in found.rejects.items() if count},
+        excluded={reason: count for reason, count in found.excluded.items() if count},
         preview=preview(ledger, history, wanted),
         budget=_budget(project, sync, found.queries),
     )

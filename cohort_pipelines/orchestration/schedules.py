@@ -125,7 +125,7 @@ def _schedule(syncs: Sequence[ResolvedSync], cadence: Cadence, job: "AssetJob") 
 
 
 def _own_ledger(context: dg.ScheduleEvaluationContext) -> Ledger | None:
-    """Return the history's ledger, or None where nobody knows it for the history's own: then nothing is noted in it.
+    """Return the history's ledger, or None where it is not known to be the history's own: then nothing is noted in it.
 
     The runs are launched all the same: each is refused before it asks anybody, is red, and says what to do.
     """
@@ -191,7 +191,7 @@ def _runs(
             unknown.append(sync.name)
         else:
             known[sync.source][sync.name] = seconds
-    for name in sorted(unknown, key=ledger.last_turn) if ledger else unknown:
+    for name in sorted(unknown, key=ledger.last_attempt) if ledger else unknown:
         yield [by_name[name]], UNKNOWN_LENGTH
     for expected in known.values():
         for run in pack(expected, capacity=cadence.value.total_seconds() / 3):

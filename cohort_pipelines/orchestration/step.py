@@ -52,6 +52,6 @@ def _noted(ledger: Ledger, sync: ResolvedSync, window: Window) -> Iterator[None]
     except DeliveryError:
         raise
     except CohortPipelinesError as error:
-        state: WindowState = "yielded" if isinstance(error, ReadingDeferred) else "failed"
+        state: WindowState = "deferred" if isinstance(error, ReadingDeferred) else "failed"
         ledger.note_window(sync.name, window.key, state, str(error))
         raise

@@ -57,9 +57,9 @@ class CohortSync(Declared, dg.Model):
     since: Day | None = None
     anonymous_members: Literal["fetch", "skip"] = "fetch"
     gates: GateSettings = GateSettings()
-    baseline: Annotated[Text, Field(min_length=1)] = Terms().baseline
-    baseline_has_header: bool = Terms().baseline_has_header
-    max_refused: Count = Terms().max_refused
+    initial_members: Annotated[Text, Field(min_length=1)] = Terms().initial_members
+    initial_members_have_header: bool = Terms().initial_members_have_header
+    rejection_tolerance: Count = Terms().rejection_tolerance
     link: Reference = ""
     owners: tuple[Text, ...] = ()
 
@@ -71,7 +71,7 @@ class CohortSync(Declared, dg.Model):
             LinkInvalid: it is of another scheme.
         """
         dg.AssetSpec(self.name, owners=self.owners)  # which would fail later, and stop the others
-        settings.local_path(self.baseline)  # likewise
+        settings.local_path(self.initial_members)  # likewise
         if self.link and not is_web_address(self.link) and not self.link.strip().startswith("{{"):
             raise LinkInvalid(self.name, self.file)
 
@@ -93,9 +93,11 @@ class CohortSync(Declared, dg.Model):
         cadence = CADENCES.get(self.type)
         terms = replace(
             destination.terms(),
-            baseline=self.baseline if self.baseline in NO_FILE else str(settings.local_path(self.baseline)),
-            baseline_has_header=self.baseline_has_header,
-            max_refused=self.max_refused,
+            initial_members=self.initial_members
+            if self.initial_members in NO_FILE
+            else str(settings.local_path(self.initial_members)),
+            initial_members_have_header=self.initial_members_have_header,
+            rejection_tolerance=self.rejection_tolerance,
         )
         rule = replace(destination.id_rule(source.id_merge), equality=terms.id_equality)
         return ResolvedSync(

@@ -51,7 +51,7 @@ class Unpaired:
 
 
 def remembered(cursor: str | None) -> Unpaired | None:
-    """Return what a sensor's cursor says; None where it says nothing, or was set by somebody else."""
+    """Return what a sensor's cursor says; None where it says nothing, or was set by hand."""
     with suppress(msgspec.MsgspecError):
         return msgspec.json.decode(cursor, type=Unpaired) if cursor else None
     return None

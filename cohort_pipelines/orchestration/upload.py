@@ -14,8 +14,8 @@ from cohort_pipelines import delivery
 from cohort_pipelines.core import clock, progress
 from cohort_pipelines.core.errors import (
     CohortPipelinesError,
+    DeliveryDeferred,
     DeliverySuperseded,
-    DeliveryYielded,
     LedgerUnusable,
     SyncPaused,
 )
@@ -77,7 +77,7 @@ def build_upload(sync: ResolvedSync) -> dg.AssetsDefinition:
         if key not in context.selected_asset_keys:
             context.log.info("Gates are judged when something is delivered: materialize the upload.")
             return
-        wanted = context.selected_asset_check_keys  # Dagster warns of a result that nobody asked for
+        wanted = context.selected_asset_check_keys  # Dagster warns of a result that was not asked for
         with step(sync, context) as at:
             for each in _upload(sync, context, at):
                 if isinstance(each, dg.MaterializeResult) or dg.AssetCheckKey(key, str(each.check_name)) in wanted:
@@ -93,7 +93,7 @@ def _upload(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> 
     except DeliverySuperseded as superseded:
         context.log.warning("%s", superseded)
         return
-    except (DeliveryYielded, SyncPaused) as later:
+    except (DeliveryDeferred, SyncPaused) as later:
         context.log.warning("%s", later)
         yield from verdicts(sync, at.ledger, context.run.run_id)
         yield dg.AssetCheckResult(
@@ -101,7 +101,7 @@ def _upload(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> 
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,
             description=str(later),
-            metadata=metadata.of_yielded(later) if isinstance(later, DeliveryYielded) else {},
+            metadata=metadata.of_deferred(later) if isinstance(later, DeliveryDeferred) else {},
         )
         return
     except CohortPipelinesError:
@@ -113,18 +113,18 @@ def _upload(sync: ResolvedSync, context: dg.AssetExecutionContext, at: Step) -> 
 
 
 def verdicts(sync: ResolvedSync, ledger: Ledger, run_id: str) -> Iterator[dg.AssetCheckResult]:
-    """Yield what the gates found; one that held what was released warns, and says by whose word it was let go."""
+    """Yield what the gates found; one that held what was approved warns, and says by whose word it was let go."""
     try:
-        found, release = judging.judged(ledger, sync.name, run_id)
+        found, approval = judging.judged(ledger, sync.name, run_id)
     except LedgerUnusable:  # how the delivery itself ended is what is to be said
         return
     for verdict in found:
         yield dg.AssetCheckResult(
             check_name=verdict.name,
             passed=not verdict.held,
-            severity=dg.AssetCheckSeverity.WARN if release else dg.AssetCheckSeverity.ERROR,
+            severity=dg.AssetCheckSeverity.WARN if approval else dg.AssetCheckSeverity.ERROR,
             description=verdict.finding,
-            metadata=metadata.of_verdict(verdict, release if verdict.held else None),
+            metadata=metadata.of_verdict(verdict, approval if verdict.held else None),
         )
 
 

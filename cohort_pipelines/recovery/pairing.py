@@ -2,7 +2,8 @@
 
 The history bears small marks of the ledger that writes it: who it is, and for each target how far the ledger had come
 when something was last sent there. A mark is written after the ledger's own commit, so that it may lag behind and never
-runs ahead. A ledger that is behind any mark has forgotten something, and belief made from it would be wrong in silence.
+runs ahead. A ledger that is behind any mark has forgotten something, and membership made from it would be wrong in
+silence.
 
 Copies that are used in the same moment are level with each other. So a mark names the run that it speaks of, too: the
 ledger that never had this run is the other one.
@@ -28,7 +29,7 @@ _DOUBLED = "doubled-"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which ledger writes a history, and how far it had come when somebody last stepped in."""
+    """Which ledger writes a history, and how far it had come at the last command of a person."""
 
     ledger_id: str
     generation: int = 0
@@ -39,8 +40,8 @@ class Mirror:
     """What the history says of a target: which ledger last sent it something, how far that had come, and for whom.
 
     ``generation`` counts the ledger's changes, ``target_generation`` the attempts on the target. ``writers`` are all
-    syncs that ever wrote it, the owner among them; ``baseline`` is what it held before the first delivery, None before
-    that; ``run`` made the attempt, empty after a rebuild. Marks of earlier versions do not tell all of this.
+    syncs that ever wrote it, the owner among them; ``initial_members`` is what it held before the first delivery, None
+    before that; ``run`` made the attempt, empty after a rebuild. Marks of earlier versions do not tell all of this.
     """
 
     ledger_id: str
@@ -52,7 +53,7 @@ class Mirror:
     owner: str
     target_generation: int = 0
     writers: tuple[str, ...] = ()
-    baseline: str | None = "unknown"
+    initial_members: str | None = "unknown"
     run: str = ""
 
     @property
@@ -98,7 +99,7 @@ def require_fitting(ledger: Ledger, history: History) -> bool:
     if identity.ledger_id != mine.ledger_id:
         raise LedgerUnpaired(ledger.where, history.shown, "the history is another ledger's")
     if identity.generation > mine.generation:
-        raise LedgerUnpaired(ledger.where, history.shown, "it is older than what somebody last asked of it by name")
+        raise LedgerUnpaired(ledger.where, history.shown, "it is older than what a person last asked of it")
     mirrors = [_require(Mirror, name, marks, ledger, history) for name in marks.keys() - {IDENTITY}]
     for mirror in mirrors:
         if mirror.ledger_id != mine.ledger_id or mirror.generation > mine.generation:
@@ -142,8 +143,8 @@ def mark(history: History, ledger_id: str, generation: int) -> None:
     history.write_mark(IDENTITY, msgspec.json.encode(Identity(ledger_id, generation)))
 
 
-def keep_in_mind(ledger: Ledger, history: History) -> None:
-    """Let ``history`` refuse copies of the ledger that were made before now; to be called once somebody stepped in.
+def refuse_older_copies(ledger: Ledger, history: History) -> None:
+    """Let ``history`` refuse copies of the ledger that were made before now; to be called after a person's command.
 
     What was asked for is recorded already, so that a history that cannot be used or is another ledger's keeps nobody
     from it.
@@ -164,7 +165,7 @@ def mirror(
     owner: str,
     *,
     target_generation: int,
-    baseline: str | None,
+    initial_members: str | None,
     writers: Iterable[str] = (),
     run: str = "",
     sent: bool = False,
@@ -191,7 +192,7 @@ def mirror(
         owner=owner,
         target_generation=target_generation,
         writers=tuple(sorted(wrote)),
-        baseline=baseline or (before.baseline if before else None),
+        initial_members=initial_members or (before.initial_members if before else None),
         run=run,
     )
     if before is not None and before.ledger_id == ledger.ledger_id:

@@ -1,7 +1,7 @@
 """Rebuilding: a ledger that was lost, put back from a copy, or doubled becomes the one ledger of a history again.
 
 What was sent since the ledger's last sure word cannot be known, so nothing is guessed: every id that the history names
-for a target is unsettled, and the next delivery sends again what it wants there and removes the rest. Gates compare
+for a target is in doubt, and the next delivery sends again what it wants there and removes the rest. Gates compare
 with the newest delivery that a receipt tells of. Numbers go on above all that the history names. The ledger gets a new
 id: every other copy of it is refused from then on.
 """
@@ -29,7 +29,7 @@ from cohort_pipelines.ledger import (
     next_seq,
     schema,
 )
-from cohort_pipelines.membership import Belief
+from cohort_pipelines.membership import Membership
 from cohort_pipelines.recovery import pairing
 from cohort_pipelines.recovery.pairing import Identity, Mirror
 from cohort_pipelines.recovery.rebuilt_rows import Rows
@@ -43,7 +43,7 @@ class Rebuilt:
     Attributes:
         targets: targets that the ledger now knows.
         receipts: receipts of attempts that it did not know.
-        files: payloads, plans and beliefs that ids were taken from.
+        files: payloads, plans and memberships that ids were taken from.
         left_out: files and marks that are damaged, or went away meanwhile.
         ids: ids that are now possibly delivered, over all targets.
         forgotten: ids, at most, that targets may hold and that no file names any more: they stay at the partner.
@@ -83,7 +83,7 @@ class _Known:
             moment: datetime | None = self.row.retired
             return moment
         last = self.newest()
-        given_up = last and last.green and last.kind is AttemptKind.RETIRE and not last.row["unsettled"]
+        given_up = last and last.green and last.kind is AttemptKind.RETIRE and not last.row["in_doubt"]
         return last.ended if last and given_up else None
 
     def newest(self) -> FoundReceipt | None:
@@ -91,13 +91,13 @@ class _Known:
         had_their_turn = (each for each in reversed(self.receipts) if each.state is not AttemptState.SUPERSEDED)
         return next(had_their_turn, None)
 
-    def baseline(self) -> str | None:
+    def initial_members(self) -> str | None:
         """Return what the target held before the first delivery; None where nothing was ever begun there."""
-        told = [each.row["baseline"] for each in reversed(self.receipts)]
-        mirrored = self.mirror.baseline if self.mirror else None
-        if found := next(filter(None, [self.row and self.row.baseline, *told, mirrored]), None):
+        told = [each.row["initial_members"] for each in reversed(self.receipts)]
+        mirrored = self.mirror.initial_members if self.mirror else None
+        if found := next(filter(None, [self.row and self.row.initial_members, *told, mirrored]), None):
             return str(found)
-        written = self.row is not None and (self.row.established or self.row.belief_checksum)
+        written = self.row is not None and (self.row.established or self.row.membership_checksum)
         return "unknown" if written else None
 
     def cohort(self, *, forgetful: bool) -> dict[str, int]:
@@ -114,18 +114,18 @@ class _Known:
 
     def held(self, *, forgetful: bool) -> int:
         """Return how many ids it may hold: as the ledger believes, or as the newest delivery sent."""
-        believed = int(self.row.held) if self.row else 0
+        memberships = int(self.row.held) if self.row else 0
         newest = self._newest_delivery() if forgetful or not self.row else None
-        return max(believed, newest.row["users"] if newest else 0)
+        return max(memberships, newest.row["users"] if newest else 0)
 
     def forgotten(self, found: Gathered, *, forgetful: bool) -> int:
         """Return how many of these may be missing among what was ``found``.
 
-        None are where the newest belief was read, which names every id. Without it the payload that was delivered last
-        names those that are in, and nothing tells more than their number of those that may be in beside them.
+        None are where the newest membership was read, which names every id. Without it the payload that was delivered
+        last names those that are in, and nothing tells more than their number of those that may be in beside them.
         """
-        told = (each.row["belief_after"] for each in reversed(self.receipts) if each.row["belief_after"])
-        if {next(told, None), self.row and self.row.belief_checksum} - {None} <= found.read:
+        told = (each.row["membership_after"] for each in reversed(self.receipts) if each.row["membership_after"])
+        if {next(told, None), self.row and self.row.membership_checksum} - {None} <= found.read:
             return 0
         newest = self._newest_delivery()
         delivered = {self.delivered, newest and newest.row["payload_checksum"]} - {None}
@@ -140,7 +140,7 @@ class _Known:
 class _Recovered:
     """What the history names for all targets together."""
 
-    believed: dict[Target, Belief] = field(default_factory=dict)
+    memberships: dict[Target, Membership] = field(default_factory=dict)
     files: int = 0
     left_out: int = 0
     forgotten: int = 0
@@ -183,7 +183,7 @@ def _rebuild(
         rows.make_room()
         generations: dict[Target, int] = {}
         for known in targets.values():
-            number = _write_target(connection, known, found.believed[known.target], forgetful=forgetful, now=now)
+            number = _write_target(connection, known, found.memberships[known.target], forgetful=forgetful, now=now)
             rows.write_attempts(number, [each for each in known.receipts if each.checksum not in orphans])
             rows.write_unknown(number, known.owner(forgetful=forgetful), known.generation(), now)
             generations[known.target] = _settle_target(connection, number, known)
@@ -196,16 +196,17 @@ def _rebuild(
             target,
             known.owner(forgetful=forgetful),
             target_generation=generations[target],
-            baseline=known.baseline(),
+            initial_members=known.initial_members(),
             writers=known.syncs,
         )
     for name in marks.keys() - {pairing.mark_of(target) for target in targets}:
         history.remove_mark(name)
     pairing.mark(history, ledger.ledger_id, generation)  # last: until then the history is another ledger's
     unmeasured = sum(
-        known.baseline() is not None and not any(each.green for each in known.receipts) for known in targets.values()
+        known.initial_members() is not None and not any(each.green for each in known.receipts)
+        for known in targets.values()
     )
-    ids = sum(belief.unsettled for belief in found.believed.values())
+    ids = sum(membership.in_doubt for membership in found.memberships.values())
     left_out = found.left_out + unread + len(marks) - len(mirrors)
     return Rebuilt(len(targets), rows.written, found.files, left_out, ids, found.forgotten, unmeasured)
 
@@ -213,18 +214,18 @@ def _rebuild(
 def _recover(
     history: History, targets: Iterable[_Known], now: datetime, *, forgetful: bool, forget: bool
 ) -> _Recovered:
-    """Seal a belief of every target; where nothing was ever begun, none, so that the first delivery adopts one."""
+    """Seal a membership of every target; where nothing was ever begun, none, so that the first delivery adopts one."""
     recovered = _Recovered()
     for known in targets:
-        if known.baseline() is None:
-            recovered.believed[known.target] = Belief()
+        if known.initial_members() is None:
+            recovered.memberships[known.target] = Membership()
             continue
         owner = known.owner(forgetful=forgetful)
         with gathered(history, known.syncs | {owner}, known.receipts) as found:
             forgotten = known.forgotten(found, forgetful=forgetful)
             if forgotten and not forget:
                 raise IdsForgotten(known.target.name, known.held(forgetful=forgetful), found.ids, history.shown)
-            recovered.believed[known.target] = found.seal(owner, now)
+            recovered.memberships[known.target] = found.seal(owner, now)
         recovered.files += len(found.read)
         recovered.left_out += found.left_out
         recovered.forgotten += forgotten
@@ -243,12 +244,12 @@ def _require_quiet(ledger: Ledger, connection: Connection) -> int:
 def _orphans(ledger: Ledger, receipts: Iterable[FoundReceipt]) -> set[str]:
     """Return the checksums of receipts that the ledger does not know although it knows all of the attempt.
 
-    Their writers died before the ledger had them too, and whoever claimed next made belief of what they had done.
+    Their writers died before the ledger had them too, and whoever claimed next made membership of what they had done.
     """
     of, attempt = schema.target.c, schema.attempt.c
     died = select(of.wire, of.host, of.account, of.name, attempt.generation, attempt.run_id).join(schema.attempt)
     with ledger.read() as connection:
-        found = connection.execute(died.where(attempt.state == AttemptState.ORPHANED, attempt.run_id != "")).all()
+        found = connection.execute(died.where(attempt.state == AttemptState.CRASHED, attempt.run_id != "")).all()
     dead = {(Target(*row[:4]), row.generation, row.run_id) for row in found}
     return {each.checksum for each in receipts if (each.target, each.row["generation"], each.row["run_id"]) in dead}
 
@@ -287,22 +288,24 @@ def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable
     return targets
 
 
-def _write_target(connection: Connection, known: _Known, belief: Belief, *, forgetful: bool, now: datetime) -> int:
-    """Write what is believed of a target, and whose it is; return its number."""
-    file = belief.file
+def _write_target(
+    connection: Connection, known: _Known, membership: Membership, *, forgetful: bool, now: datetime
+) -> int:
+    """Write what is memberships of a target, and whose it is; return its number."""
+    file = membership.file
     values: dict[str, Any] = {
         "owner": known.owner(forgetful=forgetful),
         "retired": known.retired(forgetful=forgetful),
-        "baseline": known.baseline(),
+        "initial_members": known.initial_members(),
         "established": bool(known.row and known.row.established)
         or any(each.green or each.row["acknowledged"] for each in known.receipts),
-        "belief_sync": file and file.sync,
-        "belief_window": file and file.window,
-        "belief_checksum": file and file.checksum,
-        "unsettled": belief.unsettled,
-        "held": belief.held,
+        "membership_sync": file and file.sync,
+        "membership_window": file and file.window,
+        "membership_checksum": file and file.checksum,
+        "in_doubt": membership.in_doubt,
+        "held": membership.held,
         "last_sent": file and now,
-        "healed_until": None,
+        "reconciled_until": None,
         **known.cohort(forgetful=forgetful),
     }
     if known.row is not None:
@@ -322,7 +325,7 @@ def _settle_target(connection: Connection, target: int, known: _Known) -> int:
     """
     table = schema.attempt
     left = update(table).where(table.c.target == target, table.c.state.in_(OPEN_STATES))
-    connection.execute(left.values(state=AttemptState.ORPHANED, error="the ledger was rebuilt"))
+    connection.execute(left.values(state=AttemptState.CRASHED, error="the ledger was rebuilt"))
     highest = select(func.max(table.c.generation), func.max(func.coalesce(table.c.seq, table.c.snapshot)))
     newest, seq = connection.execute(highest.filter_by(target=target)).one()
     row = connection.execute(select(schema.target).filter_by(id=target)).one()

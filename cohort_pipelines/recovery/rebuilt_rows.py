@@ -62,8 +62,8 @@ class Rows:
             if row is not None and row.state in OPEN_STATES and row.window == receipt.row["window"]:
                 number = row.id  # it was under way when the copy was made
                 ended = {"state": receipt.state, "ended": receipt.ended, "error": receipt.row["error"] or None}
-                released = row.released or self._write_release(receipt)
-                self._connection.execute(update(table).filter_by(id=number).values(**ended, released=released))
+                approved = row.approved or self._write_approval(receipt)
+                self._connection.execute(update(table).filter_by(id=number).values(**ended, approved=approved))
             else:
                 if row is not None:  # another ledger's
                     highest = select(func.max(table.c.generation)).filter_by(target=target)
@@ -90,7 +90,7 @@ class Rows:
             "target": target,
             "generation": generation,
             "token": 0,
-            "state": AttemptState.ORPHANED,
+            "state": AttemptState.CRASHED,
             "kind": AttemptKind.OVERWRITE,
             "snapshot": UNKNOWN,
             "seq": UNKNOWN,
@@ -136,7 +136,7 @@ class Rows:
             "options": {},
         }
         self._connection.execute(insert(schema.snapshot).values(**values))
-        for stage in (Stage.IDENTIFIED_USERS, Stage.REJECTS, Stage.PARTNER_PAYLOAD):
+        for stage in (Stage.IDENTIFIED_USERS, Stage.EXCLUDED, Stage.PARTNER_PAYLOAD):
             checksum = row["payload_checksum"] if stage is Stage.PARTNER_PAYLOAD else None
             file = newest(self._history, source.sync, stage, window, checksum)
             if file is not None:
@@ -167,15 +167,15 @@ class Rows:
             "deadline": receipt.ended,
             "ended": receipt.ended,
             "error": row["error"] or None,
-            "released": self._write_release(receipt),
+            "approved": self._write_approval(receipt),
         }
         inserted = insert(schema.attempt).values(**values).returning(schema.attempt.c.id)
         number: int = self._connection.execute(inserted).scalar_one()
         return number
 
-    def _write_release(self, receipt: FoundReceipt) -> int | None:
+    def _write_approval(self, receipt: FoundReceipt) -> int | None:
         """Write what let an attempt pass its gates, since the audience that they compare with begins anew with it."""
-        told = receipt.row["released"]
+        told = receipt.row["approved"]
         return note_spent(self._connection, receipt.sync, receipt.row["payload_checksum"], told) if told else None
 
     def _write_receipt(self, attempt: int, receipt: FoundReceipt) -> None:
@@ -183,7 +183,7 @@ class Rows:
         values = {
             "state": receipt.state,
             "counts": {name: number for name, number in row.items() if isinstance(number, int)},
-            "belief_after": row["belief_after"],
+            "membership_after": row["membership_after"],
             "checksum": receipt.checksum,
             "at": receipt.ended,
         }

@@ -14,12 +14,12 @@ from cohort_pipelines.core.errors import HistoryFileDamaged, HistoryFileMissing
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.history import History, open_parquet
 from cohort_pipelines.ledger import GREEN_STATES, AttemptKind, AttemptState, Target
-from cohort_pipelines.membership import BELIEF_SCHEMA, Belief, seal_belief
+from cohort_pipelines.membership import MEMBERSHIP_SCHEMA, Membership, seal_membership
 
 REBUILT = "rebuilt"
-"""The name of the window that a belief made of the whole history is filed under."""
+"""The name of the window that a membership made of the whole history is filed under."""
 
-_ID_COLUMNS = {Stage.BELIEF: "id", Stage.PLAN: "id", Stage.PARTNER_PAYLOAD: "partner_user_id"}
+_ID_COLUMNS = {Stage.MEMBERSHIP: "id", Stage.PLAN: "id", Stage.PARTNER_PAYLOAD: "partner_user_id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
     for file in _files(history, history.syncs(), [Stage.RECEIPT]):
         try:
             with history.local_file(file) as path, open_parquet(path) as parquet:
-                columns = [name for name in parquet.schema_arrow.names if name != "refused_rows"]
+                columns = [name for name in parquet.schema_arrow.names if name != "rejected_rows"]
                 found += [FoundReceipt(file.checksum, row) for row in parquet.read(columns).to_pylist()]
         except (HistoryFileMissing, HistoryFileDamaged, pa.ArrowException):
             left_out += 1
@@ -91,7 +91,7 @@ def read_receipts(history: History) -> tuple[list[FoundReceipt], int]:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Every id that files of the history name for a target, and what it is believed to be.
+    """Every id that files of the history name for a target, and what it is known to be.
 
     Attributes:
         ids: how many they are.
@@ -105,8 +105,8 @@ class Gathered:
     _history: History
     _rows: DuckDBPyRelation
 
-    def seal(self, owner: str, now: datetime) -> Belief:
-        """Seal a belief of them, filed under the sync ``owner``; all are unsettled since ``now``.
+    def seal(self, owner: str, now: datetime) -> Membership:
+        """Seal a membership of them, filed under the sync ``owner``; all are in doubt since ``now``.
 
         So the next plan has all of them.
 
@@ -114,16 +114,16 @@ class Gathered:
             HistoryNotWritable: the disk or the object store refused.
         """
         batches = self._rows.order("id").to_arrow_reader(BATCH)
-        return seal_belief(self._history, owner, REBUILT, (_unsettled(batch, now) for batch in batches))
+        return seal_membership(self._history, owner, REBUILT, (_in_doubt(batch, now) for batch in batches))
 
 
 @contextmanager
 def gathered(history: History, syncs: Iterable[str], receipts: Sequence[FoundReceipt]) -> Iterator[Gathered]:
-    """Gather every id of any payload, plan or belief of ``syncs``, which are all that ever wrote a target.
+    """Gather every id of any payload, plan or membership of ``syncs``, which are all that ever wrote a target.
 
-    What they are believed to be only tells the gates what is a change: IN as the newest of ``receipts`` that says
-    delivered has it, MAYBE what was tried since, OUT the rest. Where no receipt says delivered, or its payload is gone,
-    all are MAYBE. ``receipts`` are those of the target, in the order in which they ended.
+    What they are known to be only tells the gates what is a change: IN as the newest of ``receipts`` that says
+    delivered has it, UNKNOWN what was tried since, OUT the rest. Where no receipt says delivered, or its payload is
+    gone, all are UNKNOWN. ``receipts`` are those of the target, in the order in which they ended.
 
     Memory stays flat: ids are gathered by DuckDB, file by file, and never become Python objects.
 
@@ -150,7 +150,7 @@ def gathered(history: History, syncs: Iterable[str], receipts: Sequence[FoundRec
                 left_out += 1
         certain = any(state == "IN" and checksum in read for checksum, state in states.items())
         known = duckdb.table("known")
-        rows = known if certain else known.project("id, 'MAYBE' AS state")
+        rows = known if certain else known.project("id, 'UNKNOWN' AS state")
         yield Gathered(len(known), frozenset(read), left_out, history, rows)
 
 
@@ -177,22 +177,23 @@ def _files(history: History, syncs: Iterable[str], stages: Iterable[Stage]) -> I
 
 
 def _states(receipts: Sequence[FoundReceipt]) -> dict[str, str]:
-    """Return what the ids of a payload are believed to be, by its checksum; nothing where none was delivered."""
+    """Return what the ids of a payload are known to be, by its checksum; nothing where none was delivered."""
     delivered = [number for number, each in enumerate(receipts) if each.green]
     since = receipts[delivered[-1] :] if delivered else []
-    tried = {each.row["payload_checksum"]: "MAYBE" for each in since if each.row["plan_checksum"]}
+    tried = {each.row["payload_checksum"]: "UNKNOWN" for each in since if each.row["plan_checksum"]}
     return tried | {each.row["payload_checksum"]: "IN" for each in since[:1]}
 
 
-def _unsettled(batch: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
-    columns = {"unsettled_since": now, "refused": False}
+def _in_doubt(batch: pa.RecordBatch, now: datetime) -> pa.RecordBatch:
+    columns = {"in_doubt_since": now, "rejected": False}
     told = [
-        pa.repeat(pa.scalar(value, BELIEF_SCHEMA.field(name).type), batch.num_rows) for name, value in columns.items()
+        pa.repeat(pa.scalar(value, MEMBERSHIP_SCHEMA.field(name).type), batch.num_rows)
+        for name, value in columns.items()
     ]
-    return pa.RecordBatch.from_arrays([batch.column("id"), batch.column("state"), *told], schema=BELIEF_SCHEMA)
+    return pa.RecordBatch.from_arrays([batch.column("id"), batch.column("state"), *told], schema=MEMBERSHIP_SCHEMA)
 
 
-_ORDER = ("IN", "MAYBE", "OUT")  # what is learnt of an id first stands
+_ORDER = ("IN", "UNKNOWN", "OUT")  # what is learnt of an id first stands
 _LEARN = """
 INSERT INTO known
 SELECT DISTINCT file.{id}, ? FROM read_parquet(?) AS file ANTI JOIN known ON file.{id} = known.id

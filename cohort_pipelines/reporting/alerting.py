@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Row, func, or_, select
 
-from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.core.errors import DeliveryDeferred
 from cohort_pipelines.ledger import NEVER_ENDED, DeliveredSnapshot, Ledger, paused_within, resumed_within, schema
 
 _LOOK_BACK = 20  # windows that were cut short, one after another; lateness says the rest
@@ -27,7 +27,7 @@ class Health(StrEnum):
     HELD = "held"
     FAILING = "failing"
     LATE = "late"
-    YIELDING = "yielding"
+    DEFERRED = "deferred"
     OK = "ok"
 
 
@@ -63,14 +63,14 @@ def judge(ledger: Ledger, watched: Watched) -> Judgement:
     A declaration that cannot be loaded is ``failing``, whatever became of its windows. Else the first of these that is
     true counts:
 
-    1. ``paused``: somebody paused it. Nothing is promised meanwhile.
+    1. ``paused``: a person paused it. Nothing is promised meanwhile.
     2. ``held`` or ``failing``, by the newest window that came to an end: a gate holds its payload; or it failed, was
        stopped, was partly refused, or its run ended without having delivered. Such a sync is late sooner or later, and
        that would be no news.
     3. ``late``: the newest delivered snapshot is older than promised. Where nothing was ever delivered, the time counts
        from when an alert's sensor first saw the sync or from its first noted window, whichever was earlier. A pause
        does not count against it: after one, the time counts from its end.
-    4. ``yielding``: the newest window that came to an end gave way at its deadline, and the next goes on.
+    4. ``deferred``: the newest window that came to an end gave way at its deadline, and the next goes on.
     5. ``ok``.
 
     A window that is open, was skipped, was missed because no run was started in it, or was cut short by a cancel or a
@@ -89,7 +89,7 @@ def judge(ledger: Ledger, watched: Watched) -> Judgement:
         counted = max(known, resumed_within(connection, watched.sync) or known)
     if outcome is not None and outcome.health in {Health.HELD, Health.FAILING}:
         return outcome
-    amber = outcome if outcome is not None and outcome.health is Health.YIELDING else None
+    amber = outcome if outcome is not None and outcome.health is Health.DEFERRED else None
     if watched.promise is not None and now > counted + watched.promise:
         why = amber.detail if amber else _NO_TROUBLE
         found = _age(newest, known, counted, watched.promise)
@@ -137,8 +137,8 @@ def _meaning(window: "Row[tuple[object, ...]]") -> Health | None:
             return Health.OK
         case "held":
             return Health.HELD
-        case "yielded":
-            return Health.YIELDING if window.reason.startswith(DeliveryYielded.BEGINS) else None
+        case "deferred":
+            return Health.DEFERRED if window.reason.startswith(DeliveryDeferred.BEGINS) else None
         case _:  # failed, or missed by a run that never ended
             return Health.FAILING
 

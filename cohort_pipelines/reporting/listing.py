@@ -23,7 +23,7 @@ from cohort_pipelines.ledger import (
 )
 
 UNDER_WAY = "under way"
-LEFT_OPEN = "its process ended without a word; the next delivery goes on from what is recorded"
+LEFT_OPEN = "its process died; the next delivery goes on from what is recorded"
 
 _Rows = dict[int, list[Row[tuple[object, ...]]]]
 
@@ -41,23 +41,23 @@ class Entry:
         taken_at: when the snapshot was taken.
         members: the cohort's members in the snapshot.
         identified: those with a profile.
-        rejects: members who are not in the payload.
-        rejects_by_reason: how many of them each reason has.
+        excluded: members who are not in the payload.
+        excluded_by_reason: how many of them each reason has.
         users: ids in the payload.
         delivered: the same, where the target was made equal to it.
         joiners: additions planned, of ids not known to be in.
         leavers: removals planned, of ids not known to be out.
         repeated: operations planned only since what became of earlier ones is uncertain.
-        healed: operations planned only to undo what somebody else may have changed.
+        reconciled: operations planned only to undo what others may have changed.
         unchanged: ids of the payload that were known to be in.
         planned: operations planned, all of these together.
         acknowledged: operations that the partner acknowledged.
         refused: operations that it refused.
-        unsettled: ids whose outcome is uncertain.
+        in_doubt: ids whose outcome is uncertain.
         requests: requests made.
         seconds: from the claim to the end.
         restored_from: the window whose payload was put back.
-        released: who let it pass the gates, when and why.
+        approved: who let it pass the gates, when and why.
         generation: its place in the order of all attempts on the target.
         run: the run's id.
         reason: why it is not green; empty when it is.
@@ -71,23 +71,23 @@ class Entry:
     taken_at: datetime | None = None
     members: int | None = None
     identified: int | None = None
-    rejects: int | None = None
-    rejects_by_reason: Mapping[str, int] = field(default_factory=dict)
+    excluded: int | None = None
+    excluded_by_reason: Mapping[str, int] = field(default_factory=dict)
     users: int | None = None
     delivered: int | None = None
     joiners: int | None = None
     leavers: int | None = None
     repeated: int | None = None
-    healed: int | None = None
+    reconciled: int | None = None
     unchanged: int | None = None
     planned: int | None = None
     acknowledged: int | None = None
-    refused: int | None = None
-    unsettled: int | None = None
+    rejected: int | None = None
+    in_doubt: int | None = None
     requests: int | None = None
     seconds: float | None = None
     restored_from: str | None = None
-    released: Mapping[str, str] | None = None
+    approved: Mapping[str, str] | None = None
     generation: int | None = None
     run: str | None = None
     reason: str = ""
@@ -97,12 +97,12 @@ _COUNTED = (
     "joiners",
     "leavers",
     "repeated",
-    "healed",
+    "reconciled",
     "unchanged",
     "planned",
     "acknowledged",
-    "refused",
-    "unsettled",
+    "rejected",
+    "in_doubt",
     "requests",
 )
 
@@ -129,7 +129,7 @@ def entries(ledger: Ledger, sync: str, limit: int = 50, *, before: Window | None
 
 
 def _attempts(sync: str, limit: int) -> Select[tuple[object, ...]]:
-    attempt, taken, lease, released = schema.attempt, schema.snapshot, schema.lease, schema.release
+    attempt, taken, lease, approved = schema.attempt, schema.snapshot, schema.lease, schema.approval
     return (
         select(
             attempt,
@@ -137,16 +137,16 @@ def _attempts(sync: str, limit: int) -> Select[tuple[object, ...]]:
             taken.c.taken_at,
             taken.c.rows.label("members"),
             schema.receipt.c.counts,
-            released.c.who,
-            released.c.why,
-            released.c.at.label("released_at"),
+            approved.c.who,
+            approved.c.why,
+            approved.c.at.label("approved_at"),
             lease.c.expires,
         )
         .select_from(attempt)
         .join(schema.target, schema.target.c.id == attempt.c.target)
         .join(taken, taken.c.seq == attempt.c.snapshot)
         .outerjoin(schema.receipt, schema.receipt.c.attempt == attempt.c.id)
-        .outerjoin(released, released.c.id == attempt.c.released)
+        .outerjoin(approved, approved.c.id == attempt.c.approved)
         .outerjoin(lease, and_(lease.c.target == attempt.c.target, lease.c.token == attempt.c.token))
         .where(attempt.c.sync == sync)
         .order_by(attempt.c.id.desc())
@@ -187,7 +187,7 @@ def _by_snapshot(connection: Connection, listed: Select[tuple[object, ...]], col
 
 def _of_attempt(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ...]]], now: datetime) -> Entry:
     counts = row.counts or {}
-    identified, rejects = _identified(derived), _rejects(derived, row.payload_checksum)
+    identified, excluded = _identified(derived), _excluded(derived, row.payload_checksum)
     return Entry(
         window=row.window,
         kind=row.kind,
@@ -197,13 +197,13 @@ def _of_attempt(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ..
         taken_at=row.taken_at,
         members=row.members,
         identified=identified,
-        rejects=rejects.rows if rejects else None,
-        rejects_by_reason=rejects.counts if rejects else {},
+        excluded=excluded.rows if excluded else None,
+        excluded_by_reason=excluded.counts if excluded else {},
         users=row.users,
         delivered=row.users if row.state in GREEN_STATES else None,
         seconds=(row.ended - row.started).total_seconds() if row.ended else None,
         restored_from=row.restored_from,
-        released={"who": row.who, "why": row.why, "at": row.released_at.isoformat()} if row.released else None,
+        approved={"who": row.who, "why": row.why, "at": row.approved_at.isoformat()} if row.approved else None,
         generation=row.generation,
         run=row.run_id,
         reason=_why(row, now),
@@ -213,7 +213,7 @@ def _of_attempt(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ..
 
 def _of_window(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ...]]]) -> Entry:
     began = opening_of(row.key) if row.state == "missed" else None  # noted later than it was
-    rejects = _rejects(derived)
+    excluded = _excluded(derived)
     return Entry(
         window=row.key,
         state=row.state,
@@ -221,8 +221,8 @@ def _of_window(row: Row[tuple[object, ...]], derived: list[Row[tuple[object, ...
         taken_at=row.taken_at,
         members=row.members,
         identified=_identified(derived),
-        rejects=rejects.rows if rejects else None,
-        rejects_by_reason=rejects.counts if rejects else {},
+        excluded=excluded.rows if excluded else None,
+        excluded_by_reason=excluded.counts if excluded else {},
         reason=row.reason,
     )
 
@@ -244,9 +244,9 @@ def _identified(derived: list[Row[tuple[object, ...]]]) -> int | None:
     return rows[-1] if rows else None
 
 
-def _rejects(derived: list[Row[tuple[object, ...]]], payload: str | None = None) -> Row[tuple[object, ...]] | None:
-    """Return the newest rejects, or those that were recorded with the payload of that checksum."""
-    rejects = [row for row in derived if row.stage == Stage.REJECTS]
+def _excluded(derived: list[Row[tuple[object, ...]]], payload: str | None = None) -> Row[tuple[object, ...]] | None:
+    """Return the newest excluded, or those that were recorded with the payload of that checksum."""
+    excluded = [row for row in derived if row.stage == Stage.EXCLUDED]
     made = [row.id for row in derived if row.stage == Stage.PARTNER_PAYLOAD and row.checksum == payload]
-    beside = [row for row in rejects if made and row.id > made[-1]]
-    return beside[0] if beside else rejects[-1] if rejects else None
+    beside = [row for row in excluded if made and row.id > made[-1]]
+    return beside[0] if beside else excluded[-1] if excluded else None

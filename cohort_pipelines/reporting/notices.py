@@ -46,7 +46,7 @@ class Notice:
         id: the same whenever this notice is sent again, and no other's.
         project: whose sync it is.
         sync: its name.
-        state: held, failing, late, yielding, paused or recovered.
+        state: held, failing, late, deferred, paused or recovered.
         previous: what it was before: one of these, or ok.
         detail: why, in sentences.
         since: since when.

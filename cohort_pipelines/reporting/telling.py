@@ -36,7 +36,7 @@ def note_changes(ledger: Ledger, channel: str, judged: Mapping[str, Judgement]) 
     """Note what ``channel`` is to be told, now that its syncs fare as ``judged``.
 
     A channel starts with every sync taken to be well. Between ``ok`` and ``paused`` nothing is told: that was
-    somebody's own doing. However many processes judge at once, a change is noted once.
+    what a person did. However many processes judge at once, a change is noted once.
     """
     with ledger.read() as connection:
         known = _known(connection, channel)

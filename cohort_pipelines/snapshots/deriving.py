@@ -1,4 +1,4 @@
-"""From a snapshot to a payload: every member ends in the payload or in the rejects, and the counts add up.
+"""From a snapshot to a payload: every member ends in the payload or in the excluded members, and the counts add up.
 
 Rows pass through Arrow in batches, and through DuckDB where all of them have to be sorted, so memory is flat.
 """
@@ -47,9 +47,9 @@ class Payload:
 
     Attributes:
         file: the partner ids, unique, sorted by their UTF-8 bytes.
-        rejects: all other members, anonymous ones included, each with a reason.
+        excluded: all other members, anonymous ones included, each with a reason.
         users: how many ids the payload has.
-        rejected: how many members each reason has; every reason is there.
+        excluded: how many members each reason has; every reason is there.
         differing_partner_ids: users whose ``compare_with`` property has another id.
         identified: members with a profile.
         anonymous: members without.
@@ -57,9 +57,9 @@ class Payload:
     """
 
     file: StoredFile
-    rejects: StoredFile
+    excluded: StoredFile
     users: int
-    rejected: dict[str, int]
+    excluded_by_reason: dict[str, int]
     differing_partner_ids: int
     identified: int
     anonymous: int
@@ -106,26 +106,26 @@ def build_payload(history: History, snapshot: StoredFile, identified: StoredFile
         history.local_file(snapshot) as members,
         history.local_file(identified) as users,
         history.writer(sync, Stage.PARTNER_PAYLOAD, window, mapping.PAYLOAD_SCHEMA) as payload,
-        history.writer(sync, Stage.REJECTS, window, mapping.REJECTS_SCHEMA) as rejects,
+        history.writer(sync, Stage.EXCLUDED, window, mapping.EXCLUDED_SCHEMA) as excluded,
         engine(scratch) as db,
     ):
         left_out = scratch / "left_out.parquet"
-        with StageWriter(left_out, mapping.REJECTS_SCHEMA, str(left_out)) as unsorted:
+        with StageWriter(left_out, mapping.EXCLUDED_SCHEMA, str(left_out)) as unsorted:
             differing = _map_users(users, rule, window, scratch / "candidates.parquet", unsorted)
             for ids in _payload_ids(db, scratch, rule, unsorted):
                 payload.write(ids)
-        rejected = _write_rejects(db, members, left_out, rejects)
-        unidentified = rejected[Reason.ANONYMOUS] + rejected[Reason.MALFORMED_MEMBER]
-        if {payload.rows + rejects.rows, identified.rows + unidentified} != {snapshot.rows}:
-            raise CountsDoNotAddUp(snapshot.rows, payload.rows, rejects.rows)
+        excluded_by_reason = _write_excluded(db, members, left_out, excluded)
+        unidentified = excluded_by_reason[Reason.ANONYMOUS] + excluded_by_reason[Reason.MALFORMED_MEMBER]
+        if {payload.rows + excluded.rows, identified.rows + unidentified} != {snapshot.rows}:
+            raise CountsDoNotAddUp(snapshot.rows, payload.rows, excluded.rows)
     return Payload(
         file=payload.stored,
-        rejects=rejects.stored,
+        excluded=excluded.stored,
         users=payload.stored.rows,
-        rejected=rejected,
+        excluded_by_reason=excluded_by_reason,
         differing_partner_ids=differing,
         identified=identified.rows,
-        anonymous=rejected[Reason.ANONYMOUS],
+        anonymous=excluded_by_reason[Reason.ANONYMOUS],
         seconds=clock.monotonic() - began,
     )
 
@@ -145,8 +145,8 @@ def duplicate_ids(history: History, payload: StoredFile) -> int:
     return count
 
 
-def _map_users(users: Path, rule: IdRule, window: str, candidates: Path, rejects: StageWriter) -> int:
-    """Write each user to ``candidates`` or ``rejects``; return how many have another id in ``compare_with``."""
+def _map_users(users: Path, rule: IdRule, window: str, candidates: Path, excluded: StageWriter) -> int:
+    """Write each user to ``candidates`` or ``excluded``; return how many have another id in ``compare_with``."""
     differing = 0
     schema = mapping.candidates_schema(rule.equality)
     with open_parquet(users) as file, StageWriter(candidates, schema, str(candidates)) as sound:
@@ -156,20 +156,20 @@ def _map_users(users: Path, rule: IdRule, window: str, candidates: Path, rejects
         for batch in file.iter_batches(BATCH, columns=[mapping.DISTINCT_ID, *rule.properties]):
             mapped = mapping.map_ids(pa.Table.from_batches([batch]), rule)
             sound.write(mapped.candidates)
-            rejects.write(mapped.rejects)
+            excluded.write(mapped.excluded)
             differing += mapped.differing
     return differing
 
 
 def _payload_ids(
-    db: duckdb.DuckDBPyConnection, scratch: Path, rule: IdRule, rejects: StageWriter
+    db: duckdb.DuckDBPyConnection, scratch: Path, rule: IdRule, excluded: StageWriter
 ) -> Iterator[pa.Table | pa.RecordBatch]:
     """Yield the unique partner ids, sorted by their bytes."""
     candidates = db.read_parquet(exactly(scratch / "candidates.parquet"))
     if rule.equality == "exact":
-        yield from _first_of_each(_sorted(candidates, "partner_user_id, distinct_id"), rejects)
+        yield from _first_of_each(_sorted(candidates, "partner_user_id, distinct_id"), excluded)
         return
-    firsts = _first_of_each(_sorted(candidates, "equality_key, partner_user_id, distinct_id"), rejects)
+    firsts = _first_of_each(_sorted(candidates, "equality_key, partner_user_id, distinct_id"), excluded)
     by_key = scratch / "by_key.parquet"  # the order of keys is not that of the ids themselves
     with StageWriter(by_key, mapping.PAYLOAD_SCHEMA, str(by_key)) as writer:
         for table in firsts:
@@ -177,17 +177,17 @@ def _payload_ids(
     yield from _sorted(db.read_parquet(exactly(by_key)), "partner_user_id")
 
 
-def _first_of_each(candidates: Iterable[pa.RecordBatch], rejects: StageWriter) -> Iterator[pa.Table]:
-    """Yield the first of equal ids; the surplus goes to ``rejects``."""
+def _first_of_each(candidates: Iterable[pa.RecordBatch], excluded: StageWriter) -> Iterator[pa.Table]:
+    """Yield the first of equal ids; the surplus goes to ``excluded``."""
     last_key = None
     for batch in candidates:
         kept, surplus, last_key = mapping.split_duplicates(pa.Table.from_batches([batch]), last_key)
-        rejects.write(surplus)
+        excluded.write(surplus)
         yield kept
 
 
-def _write_rejects(
-    db: duckdb.DuckDBPyConnection, members: Path, left_out: Path, rejects: StageWriter
+def _write_excluded(
+    db: duckdb.DuckDBPyConnection, members: Path, left_out: Path, excluded: StageWriter
 ) -> dict[str, int]:
     """Write the unidentified members and ``left_out``, sorted; return how many each reason has, none included."""
     malformed = f"starts_with(distinct_id, '{NOT_TEXT}')"
@@ -197,14 +197,14 @@ def _write_rejects(
         .filter(f"not {HAS_PROFILE}")
         .project(f"distinct_id, null::varchar as partner_user_id, {reason} as reason")
     )
-    rejected = dict.fromkeys((reason.value for reason in Reason), 0)
+    excluded_by_reason = dict.fromkeys((reason.value for reason in Reason), 0)
     for batch in _sorted(
         unidentified.union(db.read_parquet(exactly(left_out))), "reason, distinct_id, partner_user_id"
     ):
-        rejects.write(batch)
+        excluded.write(batch)
         for count in batch.column("reason").value_counts().to_pylist():
-            rejected[count["values"]] += count["counts"]
-    return rejected
+            excluded_by_reason[count["values"]] += count["counts"]
+    return excluded_by_reason
 
 
 def _sorted(rows: duckdb.DuckDBPyRelation, order: str) -> Iterator[pa.RecordBatch]:

@@ -89,7 +89,7 @@ def take_snapshot(
 
     Raises:
         WindowClosed, WindowNotOpenYet: a snapshot taken now does not belong to the window.
-        ClockSkewed: Mixpanel's clock and this host's differ, so that nobody knows which window it is.
+        ClockSkewed: Mixpanel's clock and this host's differ, so that the window is not certain.
         SnapshotTorn: the pages did not fit together, twice.
         MixpanelError: the refusal or failure that waiting did not cure.
         HistoryNotWritable: the history's disk refused.
@@ -183,4 +183,4 @@ async def _read(reader: CohortReader, filing: _Filing, *, began: float, reread: 
 
 
 def _ignore(*_told: int) -> None:
-    """Tell nobody."""
+    """Do nothing: the default for progress."""

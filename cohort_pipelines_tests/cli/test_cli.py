@@ -19,7 +19,7 @@ from cohort_pipelines_tests.command_line import APPTIMIZE, LAUNCH_LIST, PROJECT,
 
 COMMANDS = (
     *("demo", "dev", "standins", "check", "init", "export"),
-    *("plan", "history", "pause", "resume", "release", "restore", "retarget", "retire", "ledger"),
+    *("plan", "history", "pause", "resume", "approve", "restore", "retarget", "retire", "ledger"),
 )
 
 Spoil = Callable[[InThread, pytest.MonkeyPatch], None]
@@ -112,7 +112,7 @@ def test_check_says_what_does_not_load_besides_connections_and_syncs(run: Run, t
     checked = run("check", "--project", str(tmp_path / "alerted-syncs"))
 
     assert checked.code == 1
-    assert "The alerts on_call tell nobody" in checked.findings["on_call"]
+    assert "The alerts on_call have no channel" in checked.findings["on_call"]
     assert len(checked.findings) == 7
 
 

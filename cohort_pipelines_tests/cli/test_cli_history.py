@@ -26,9 +26,9 @@ def entry(**numbers: object) -> Entry:
         "delivered": 276,
         "joiners": 3,
         "leavers": 2,
-        "rejects": 24,
-        "refused": 0,
-        "unsettled": 1,
+        "excluded": 24,
+        "rejected": 0,
+        "in_doubt": 1,
         "requests": 5,
         "seconds": 1.25,
         "run": "1a2b3c4d-5e6f-4a1b-8c2d-9e0f1a2b3c4d",
@@ -46,8 +46,8 @@ def printed(*entries: Entry, width: int = 80) -> list[str]:
 def test_an_overwrite_is_shown_with_all_that_is_known_of_it() -> None:
     lines = printed(entry(restored_from="2026-10-31T0800Z"))
 
-    assert lines[0].split() == ["window", "state", "members", "identified", "joiners", "refused", "requests"]
-    assert lines[1].split() == ["taken", "at", "took", "delivered", "rejects", "leavers", "unsettled", "run"]
+    assert lines[0].split() == ["window", "state", "members", "identified", "joiners", "rejected", "requests"]
+    assert lines[1].split() == ["taken", "at", "took", "delivered", "excluded", "leavers", "in", "doubt", "run"]
     assert lines[2].split() == ["2026-11-22T1200Z", "delivered", "300", "280", "3", "0", "5"]
     assert lines[3].split() == ["2026-11-21", "12:00:05", "1.2s", "276", "24", "2", "1", "1a2b3c4d"]
     assert lines[4:] == ["from 2026-10-31T0800Z"]
@@ -55,7 +55,7 @@ def test_an_overwrite_is_shown_with_all_that_is_known_of_it() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_the_table_fits_a_terminal_however_large_the_numbers(width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("members", "identified", "delivered", "joiners", "leavers", "rejects", "refused", "unsettled", "requests")
+    names = ("members", "identified", "delivered", "joiners", "leavers", "excluded", "rejected", "in_doubt", "requests")
     large = dict.fromkeys(names, 123_456_789)
 
     lines = printed(
@@ -88,7 +88,7 @@ def test_what_needs_a_sentence_stands_below_the_table() -> None:
     lines = history_lines(
         [
             entry(),
-            entry(restored_from="2026-11-22T0800Z", released={"who": "kim", "why": "a campaign ended", "at": "now"}),
+            entry(restored_from="2026-11-22T0800Z", approved={"who": "kim", "why": "a campaign ended", "at": "now"}),
             entry(state="missed", reason="no run was started in it"),
             entry(kind="retire"),
         ]
@@ -137,6 +137,6 @@ def test_overwrites_and_missed_windows_are_listed_for_people_and_for_machines(ru
     assert lines[5:] == [f"{missed} missed: no run was started in it"]
     assert [each["state"] for each in listed] == ["missed", "delivered"]
     assert (listed[1]["run"], listed[1]["members"], listed[1]["identified"]) == (outcome.run_id, 300, 276)
-    assert (listed[1]["delivered"], listed[1]["rejects"]) == (276, 24)
+    assert (listed[1]["delivered"], listed[1]["excluded"]) == (276, 24)
     assert datetime.fromisoformat(listed[1]["taken_at"]).utcoffset() == timedelta(0)
     assert run("history", TAPLYTICS, "--limit", "1", "--json").out.count('"window"') == 1

@@ -35,7 +35,7 @@ def of_the_first_release(history: History) -> None:
         ("history", TAPLYTICS),
         ("pause", TAPLYTICS, "--because", "x"),
         ("resume", TAPLYTICS),
-        ("release", TAPLYTICS, "--because", "x", "--min-users", "1", "--max-users", "5", "--until", "2090-01-01"),
+        ("approve", TAPLYTICS, "--because", "x", "--min-users", "1", "--max-users", "5", "--until", "2090-01-01"),
         ("plan", TAPLYTICS, "--sealed"),
         ("restore", TAPLYTICS, "2026-11-22T1200Z", "--yes"),
         ("retarget", TAPLYTICS, "--yes"),

@@ -62,15 +62,15 @@ def test_a_release_delivers_the_held_payload_and_the_record_says_by_whose_word(
     assert "Held by the gate max_shrink" in held.error
     assert segment(standins) == payload(demo_folder, TAPLYTICS, window)
 
-    later = run("release", TAPLYTICS, "--because", "the campaign is over", "--who", "kim", "--later")
+    later = run("approve", TAPLYTICS, "--because", "the campaign is over", "--who", "kim", "--later")
     assert (later.code, segment(standins)) == (0, payload(demo_folder, TAPLYTICS, window))
     assert later.out.startswith(f"{TAPLYTICS}: the payload of {held.partition_key} may pass the gates until ")
 
-    released = run("release", TAPLYTICS, "--because", "the campaign is over", "--who", "kim")
+    approved = run("approve", TAPLYTICS, "--because", "the campaign is over", "--who", "kim")
 
     few = payload(demo_folder, TAPLYTICS, held.partition_key)
-    assert (released.code, released.err) == (0, "")
-    assert f"Delivered to 'Beta Users': {len(few)} users, 0 joined, {276 - len(few)} left" in released.out
+    assert (approved.code, approved.err) == (0, "")
+    assert f"Delivered to 'Beta Users': {len(few)} users, 0 joined, {276 - len(few)} left" in approved.out
     assert segment(standins) == few
     assert "let through the gates by kim: the campaign is over" in run("history", TAPLYTICS).out
 
@@ -92,13 +92,13 @@ def test_a_release_is_of_the_payload_that_it_shows_and_not_of_one_that_is_held_m
         return who
 
     monkeypatch.setattr(operations, "asking", asking)
-    done = run("release", TAPLYTICS, "--because", "the campaign is over", "--who", "kim", "--later")
+    done = run("approve", TAPLYTICS, "--because", "the campaign is over", "--who", "kim", "--later")
 
     with Ledger(f"sqlite:///{demo_folder}/data/ledger.sqlite").read() as connection:
-        released = connection.execute(select(schema.release.c.payload_checksum)).scalars().all()
+        approved = connection.execute(select(schema.approval.c.payload_checksum)).scalars().all()
         shown = select(schema.attempt.c.payload_checksum).filter_by(window=held)
         expected = connection.execute(shown).scalars().all()
-    assert released == expected
+    assert approved == expected
     assert done.code == (0 if held else 1)
     says = f"{TAPLYTICS}: the payload of {held} may pass" if held else "NothingHeld: "
     assert (done.out or done.err).startswith(says)
@@ -128,7 +128,7 @@ def test_a_user_without_a_name_is_known_by_number(
         ("pause", TAPLYTICS, "--because", NOT_TEXT),
         ("pause", TAPLYTICS, "--because", "x", "--who", NOT_TEXT),
         ("pause", NOT_TEXT, "--because", "x"),
-        ("release", TAPLYTICS, "--because", NOT_TEXT),
+        ("approve", TAPLYTICS, "--because", NOT_TEXT),
         ("restore", TAPLYTICS, NOT_TEXT, "--yes"),
         ("restore", TAPLYTICS, "w", "--yes", "--pause", "--because", NOT_TEXT),
         ("retire", NOT_TEXT, "--yes"),
@@ -167,7 +167,7 @@ def test_a_user_whose_name_is_no_text_is_known_by_what_of_it_is(run: Run, monkey
     ],
 )
 def test_a_release_of_more_than_a_ledger_can_keep_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
-    refused = run("release", TAPLYTICS, "--because", "x", "--min-users", "1", *arguments)
+    refused = run("approve", TAPLYTICS, "--because", "x", "--min-users", "1", *arguments)
 
     assert (refused.code, refused.out) == (2, "")
     assert says in " ".join(refused.err.replace("│", " ").split())
@@ -178,11 +178,11 @@ def test_a_release_of_more_than_a_ledger_can_keep_is_refused(run: Run, arguments
     ("arguments", "says"),
     [
         ((), r"NothingHeld: No payload of beta_users_taplytics is held by a gate\."),
-        (("--min-users", "5"), r"ReleaseIncomplete: .*"),
+        (("--min-users", "5"), r"ApprovalIncomplete: .*"),
     ],
 )
 def test_a_release_of_nothing_in_particular_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
-    refused = run("release", TAPLYTICS, "--because", "x", *arguments)
+    refused = run("approve", TAPLYTICS, "--because", "x", *arguments)
 
     assert (refused.code, refused.out) == (1, "")
     assert re.match(says, refused.err)
@@ -192,8 +192,8 @@ def test_a_release_of_nothing_in_particular_is_refused(run: Run, arguments: tupl
 def test_payloads_of_a_size_can_be_let_through_beforehand(run: Run) -> None:
     sizes = ("--min-users", "1", "--max-users", "50")
 
-    done = run("release", TAPLYTICS, "--because", "a quiet week", *sizes, "--until", "2090-01-01T12:00+01:00")
-    unreadable = run("release", TAPLYTICS, "--because", "a quiet week", *sizes, "--until", "soon")
+    done = run("approve", TAPLYTICS, "--because", "a quiet week", *sizes, "--until", "2090-01-01T12:00+01:00")
+    unreadable = run("approve", TAPLYTICS, "--because", "a quiet week", *sizes, "--until", "soon")
 
     assert done.out == f"{TAPLYTICS}: payloads of that size may pass the gates until 2090-01-01 11:00 UTC.\n"
     assert unreadable.code == 2
@@ -252,16 +252,16 @@ def test_a_held_restore_is_put_back_by_a_release(run: Run, demo_folder: Path, st
     held = run("restore", TAPLYTICS, earlier, "--yes")
     assert held.code == 1
     assert "Held by the gate max_shrink" in held.err
-    later = run("release", TAPLYTICS, "--because", "it was so", "--later")
+    later = run("approve", TAPLYTICS, "--because", "it was so", "--later")
     assert later.out.startswith(f"{TAPLYTICS}: the payload of {earlier} may pass the gates until ")
     assert segment(standins) == payload(demo_folder, TAPLYTICS, newest) != few
 
-    released = run("release", TAPLYTICS, "--because", "it was so", "--who", "kim")
+    approved = run("approve", TAPLYTICS, "--because", "it was so", "--who", "kim")
 
-    assert (released.code, released.err) == (0, "")
-    assert f"restored from {earlier}; let through the gates by kim: it was so" in released.out
+    assert (approved.code, approved.err) == (0, "")
+    assert f"restored from {earlier}; let through the gates by kim: it was so" in approved.out
     assert segment(standins) == few
-    assert run("release", TAPLYTICS, "--because", "it was so").err.startswith("NothingHeld: ")
+    assert run("approve", TAPLYTICS, "--because", "it was so").err.startswith("NothingHeld: ")
 
 
 @pytest.mark.slow
@@ -388,7 +388,7 @@ def test_a_target_is_given_up_where_not_even_a_destination_is_declared_any_more(
         file.unlink()
         file.parent.rmdir()
     ledger = Ledger(f"sqlite:///{export_project}/data/ledger.sqlite")
-    owned = {"owner": "launch_list", "generation": 1, "head_seq": 1, "established": True, "unsettled": 0, "held": 276}
+    owned = {"owner": "launch_list", "generation": 1, "head_seq": 1, "established": True, "in_doubt": 0, "held": 276}
     with ledger.write() as connection:
         target = Target("taplytics", "api.taplytics.com", "", "Launch List")
         connection.execute(schema.target.insert().values(**asdict(target), **owned))
@@ -421,7 +421,7 @@ def test_a_lost_ledger_is_refused_until_it_is_rebuilt(run: Run, demo_folder: Pat
 
     assert rebuilt.out.startswith("The ledger knows 1 target again, from ")
     assert "276 ids are maybe delivered" in rebuilt.out
-    assert "Pauses and open releases stand in no history" in rebuilt.out
+    assert "Pauses and open approvals stand in no history" in rebuilt.out
     outcome = deliver(demo_folder, TAPLYTICS)
     assert outcome.error == ""
     assert segment(standins) == payload(demo_folder, TAPLYTICS, outcome.partition_key)
@@ -451,7 +451,7 @@ def test_a_lost_history_is_refused_until_its_ids_are_to_be_forgotten(run: Run, d
     [
         ("pause", "nobodys_list", "--because", "x"),
         ("resume", "nobodys_list"),
-        ("release", "nobodys_list", "--because", "x"),
+        ("approve", "nobodys_list", "--because", "x"),
         ("restore", "nobodys_list", "2026-01-01T0000Z", "--yes"),
         ("retarget", "nobodys_list", "--yes"),
         ("retire", "nobodys_list", "--yes"),

@@ -43,8 +43,8 @@ def test_a_plan_changes_nothing_and_the_delivery_after_it_does_what_was_planned(
     assert {name: done[name] for name in ("users", "unchanged", "requests")} == {
         name: shown[name] for name in ("users", "unchanged", "requests")
     }
-    assert {name: done[name] for name in ("joiners", "leavers", "repeated", "healed")} == {
-        name: shown["counts"][name] for name in ("joiners", "leavers", "repeated", "healed")
+    assert {name: done[name] for name in ("joiners", "leavers", "repeated", "reconciled")} == {
+        name: shown["counts"][name] for name in ("joiners", "leavers", "repeated", "reconciled")
     }
 
 
@@ -63,7 +63,7 @@ def test_a_plan_of_a_sync_that_was_never_delivered_leaves_empty_scratch_space_al
     lines = dict(line.split(maxsplit=1) for line in planned.out.splitlines())
     assert lines["snapshot"].startswith("300 members")
     assert lines["snapshot"].rstrip().endswith("(read now, 1 query)")
-    assert lines["rejects"].strip() == "24 (anonymous 24)"
+    assert lines["excluded"].strip() == "24 (anonymous 24)"
     assert lines["payload"].strip() == "276 users for 'Beta Users', its first"
     assert (lines["joiners"].strip(), lines["leavers"].strip()) == ("276", "0")
     assert lines["requests"].strip() == "276 for 276 changes"
@@ -85,7 +85,7 @@ def test_a_sealed_payload_is_planned_without_a_query(run: Run, demo_folder: Path
     told = json.loads(planned.out)
     assert (planned.code, told["sealed"], told["budget"]["spent"]) == (0, True, 0)
     assert told["preview"]["counts"]["joiners"] == 0
-    assert sum(told["rejects"].values()) + told["preview"]["users"] == told["members"] == 300
+    assert sum(told["excluded"].values()) + told["preview"]["users"] == told["members"] == 300
     assert standins.standins.mixpanel.budget.used() == queries
     assert footprint(demo_folder) == before
 

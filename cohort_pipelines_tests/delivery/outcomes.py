@@ -31,7 +31,7 @@ def _deliver(ledger: Ledger, window: str, at: datetime) -> None:
     file = StoredFile(SYNC, Stage.COHORT_SNAPSHOT, window, "c" * 64, rows=3, size=99)
     seq = ledger.record_snapshot(SYNC, window, file, at, 3, 3, project=1, cohort_id=2)
     target = {"wire": "memory", "host": "h", "account": "", "name": window, "owner": SYNC, "generation": 1}
-    rest = {"head_seq": seq, "established": True, "unsettled": 0, "held": 0}
+    rest = {"head_seq": seq, "established": True, "in_doubt": 0, "held": 0}
     made = {"generation": 1, "token": 1, "payload_checksum": "p", "users": 3, "run_id": "run", "started": at}
     with ledger.write() as connection:
         inserted = insert(schema.target).values(**target, **rest).returning(schema.target.c.id)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryStopped, SyncPaused
 from cohort_pipelines.delivery import service
 from cohort_pipelines.ledger import pauses
 from cohort_pipelines.ledger.database import Database
@@ -13,7 +13,7 @@ from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import SYNC, World, lost, users
 
-ASYNCHRONOUS = Terms(applies_within=timedelta(minutes=5))
+ASYNCHRONOUS = Terms(apply_delay=timedelta(minutes=5))
 
 
 def test_what_the_partner_has_yet_to_apply_is_accepted_and_then_delivered(world: World) -> None:
@@ -35,7 +35,7 @@ def test_no_id_is_reversed_before_the_partner_has_applied_it(world: World) -> No
     world.overwrite(users(1, 2), terms=ASYNCHRONOUS)
     world.next_window()
     sent = len(world.partner.requests)
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(1), terms=ASYNCHRONOUS, deadline=clock.now() + timedelta(seconds=1))
     assert len(world.partner.requests) == sent
     world.next_window()
@@ -64,11 +64,11 @@ def test_the_time_to_apply_is_told_by_the_ledgers_clock(
 ) -> None:
     now = Database.now
     monkeypatch.setattr(Database, "now", lambda ledger, at: now(ledger, at) + timedelta(seconds=ahead))
-    terms = Terms(applies_within=timedelta(seconds=40))
+    terms = Terms(apply_delay=timedelta(seconds=40))
     first = world.overwrite(users(1, 2), terms=terms)
     assert 0 <= first.seconds < 30
     world.next_window()
-    with pytest.raises(DeliveryYielded):  # whatever this host's clock says, the 40 seconds are not over
+    with pytest.raises(DeliveryDeferred):  # whatever this host's clock says, the 40 seconds are not over
         world.overwrite(users(1), terms=terms, deadline=clock.now() + timedelta(seconds=1))
     assert world.partner.members == users(1, 2)
 
@@ -83,15 +83,15 @@ def test_what_is_accepted_stays_so_until_the_time_has_passed(world: World) -> No
 
 
 def test_a_lost_request_to_a_partner_that_applies_late_is_unsettled_for_longer(world: World) -> None:
-    slow = Terms(applies_within=timedelta(hours=1))
+    slow = Terms(apply_delay=timedelta(hours=1))
     world.partner.always = lost
     with pytest.raises(DeliveryStopped):
         world.overwrite(users(1), terms=slow)
     world.partner.always = None
-    unsettled = []
+    in_doubt = []
     with ExitStack() as later:
         for _ in range(2):
             later.enter_context(clock.shifted(timedelta(minutes=62)))
             world.next_window()
-            unsettled.append(world.overwrite(users(2), terms=slow).unsettled)
-    assert unsettled == [1, 0]
+            in_doubt.append(world.overwrite(users(2), terms=slow).in_doubt)
+    assert in_doubt == [1, 0]

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryHeld, DeliveryStopped, SyncPaused
 from cohort_pipelines.delivery import Gates
 from cohort_pipelines.destinations.wire import Answer
 from cohort_pipelines.ledger import pauses
@@ -134,22 +134,22 @@ def test_a_one_time_export_is_never_late(ledger: Ledger) -> None:
 
 def test_a_sync_that_yields_is_amber_and_says_how_far_it_came(ledger: Ledger) -> None:
     delivered(ledger, back=1)
-    yielded = str(DeliveryYielded(10, 90, eta_seconds=600))
-    ledger.note_window(SYNC, key(), "yielded", yielded)
+    deferred = str(DeliveryDeferred(10, 90, eta_seconds=600))
+    ledger.note_window(SYNC, key(), "deferred", deferred)
 
     judged = judge(ledger, HOURLY)
-    assert (judged.health, judged.detail) == (Health.YIELDING, f"Window {key()}: {yielded}")
-    assert "10 of 90 changes" in yielded
+    assert (judged.health, judged.detail) == (Health.DEFERRED, f"Window {key()}: {deferred}")
+    assert "10 of 90 changes" in deferred
     with clock.shifted(2 * HOUR):
         judged = judge(ledger, HOURLY)
     assert judged.health is Health.LATE
-    assert judged.detail.endswith(yielded)
+    assert judged.detail.endswith(deferred)
 
 
 @pytest.mark.parametrize("reason", ["KeyboardInterrupt", str(SyncPaused(SYNC, "ann", "the partner moves house"))])
 def test_a_delivery_that_was_cancelled_or_paused_says_nothing(ledger: Ledger, reason: str) -> None:
     delivered(ledger, back=1)
-    ledger.note_window(SYNC, key(), "yielded", reason)
+    ledger.note_window(SYNC, key(), "deferred", reason)
 
     assert health(ledger) is Health.OK
 
@@ -241,7 +241,7 @@ def hold(world: World) -> None:
 
 
 def run_out_of_time(world: World) -> None:
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.overwrite({"needle-1", "needle-2", "needle-3"}, deadline=clock.now())
 
 
@@ -259,7 +259,7 @@ def deliver(world: World) -> None:
     ("ends", "expected", "says"),
     [
         (hold, Health.HELD, "Held by the gate min_users"),
-        (run_out_of_time, Health.YIELDING, "0 of 3 changes"),
+        (run_out_of_time, Health.DEFERRED, "0 of 3 changes"),
         (stop, Health.FAILING, "stopped after 0 of 3 changes"),
         (deliver, Health.OK, "is delivered: 1 users"),
     ],

@@ -15,7 +15,7 @@ from cohort_pipelines.core.errors import (
     DeliveryStopped,
     DeliverySuperseded,
     PayloadOfAnotherCohort,
-    TargetUnsettled,
+    TargetInDoubt,
 )
 from cohort_pipelines.delivery import Gates, Receipt, deliver
 from cohort_pipelines.delivery.overwrite import Overwrite
@@ -210,7 +210,7 @@ def test_two_that_claim_in_one_name_at_once_are_not_both_sent(world: World) -> N
         sent(world, quick, users(1), name="Gamma", sync="second")
 
     patched = pytest.MonkeyPatch()
-    patched.setattr(Overwrite, "bury_the_dead", overtaken)
+    patched.setattr(Overwrite, "recover_crashed_attempts", overtaken)
     with pytest.raises(CohortDeliveredTwice, match="'Gamma'"):
         sent(world, slow, users(1, 2))
     assert (slow.requests, quick.members) == ([], users(1))
@@ -238,7 +238,7 @@ def test_a_group_into_which_somebody_may_still_be_put_is_not_left_for_another_co
         sent(world, one, users(1, 2))
     one.faults.clear()
     world.next_window()
-    with pytest.raises(TargetUnsettled):
+    with pytest.raises(TargetInDoubt):
         world.retire(one)
     world.next_window()
     with pytest.raises(CohortMoved):

@@ -99,7 +99,7 @@ def test_who_leaves_in_an_attempt_that_dies_and_is_back_is_not_lost(world: World
         receipt = world.overwrite(users(1, 2, 3))
     assert world.partner.members == users(1, 2, 3)
     assert receipt.joiners == 1
-    assert receipt.unsettled == 1  # the dead writer's removal may still land
+    assert receipt.in_doubt == 1  # the dead writer's removal may still land
 
 
 def test_a_cancel_ends_between_two_chunks_and_is_passed_on(world: World) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.core.errors import DeliveryDeferred
 from cohort_pipelines.core.windows import Cadence, Window, one_time_window
 from cohort_pipelines.delivery import deadline, retire
 from cohort_pipelines.delivery.deadlines import AT_LEAST, MARGIN, ONE_TIME
@@ -73,7 +73,7 @@ def test_what_goes_on_from_a_delivery_that_yielded_is_said_by_what_was_asked_for
     world.next_window()
     world.overwrite(users(2, 3))
 
-    with pytest.raises(DeliveryYielded) as yielded:
+    with pytest.raises(DeliveryDeferred) as deferred:
         asked(world, earlier)
 
-    assert goes_on in str(yielded.value)
+    assert goes_on in str(deferred.value)

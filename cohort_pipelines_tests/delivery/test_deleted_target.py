@@ -9,11 +9,11 @@ import pytest
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
 from cohort_pipelines.core.errors import (
-    DeliveryRefused,
+    DeliveryDeferred,
+    DeliveryRejected,
     DeliveryStopped,
-    DeliveryYielded,
-    PartnerRequestRefused,
-    PartnerTurnedAway,
+    PartnerRateLimited,
+    PartnerRequestRejected,
     PartnerUnreachable,
     SyncPaused,
 )
@@ -41,7 +41,7 @@ def test_a_deleted_target_is_named_and_made_anew_with_everybody(world: World, ch
 
     assert world.partner.established == 2
     assert world.partner.members == changed
-    assert (receipt.unsettled, receipt.users) == (0, len(changed))
+    assert (receipt.in_doubt, receipt.users) == (0, len(changed))
     world.next_window()
     assert world.overwrite(changed).planned == 0
 
@@ -51,7 +51,7 @@ def test_a_target_that_is_deleted_in_mid_delivery_is_found_by_the_next_one(world
     world.next_window()
     before = len(world.partner.requests)
     world.partner.on_request = lambda number: world.partner.delete() if number == before + 3 else None
-    with pytest.raises((DeliveryStopped, DeliveryRefused)):
+    with pytest.raises((DeliveryStopped, DeliveryRejected)):
         world.overwrite(users(*range(40)))
     world.partner.on_request = None
     world.next_window()
@@ -63,7 +63,7 @@ def test_a_target_that_is_deleted_in_mid_delivery_is_found_by_the_next_one(world
 
 
 def test_a_quiet_window_finds_it_by_what_it_heals(world: World) -> None:
-    daily, audience = Terms(heal_within=timedelta(days=1)), users(*range(10))
+    daily, audience = Terms(reconcile_within=timedelta(days=1)), users(*range(10))
     world.overwrite(audience, terms=daily)
     world.partner.delete()
     with clock.shifted(timedelta(hours=23)):
@@ -77,7 +77,7 @@ def test_a_quiet_window_finds_it_by_what_it_heals(world: World) -> None:
 
 def test_it_is_found_where_only_a_row_is_tried_again_that_was_refused_before(world: World) -> None:
     world.partner.always = _refusing_the_last
-    with pytest.raises(DeliveryRefused):
+    with pytest.raises(DeliveryRejected):
         world.overwrite(users(*range(10)))
     world.partner.always = None
     world.partner.delete()
@@ -116,7 +116,7 @@ def test_a_user_that_the_partner_does_not_know_is_not_taken_for_the_target(world
     world.partner.always = _unknown_user
     for _ in range(2):
         world.next_window()
-        with pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+        with pytest.raises(DeliveryRejected, match="0 additions and 1 removals"):
             world.overwrite(users(*range(1, 10)))
     assert world.partner.established == 1
     assert world.partner.members == users(*range(10))
@@ -148,11 +148,11 @@ def test_whoever_dies_of_finding_it_missing_leaves_that_to_the_next(world: World
 
 
 def _refusing_the_last(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
-    return Answer(refused={row: "HTTP 400" for row, each in enumerate(ids) if each in users(9)}, requests=1)
+    return Answer(rejected={row: "HTTP 400" for row, each in enumerate(ids) if each in users(9)}, requests=1)
 
 
 def _unknown_user(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
-    raise PartnerRequestRefused(partner.wire, 404)
+    raise PartnerRequestRejected(partner.wire, 404)
 
 
 def export(world: World, audience: set[str], name: str) -> Receipt:
@@ -183,7 +183,7 @@ def test_an_unchanged_export_asks_once_whether_the_target_is_there(world: World)
 
 def test_an_export_that_cannot_ask_for_the_target_is_red(world: World) -> None:
     export(world, users(1, 2, 3), "first")
-    world.partner.on_find = _raising(PartnerUnreachable("P", "refused"))
+    world.partner.on_find = _raising(PartnerUnreachable("P", "rejected"))
 
     with pytest.raises(DeliveryStopped, match="could not be reached"):
         export(world, users(1, 2, 3), "second")
@@ -232,8 +232,8 @@ def test_a_partner_too_busy_to_tell_of_the_target_is_asked_again_by_the_next_win
     world.partner.delete()
     with clock.shifted(timedelta(hours=25)):
         world.next_window()
-        world.partner.on_find = _raising(PartnerTurnedAway("P", "HTTP 429", 3_600.0))
-        with pytest.raises(DeliveryYielded):
+        world.partner.on_find = _raising(PartnerRateLimited("P", "HTTP 429", 3_600.0))
+        with pytest.raises(DeliveryDeferred):
             world.overwrite(audience)
         world.partner.on_find = lambda: None
         world.next_window()

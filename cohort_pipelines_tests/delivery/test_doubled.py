@@ -127,7 +127,7 @@ def test_two_that_send_in_the_same_moment_are_not_both_green_and_both_refused_fr
 
     rebuild(first.ledger, first.history)
     with clock.shifted(timedelta(minutes=20)):
-        assert first.overwrite(users(2), run_id="rebuilt").unsettled == 0
+        assert first.overwrite(users(2), run_id="rebuilt").in_doubt == 0
     assert first.partner.members == users(2)
 
 

@@ -10,8 +10,8 @@ import pytest
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import NamedCohort
 from cohort_pipelines.core.errors import (
+    DeliveryDeferred,
     DeliveryStopped,
-    DeliveryYielded,
     NewerFilePublished,
     PartnerFolderNotWritable,
     PartnerOutcomeUnknown,
@@ -120,7 +120,7 @@ def test_a_newer_file_stops_and_nothing_is_believed_to_have_changed(world: World
     payload, seq = world.seal(users(1, 2))
     with pytest.raises(DeliveryStopped, match="newer than 1"):
         world.deliver(payload, seq, partner=files)
-    assert world.history.versions(SYNC, Stage.BELIEF, world.window.key) == []  # not even that it may have changed
+    assert world.history.versions(SYNC, Stage.MEMBERSHIP, world.window.key) == []  # not even that it may have changed
 
 
 def test_a_file_that_may_not_be_there_is_published_again(world: World) -> None:
@@ -141,13 +141,13 @@ def test_a_folder_that_refuses_before_the_pointer_changes_no_belief(world: World
     payload, seq = world.seal(users(1, 2))
     with pytest.raises(DeliveryStopped, match="in_the_way"):
         world.deliver(payload, seq, partner=files)
-    assert world.history.versions(SYNC, Stage.BELIEF, world.window.key) == []
+    assert world.history.versions(SYNC, Stage.MEMBERSHIP, world.window.key) == []
 
 
 def test_after_the_deadline_nothing_is_published_and_the_next_window_does_it(world: World) -> None:
     files = MemoryFiles()
     payload, seq = world.seal(users(1, 2))
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.deliver(payload, seq, partner=files, deadline=clock.now() - timedelta(seconds=1))
     assert files.published == []
 

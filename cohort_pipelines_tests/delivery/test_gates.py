@@ -5,7 +5,7 @@ import pytest
 
 from cohort_pipelines.delivery import Gates
 from cohort_pipelines.delivery.gates import Facts
-from cohort_pipelines.ledger.releases import Verdict
+from cohort_pipelines.ledger.approvals import Verdict
 
 EVERY = Gates(max_growth=1.0, max_churn=1.0)
 STEADY = Facts(

@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy import select
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, PartnerKeyRefused
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryHeld, DeliveryStopped, PartnerKeyRefused
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.core.windows import Window, one_time_window
 from cohort_pipelines.delivery import Gates, Receipt, judging
 from cohort_pipelines.ledger import schema
-from cohort_pipelines.ledger.releases import Verdict
+from cohort_pipelines.ledger.approvals import Verdict
 from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines.ledger.targets import all_targets
 from cohort_pipelines.membership.plan import PlanCounts
@@ -169,7 +169,7 @@ def test_one_time_exports_are_measured_against_each_other(world: World) -> None:
 def test_the_rest_of_a_first_fill_is_let_through_in_later_windows(world: World) -> None:
     world.partner.workers = 1
     for delivered in (9, 18):
-        with pytest.raises(DeliveryYielded):
+        with pytest.raises(DeliveryDeferred):
             overwrite_until(world, 3)
         world.next_window()
         assert len(world.partner.members) == delivered
@@ -215,7 +215,7 @@ def test_an_emptied_target_is_filled_anew(world: World) -> None:
 def test_an_adopted_baseline_is_what_may_be_lost_and_what_may_grow(world: World) -> None:
     there = world.folder / "there.csv"
     there.write_text("\n".join(["user_id", *sorted(audience(10))]), encoding="utf-8")
-    adopted = Terms(baseline=str(there))
+    adopted = Terms(initial_members=str(there))
 
     with pytest.raises(DeliveryHeld, match="4 users after 10 that the target may hold"):
         world.overwrite(audience(4), gates=Gates(), terms=adopted)
@@ -336,13 +336,13 @@ def test_a_baseline_that_a_gate_held_is_read_anew(world: World) -> None:
     there = world.folder / "there.csv"
     there.write_text("\n".join(["user_id", *sorted(users(*range(500, 520)))]), encoding="utf-8")  # the wrong file
     with pytest.raises(DeliveryHeld, match="max_shrink"):
-        world.overwrite(audience(3), gates=Gates(), terms=Terms(baseline=str(there)))
+        world.overwrite(audience(3), gates=Gates(), terms=Terms(initial_members=str(there)))
     assert not any(target.written for target in all_targets(world.ledger))
 
     there.write_text("\n".join(["user_id", *sorted(audience(4))]), encoding="utf-8")
     world.next_window()
-    receipt = world.overwrite(audience(3), gates=Gates(), terms=Terms(baseline=str(there)))
-    assert (receipt.baseline, receipt.joiners, receipt.leavers) == ("adopted", 0, 1)
+    receipt = world.overwrite(audience(3), gates=Gates(), terms=Terms(initial_members=str(there)))
+    assert (receipt.initial_members, receipt.joiners, receipt.leavers) == ("adopted", 0, 1)
 
 
 def test_a_baseline_is_adopted_as_long_as_nothing_was_ever_sent(world: World) -> None:
@@ -358,10 +358,10 @@ def test_a_baseline_is_adopted_as_long_as_nothing_was_ever_sent(world: World) ->
     there.write_text("\n".join(["user_id", *sorted(audience(4))]), encoding="utf-8")
     world.partner.members = audience(4)
     world.next_window()
-    receipt = world.overwrite(audience(3), terms=Terms(baseline=str(there)))
-    assert (receipt.baseline, receipt.leavers) == ("adopted", 1)
+    receipt = world.overwrite(audience(3), terms=Terms(initial_members=str(there)))
+    assert (receipt.initial_members, receipt.leavers) == ("adopted", 1)
     assert world.partner.members == audience(3)
 
     world.next_window()
-    again = world.overwrite(audience(3), terms=Terms(baseline="unknown"))  # from now on it stands
-    assert (again.baseline, again.planned) == ("adopted", 0)
+    again = world.overwrite(audience(3), terms=Terms(initial_members="unknown"))  # from now on it stands
+    assert (again.initial_members, again.planned) == ("adopted", 0)

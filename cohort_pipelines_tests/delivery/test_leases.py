@@ -18,12 +18,12 @@ class Held:
     def __init__(self, at: int) -> None:
         self._at = at
         self.reached = threading.Event()
-        self.released = threading.Event()
+        self.approved = threading.Event()
 
     def __call__(self, number: int) -> None:
         if number == self._at:
             self.reached.set()
-            assert self.released.wait(30)
+            assert self.approved.wait(30)
 
 
 def test_two_runs_at_once_take_turns(world: World) -> None:
@@ -38,7 +38,7 @@ def test_two_runs_at_once_take_turns(world: World) -> None:
         second = threads.submit(world.deliver, payload, seq, run_id="second", partner=other)
         with pytest.raises(TimeoutError):
             second.result(0.5)
-        held.released.set()
+        held.approved.set()
         receipts: list[Receipt] = [first.result(30), second.result(30)]
 
     assert [receipt.requests for receipt in receipts] == [4, 0]
@@ -56,7 +56,7 @@ def test_a_lease_that_is_kept_alive_is_not_taken(world: World) -> None:
         assert held.reached.wait(30)
         with pytest.raises(TargetBusy, match="Another run is writing"):
             world.deliver(payload, seq, lease_seconds=0.6)
-        held.released.set()
+        held.approved.set()
         assert first.result(30).requests == 4
 
 
@@ -70,7 +70,7 @@ def test_an_older_snapshot_does_not_wait_for_the_lease(world: World) -> None:
         assert held.reached.wait(30)
         with pytest.raises(DeliverySuperseded):
             world.deliver(older, older_seq)
-        held.released.set()
+        held.approved.set()
         first.result(30)
 
 
@@ -84,17 +84,17 @@ def test_a_paused_writer_that_wakes_after_a_takeover_starts_no_further_chunk(wor
         world.next_window()
         with clock.shifted(timedelta(minutes=2)):
             taken_over = world.overwrite(users(*range(20, 40)))
-        held.released.set()
+        held.approved.set()
         with pytest.raises(LeaseLost):
             paused.result(30)
 
     assert len(slow.requests) == 3  # what it had under way, and nothing more
-    assert taken_over.unsettled == 6
+    assert taken_over.in_doubt == 6
     with clock.shifted(timedelta(minutes=20)):
         world.next_window()
         receipt = world.overwrite(users(*range(20, 40)))
     assert world.partner.members == users(*range(20, 40))
-    assert receipt.unsettled == 0
+    assert receipt.in_doubt == 0
 
 
 def test_a_request_that_waited_for_its_turn_is_not_made_after_a_takeover(world: World) -> None:

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import event, func, select, update
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryHeld, DeliveryStopped, DeliveryYielded, NotSealedYet
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryHeld, DeliveryStopped, NotSealedYet
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines.delivery import Gates
@@ -58,7 +58,7 @@ def test_the_newest_derived_file_counts(ledger: Ledger) -> None:
     ledger.record_identified(seq, stored(Stage.IDENTIFIED_USERS))
     for checksum in ("a" * 64, "b" * 64, "a" * 64):
         payload = stored(Stage.PARTNER_PAYLOAD, checksum)
-        ledger.record_payload(seq, payload, stored(Stage.REJECTS), {"anonymous": 2})
+        ledger.record_payload(seq, payload, stored(Stage.EXCLUDED), {"anonymous": 2})
 
     assert ledger.identified(seq) == stored(Stage.IDENTIFIED_USERS)
     assert ledger.payload(seq) == stored(Stage.PARTNER_PAYLOAD, "a" * 64)
@@ -140,7 +140,7 @@ def test_a_change_of_cadence_misses_whole_windows_only(ledger: Ledger) -> None:
 def test_what_was_delivered_is_remembered(world: World) -> None:
     assert world.ledger.newest_delivered(SYNC) is None
     assert world.ledger.expected_seconds(SYNC) is None
-    assert world.ledger.last_turn(SYNC) == 0
+    assert world.ledger.last_attempt(SYNC) == 0
     world.overwrite(users(1, 2))
     taken = clock.now()
     with clock.shifted(timedelta(minutes=15)):
@@ -165,7 +165,7 @@ def test_a_window_is_expected_to_take_its_snapshot_and_its_delivery(world: World
 
 
 def yields(world: World) -> None:
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(3, 4), deadline=clock.now())
 
 

@@ -19,19 +19,19 @@ def told(listed: list[Entry]) -> list[tuple[str, str]]:
     return [(each.window, each.state) for each in listed]
 
 
-def derive(world: World, seq: int, payload: set[str], rejected: dict[str, int]) -> None:
-    """Record what is worked out from a snapshot: the identified users, the payload and the rejects."""
+def derive(world: World, seq: int, payload: set[str], excluded: dict[str, int]) -> None:
+    """Record what is worked out from a snapshot: the identified users, the payload and the excluded members."""
     files = {
         stage: world.history.write(SYNC, stage, world.window.key, pa.table({"id": pa.array(sorted(ids), pa.string())}))
         for stage, ids in {
             Stage.IDENTIFIED_USERS: payload | users(900),
-            Stage.REJECTS: {f"reject-{number}" for number in range(sum(rejected.values()))},
+            Stage.EXCLUDED: {f"exclude-{number}" for number in range(sum(excluded.values()))},
         }.items()
     }
     world.ledger.record_identified(seq, files[Stage.IDENTIFIED_USERS])
     table = pa.table({"partner_user_id": pa.array(sorted(payload), pa.string())})
     stored = world.history.write(SYNC, Stage.PARTNER_PAYLOAD, world.window.key, table)
-    world.ledger.record_payload(seq, stored, files[Stage.REJECTS], rejected)
+    world.ledger.record_payload(seq, stored, files[Stage.EXCLUDED], excluded)
 
 
 def test_an_overwrite_is_listed_with_all_its_numbers(world: World) -> None:
@@ -45,15 +45,15 @@ def test_an_overwrite_is_listed_with_all_its_numbers(world: World) -> None:
     assert (entry.target, entry.run, entry.reason) == ("Beta", "run-1", "")
     assert (entry.members, entry.identified, entry.users, entry.delivered) == (4, 5, 4, 4)
     assert (entry.joiners, entry.leavers, entry.planned, entry.acknowledged) == (4, 0, 4, 4)
-    assert (entry.refused, entry.unsettled, entry.requests) == (0, 0, receipt.requests)
-    assert (entry.rejects, entry.rejects_by_reason) == (3, {"anonymous": 2, "no id": 1})
+    assert (entry.rejected, entry.in_doubt, entry.requests) == (0, 0, receipt.requests)
+    assert (entry.excluded, entry.excluded_by_reason) == (3, {"anonymous": 2, "no id": 1})
     assert entry.taken_at is not None
     assert entry.seconds is not None
     assert entry.taken_at <= entry.at
     assert entry.seconds >= 0
 
 
-@pytest.mark.parametrize("stage", [Stage.BELIEF, Stage.RECEIPT])
+@pytest.mark.parametrize("stage", [Stage.MEMBERSHIP, Stage.RECEIPT])
 def test_a_delivery_whose_end_cannot_be_filed_says_why_as_long_as_the_ledger_can_be_written(
     world: World, monkeypatch: pytest.MonkeyPatch, stage: Stage
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_window_that_failed_before_its_delivery_shows_how_far_it_came(world: W
     [entry] = entries(world.ledger, SYNC)
 
     assert (entry.state, entry.reason, entry.kind) == ("failed", "the disk is full", "")
-    assert (entry.members, entry.rejects, entry.delivered, entry.run) == (2, 1, None, None)
+    assert (entry.members, entry.excluded, entry.delivered, entry.run) == (2, 1, None, None)
 
 
 def test_a_held_payload_is_listed_with_its_reason_and_not_as_delivered(world: World) -> None:
@@ -159,7 +159,7 @@ def test_rejects_are_those_of_the_payload_that_was_delivered(world: World) -> No
 
     [entry] = entries(world.ledger, SYNC)
 
-    assert entry.rejects_by_reason == {"anonymous": 1}
+    assert entry.excluded_by_reason == {"anonymous": 1}
 
 
 def test_the_number_of_questions_does_not_grow_with_the_list(world: World) -> None:

@@ -111,8 +111,8 @@ def test_a_belief_that_cannot_be_read_ends_the_attempt_before_anything_is_sent(
     payload, seq = world.seal(users(2))
 
     with (
-        refusing(LocalFileSystem, "open", error, when=lambda path: "stage=belief" in path),
-        pytest.raises(expected, match="stage=belief") as refused,
+        refusing(LocalFileSystem, "open", error, when=lambda path: "stage=membership" in path),
+        pytest.raises(expected, match="stage=membership") as refused,
     ):
         world.deliver(payload, seq)
 
@@ -155,6 +155,6 @@ def test_a_look_at_the_history_that_fails_is_no_end_of_a_turn() -> None:
             looked.set()
         raise answer
 
-    with patch.object(Ledgerless, "fenced", side_effect=LedgerUnpaired("here", "there", "x")), lease.kept(look):
+    with patch.object(Ledgerless, "fenced", side_effect=LedgerUnpaired("here", "there", "x")), lease.heartbeat(look):
         assert looked.wait(timeout=10)
     assert isinstance(lease.lost, LedgerUnpaired)

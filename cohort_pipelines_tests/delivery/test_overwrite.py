@@ -6,10 +6,10 @@ import pytest
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
 from cohort_pipelines.core.errors import (
+    DeliveryDeferred,
     DeliveryHeld,
     DeliveryStopped,
     DeliverySuperseded,
-    DeliveryYielded,
     HistoryFileDamaged,
     HistoryFileMissing,
     TargetOwnedByAnother,
@@ -17,7 +17,7 @@ from cohort_pipelines.core.errors import (
 from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery import Gates
 from cohort_pipelines.ledger.schema import AttemptState
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import (
     ANY_SIZE,
     SYNC,
@@ -38,7 +38,7 @@ def test_a_first_fill_adds_everybody_and_establishes_the_target_once(world: Worl
     assert world.partner.members == users(*range(10))
     assert world.partner.established == 1
     assert (receipt.state, receipt.users, receipt.joiners, receipt.leavers) == (AttemptState.DELIVERED, 10, 10, 0)
-    assert (receipt.acknowledged, receipt.requests, receipt.unchanged, receipt.unsettled) == (10, 5, 0, 0)
+    assert (receipt.acknowledged, receipt.requests, receipt.unchanged, receipt.in_doubt) == (10, 5, 0, 0)
 
 
 def test_only_the_difference_is_sent_additions_first(world: World) -> None:
@@ -80,7 +80,7 @@ def test_an_unchanged_audience_costs_nothing_and_leaves_a_receipt(world: World) 
     assert (receipt.state, receipt.requests, receipt.planned, receipt.unchanged) == (AttemptState.DELIVERED, 0, 0, 2)
     (file,) = world.history.versions(SYNC, Stage.RECEIPT, window.key)
     assert file.rows == 1
-    assert world.history.versions(SYNC, Stage.BELIEF, window.key) == []
+    assert world.history.versions(SYNC, Stage.MEMBERSHIP, window.key) == []
 
 
 def test_delivering_the_same_snapshot_again_changes_nothing(world: World) -> None:
@@ -126,7 +126,7 @@ def test_a_row_that_got_no_answer_is_split_from_its_chunk(world: World) -> None:
     receipt = world.overwrite(users(1, 2, 3))
 
     assert world.partner.sent_ids(Operation.ADD) == {"user-0001": 1, "user-0002": 2, "user-0003": 1}
-    assert receipt.unsettled == 1
+    assert receipt.in_doubt == 1
 
 
 def test_an_unknown_outcome_is_unsettled_until_repeated_later_than_it_could_land(world: World) -> None:
@@ -134,14 +134,14 @@ def test_an_unknown_outcome_is_unsettled_until_repeated_later_than_it_could_land
     with pytest.raises(DeliveryStopped):
         world.overwrite(users(1, 2))
     world.next_window()
-    assert world.overwrite(users(3)).unsettled == 2  # acknowledged, but the late addition may still land after it
+    assert world.overwrite(users(3)).in_doubt == 2  # acknowledged, but the late addition may still land after it
 
     world.partner.land_late_requests()
     assert world.partner.members == users(1, 2, 3)
     world.next_window()
     with clock.shifted(SETTLES_AFTER + timedelta(seconds=1)):
         receipt = world.overwrite(users(3))
-        assert (receipt.unsettled, receipt.planned, receipt.leavers) == (0, 2, 0)
+        assert (receipt.in_doubt, receipt.planned, receipt.leavers) == (0, 2, 0)
         assert world.partner.members == users(3)
         world.next_window()
         assert world.overwrite(users(3)).planned == 0
@@ -259,13 +259,13 @@ def test_at_the_deadline_it_yields_between_two_chunks_and_the_next_window_goes_o
     shift = clock.shifted(timedelta(hours=2))
     world.partner.on_request = lambda number: shift.__enter__() if number == 4 else None
     try:
-        with pytest.raises(DeliveryYielded, match="more minutes are needed"):
+        with pytest.raises(DeliveryDeferred, match="more minutes are needed"):
             world.overwrite(users(*range(30)), deadline=deadline)
     finally:
         shift.__exit__(None, None, None)
     sent = len(world.partner.requests)
     assert 4 <= sent <= 5  # with two workers, at most one more is under way
-    assert world.ledger.windows(SYNC)[0].state == "yielded"
+    assert world.ledger.windows(SYNC)[0].state == "deferred"
 
     world.partner.on_request = None
     world.next_window()
@@ -287,10 +287,10 @@ def test_a_damaged_payload_is_never_sent(world: World) -> None:
 
 
 def test_a_belief_that_is_gone_is_refused_before_the_first_request(world: World) -> None:
-    belief = world.overwrite(users(1, 2)).belief_after
+    membership = world.overwrite(users(1, 2)).membership_after
     before = len(world.partner.requests)
-    (file,) = world.history.versions(SYNC, Stage.BELIEF, world.window.key)
-    assert file.checksum == belief
+    (file,) = world.history.versions(SYNC, Stage.MEMBERSHIP, world.window.key)
+    assert file.checksum == membership
     (world.folder / "history" / file.path).unlink()
     world.next_window()
     with pytest.raises(HistoryFileMissing):
@@ -303,7 +303,7 @@ def test_belief_keeps_who_left(world: World) -> None:
     world.overwrite(users(1, 2))
     window = world.next_window()
     world.overwrite(users(2))
-    (file,) = world.history.versions(SYNC, Stage.BELIEF, window.key)
+    (file,) = world.history.versions(SYNC, Stage.MEMBERSHIP, window.key)
     table = pq.read_table(world.folder / "history" / file.path)
 
     assert dict(zip(*table.select(["id", "state"]).to_pydict().values(), strict=True)) == {

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cohort_pipelines.delivery.pace import Pace, slices_due
-from cohort_pipelines.membership.healing import SLICES
+from cohort_pipelines.membership.reconciliation import SLICES
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 WEEK = timedelta(days=7)

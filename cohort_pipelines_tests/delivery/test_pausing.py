@@ -1,6 +1,6 @@
 import pytest
 
-from cohort_pipelines.core.errors import PartnerTurnedAway, SyncPaused
+from cohort_pipelines.core.errors import PartnerRateLimited, SyncPaused
 from cohort_pipelines.ledger import pauses
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
@@ -24,7 +24,7 @@ def test_a_pause_ends_a_delivery_between_two_chunks_and_the_next_goes_on(world: 
         world.overwrite(users(*range(60)))
     sent = len(world.partner.requests)
     assert 3 <= sent < 12  # of twenty; the other workers may have begun another each
-    assert world.ledger.windows(SYNC)[0].state == "yielded"
+    assert world.ledger.windows(SYNC)[0].state == "deferred"
     assert not world.ledger.is_delivering(SYNC)
 
     world.partner.on_request = None
@@ -68,7 +68,7 @@ def test_a_pause_stops_a_restore_that_is_under_way_too(world: World) -> None:
 def test_no_target_is_made_for_a_sync_that_was_paused_meanwhile(world: World) -> None:
     def busy_and_paused() -> None:
         pauses.pause(world.ledger, SYNC, who="mia", why="stop")
-        raise PartnerTurnedAway(world.partner.wire, "HTTP 429")
+        raise PartnerRateLimited(world.partner.wire, "HTTP 429")
 
     world.partner.on_establish = busy_and_paused
     with pytest.raises(SyncPaused):

@@ -9,19 +9,19 @@ import pytest
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
-from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped, NotSealedYet, PartnerRequestRefused
+from cohort_pipelines.core.errors import DeliveryRejected, DeliveryStopped, NotSealedYet, PartnerRequestRejected
 from cohort_pipelines.core.files import Stage
 from cohort_pipelines.core.windows import Cadence
 from cohort_pipelines.delivery import Gates, pace
 from cohort_pipelines.delivery.pace import Pace
-from cohort_pipelines.delivery.previewing import Preview, Wanted, newest_payload, preview, rejects_of
+from cohort_pipelines.delivery.previewing import Preview, Wanted, excluded_of, newest_payload, preview
 from cohort_pipelines.destinations.wire import Answer, ChangeWire, FileWire
 from cohort_pipelines.devtools.standins.server import in_thread
 from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.history.overlay import laid_over
-from cohort_pipelines.ledger import pauses, releases, targets
+from cohort_pipelines.ledger import approvals, pauses, targets
+from cohort_pipelines.ledger.approvals import Verdict
 from cohort_pipelines.ledger.ledger import Ledger, Target
-from cohort_pipelines.ledger.releases import Verdict
 from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.command_line import footprint
 from cohort_pipelines_tests.delivery.test_file_delivery import MemoryFiles
@@ -107,7 +107,7 @@ def test_what_is_shown_is_what_the_delivery_then_does(world: World) -> None:
 
 def test_looking_leaves_ledger_history_and_partner_as_they_are(world: World) -> None:
     world.overwrite(users(*range(1, 11)))
-    with pytest.raises(Killed):  # so that there is something to be worked into belief
+    with pytest.raises(Killed):  # so that there is something to be worked into membership
         world.overwrite(users(*range(20, 40)), fate=Fate(dies_at=14))
     before, requests, members = at_rest(world), len(world.partner.requests), set(world.partner.members)
 
@@ -155,7 +155,7 @@ def test_each_wire_foretells_as_many_requests_as_it_makes(tmp_path: Path, kind: 
 def test_rows_that_were_refused_share_requests_where_there_are_many(world: World) -> None:
     def picky(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
         if set(ids) & users(*range(300)):
-            raise PartnerRequestRefused(partner.wire, 422)
+            raise PartnerRequestRejected(partner.wire, 422)
         partner.apply(Sent(operation, tuple(ids)))
         return Answer(requests=1)
 
@@ -163,14 +163,14 @@ def test_rows_that_were_refused_share_requests_where_there_are_many(world: World
     world.overwrite(users(1_999))
     world.partner.always = picky
     world.next_window()
-    with pytest.raises(DeliveryRefused):
+    with pytest.raises(DeliveryRejected):
         world.overwrite(users(*range(2_000)))
     world.partner.always = None
     world.next_window()
 
     shown = looked_at(world, users(*range(2_000)))
 
-    assert shown.counts.alone_adds > 64
+    assert shown.counts.quarantined_adds > 64
     assert shown.requests == world.overwrite(users(*range(2_000))).requests < 70
 
 
@@ -180,7 +180,7 @@ def test_who_takes_a_target_that_was_given_up_is_shown_what_it_begins_with(world
     world.partner.members.update(users(2, 3, 50))
     there = tmp_path / "there.csv"
     there.write_text("\n".join(["user_id", *users(2, 3, 50)]), encoding="utf-8")
-    terms = Terms(baseline=str(there))
+    terms = Terms(initial_members=str(there))
     world.next_window()
 
     shown = looked_at(world, users(3, 4), terms=terms)
@@ -208,7 +208,7 @@ def test_what_a_dead_delivery_may_have_done_counts_as_the_next_one_counts_it(wor
 @pytest.mark.parametrize("dies_at", range(14, 30, 2))
 def test_what_a_partner_may_still_apply_is_repeated_as_the_next_delivery_repeats_it(world: World, dies_at: int) -> None:
     """A dead delivery settles what was lost before it only if it came later than all that may still be applied."""
-    terms, everybody = Terms(applies_within=timedelta(minutes=5)), users(1, 2, 3, 4)
+    terms, everybody = Terms(apply_delay=timedelta(minutes=5)), users(1, 2, 3, 4)
     world.partner.always = lost
     with pytest.raises(DeliveryStopped):
         world.overwrite(everybody, terms=terms)
@@ -228,7 +228,7 @@ def test_ids_whose_outcome_is_uncertain_are_shown_as_unsettled_and_repeated(worl
     with pytest.raises(Exception, match="got no clear answer"):
         world.overwrite(users(1, 2, 3, 4))
 
-    assert looked_at(world, users(1, 2, 3, 4)).unsettled == 1
+    assert looked_at(world, users(1, 2, 3, 4)).in_doubt == 1
 
 
 def test_the_gates_find_what_they_would_find_and_nothing_is_recorded_as_held(world: World) -> None:
@@ -244,13 +244,13 @@ def test_the_gates_find_what_they_would_find_and_nothing_is_recorded_as_held(wor
 def test_a_release_that_fits_is_named(world: World) -> None:
     world.overwrite(users(*range(10)))
     until = clock.now() + timedelta(hours=1)
-    releases.release(world.ledger, SYNC, who="kim", why="spring cleaning", min_users=0, max_users=5, until=until)
+    approvals.approve(world.ledger, SYNC, who="kim", why="spring cleaning", min_users=0, max_users=5, until=until)
 
     shown = looked_at(world, users(1), gates=Gates(max_shrink=0.5))
 
     assert (held(shown.verdicts), shown.held) == (["max_shrink"], False)
-    assert shown.released.startswith("kim at ")
-    assert shown.released.endswith("spring cleaning")
+    assert shown.approved.startswith("kim at ")
+    assert shown.approved.endswith("spring cleaning")
 
 
 def test_what_would_stop_the_delivery_is_said(world: World) -> None:
@@ -265,10 +265,10 @@ def test_what_would_stop_the_delivery_is_said(world: World) -> None:
 
 
 def test_a_baseline_that_was_not_adopted_yet_is_taken_into_account(world: World, tmp_path: Path) -> None:
-    baseline = tmp_path / "there.csv"
-    baseline.write_text("user_id\nuser-0001\nuser-0099\n", encoding="utf-8")
+    initial_members = tmp_path / "there.csv"
+    initial_members.write_text("user_id\nuser-0001\nuser-0099\n", encoding="utf-8")
 
-    shown = looked_at(world, users(1, 2), terms=Terms(baseline=str(baseline)))
+    shown = looked_at(world, users(1, 2), terms=Terms(initial_members=str(initial_members)))
 
     assert (shown.counts.joiners, shown.counts.leavers, shown.unchanged) == (1, 1, 1)
 
@@ -318,11 +318,11 @@ def test_the_newest_sealed_payload_is_found_with_its_rejects(world: World) -> No
         newest_payload(world.ledger, SYNC, world.window.key)
     for ids in (users(1), users(1, 2)):
         payload, seq = world.seal(ids)
-        rejects = world.history.write(SYNC, Stage.REJECTS, world.window.key, pa.table({"distinct_id": ["device"]}))
-        world.ledger.record_payload(seq, payload, rejects, {"anonymous": len(ids)})
+        excluded = world.history.write(SYNC, Stage.EXCLUDED, world.window.key, pa.table({"distinct_id": ["device"]}))
+        world.ledger.record_payload(seq, payload, excluded, {"anonymous": len(ids)})
 
     assert newest_payload(world.ledger, SYNC, world.window.key) == (seq, payload)
-    assert rejects_of(world.ledger, seq) == {"anonymous": 2}
+    assert excluded_of(world.ledger, seq) == {"anonymous": 2}
 
 
 def test_another_cohort_is_told_and_what_begins_anew_is_sent_whole(world: World) -> None:

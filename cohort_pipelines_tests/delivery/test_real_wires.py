@@ -60,7 +60,7 @@ def test_a_lost_answer_that_was_asked_for_again_is_delivered_but_unsettled(world
 
     receipt = world.deliver(payload, seq, partner=partner)
 
-    assert (receipt.state, receipt.acknowledged, receipt.unsettled) == ("delivered", 3, 1)
+    assert (receipt.state, receipt.acknowledged, receipt.in_doubt) == ("delivered", 3, 1)
 
 
 def test_a_file_of_the_whole_audience(world: World, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from sqlalchemy import select, update
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.errors import (
-    BaselineUnusable,
     DeliveryHeld,
     DeliveryStopped,
     DeliverySuperseded,
     HistoryFileMissing,
     HistoryUnpaired,
     IdsForgotten,
+    InitialMembersUnusable,
     LedgerUnpaired,
     TargetBusy,
 )
@@ -25,9 +25,9 @@ from cohort_pipelines.destinations.csv_file import CsvFile
 from cohort_pipelines.destinations.wire import Audience, Permit, Publication
 from cohort_pipelines.history import History
 from cohort_pipelines.ledger import pauses, schema, targets
+from cohort_pipelines.ledger.approvals import approve
 from cohort_pipelines.ledger.lease import GIVEN_BACK
 from cohort_pipelines.ledger.ledger import Ledger, Target
-from cohort_pipelines.ledger.releases import release
 from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines.recovery import pairing
 from cohort_pipelines.recovery.rebuilding import Rebuilt, rebuild
@@ -102,7 +102,7 @@ def owners(world: World) -> dict[Target, str]:
     return {each.target: each.owner for each in targets.all_targets(world.ledger)}
 
 
-def refused_then_rebuilt(world: World) -> Rebuilt:
+def rejected_then_rebuilt(world: World) -> Rebuilt:
     sent = len(world.partner.requests)
     with pytest.raises(LedgerUnpaired, match="ledger rebuild"):
         world.overwrite(users(1))
@@ -115,14 +115,14 @@ def assert_exact(world: World) -> None:
     for ids in (users(4, 5, 6, 99), users(5, 6, 100)):
         world.next_window()
         with clock.shifted(timedelta(minutes=20)):
-            assert world.overwrite(ids).unsettled == 0
+            assert world.overwrite(ids).in_doubt == 0
         assert world.partner.members == ids
 
 
 def test_a_lost_ledger_is_refused_and_rebuilt_to_an_exact_delivery(world: World) -> None:
     lifetime(world)
     lose(world)
-    rebuilt = refused_then_rebuilt(world)
+    rebuilt = rejected_then_rebuilt(world)
     assert (rebuilt.targets, rebuilt.receipts, rebuilt.left_out, rebuilt.ids) == (1, 3, 0, 15)
     assert_exact(world)
 
@@ -160,7 +160,7 @@ def test_an_older_copy_is_refused_and_rebuilt_to_an_exact_delivery(tmp_path: Pat
     world.overwrite(users(*range(25, 35)))
     world.next_window()
     put_back()
-    rebuilt = refused_then_rebuilt(world)
+    rebuilt = rejected_then_rebuilt(world)
     assert rebuilt.receipts == 2
     assert_exact(world)
 
@@ -183,7 +183,7 @@ def test_of_two_ledgers_only_the_one_that_was_rebuilt_goes_on(tmp_path: Path) ->
     lifetime(world)
     first = world.ledger
     world.ledger = Ledger(f"sqlite:///{tmp_path}/second.sqlite")
-    refused_then_rebuilt(world)
+    rejected_then_rebuilt(world)
     assert_exact(world)
     world.ledger = first
     with pytest.raises(LedgerUnpaired, match="another ledger's"):
@@ -215,7 +215,7 @@ def test_a_target_whose_first_attempt_died_is_known_by_its_mark(world: World) ->
     world.partner.on_request = None
     assert world.history.windows(SYNC, Stage.RECEIPT) == []
     lose(world)
-    rebuilt = refused_then_rebuilt(world)
+    rebuilt = rejected_then_rebuilt(world)
     assert (rebuilt.targets, rebuilt.receipts, rebuilt.ids, rebuilt.unmeasured) == (1, 0, 9, 1)
     world.partner.land_late_requests()
     assert_exact(world)
@@ -228,14 +228,14 @@ def test_a_request_that_lands_late_is_made_up_for_after_a_rebuild(world: World) 
     lose(world)
     rebuild(world.ledger, world.history)
     world.next_window()
-    assert world.overwrite(users(1)).unsettled > 0  # it may still land
+    assert world.overwrite(users(1)).in_doubt > 0  # it may still land
     world.partner.land_late_requests()
     assert_exact(world)
 
 
 def test_a_belief_that_is_gone_is_made_again_of_the_rest(world: World) -> None:
     lifetime(world)
-    for path in (world.folder / "history").glob("sync=*/stage=belief/*/*.parquet"):
+    for path in (world.folder / "history").glob("sync=*/stage=membership/*/*.parquet"):
         path.unlink()
     with pytest.raises(HistoryFileMissing):
         world.overwrite(users(1))
@@ -267,9 +267,9 @@ def test_without_a_history_a_ledger_is_not_rebuilt_unless_what_it_named_is_to_be
 def test_a_belief_without_which_ids_are_missing_is_needed_to_rebuild(world: World) -> None:
     lifetime(world)
     root = world.folder / "history"
-    newest = max(root.glob("sync=*/stage=belief/*/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(root.glob("sync=*/stage=membership/*/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
     kept = newest.read_bytes()
-    for pattern in ("plan", "partner_payload", "belief"):
+    for pattern in ("plan", "partner_payload", "membership"):
         for path in root.glob(f"sync=*/stage={pattern}/*/*.parquet"):
             path.unlink()
     for forget_ledger in (False, True):  # of a lost one the receipts tell as much
@@ -333,7 +333,7 @@ def test_a_receipt_whose_writer_died_before_the_ledger_had_it_is_no_news(
 def test_damaged_files_are_left_out_and_counted(world: World) -> None:
     lifetime(world)
     root = world.folder / "history"
-    for stage, content in (("belief", b"?"), ("partner_payload", b""), ("receipt", b"PAR1")):
+    for stage, content in (("membership", b"?"), ("partner_payload", b""), ("receipt", b"PAR1")):
         next(iter(sorted(root.glob(f"sync=*/stage={stage}/*/*.parquet")))).write_bytes(content)
     next(path for path in (root / ".ledger").iterdir() if path.name != "id.json").write_bytes(b"{")
     with pytest.raises(LedgerUnpaired, match="damaged"):
@@ -393,7 +393,7 @@ def test_a_rebuild_that_dies_can_be_run_again(world: World, monkeypatch: pytest.
         patched.setattr(History, "write_mark", dies)
         with pytest.raises(Killed):
             rebuild(world.ledger, world.history)
-    refused_then_rebuilt(world)
+    rejected_then_rebuilt(world)
     assert_exact(world)
 
 
@@ -407,7 +407,7 @@ def test_tokens_and_generations_go_on_above_what_was(world: World) -> None:
     assert owners(world) == {Target("memory", "localhost", "", "Beta"): SYNC}
     assert target.generation > 3
     assert token > 3
-    assert target.baseline == "unknown"  # and so is never adopted again
+    assert target.initial_members == "unknown"  # and so is never adopted again
 
 
 def test_a_target_known_by_its_mark_alone_can_be_retired(world: World) -> None:
@@ -453,20 +453,20 @@ def test_after_a_rebuild_a_release_is_known_and_spent(world: World) -> None:
     strict, few = Gates(max_shrink=0.2), users(0, 1)
     world.overwrite(users(*range(10)))
     world.next_window()
-    release(world.ledger, SYNC, who="kim at home", why="all left\nat 9:00", min_users=2, until=clock.now() + DAY)
+    approve(world.ledger, SYNC, who="kim at home", why="all left\nat 9:00", min_users=2, until=clock.now() + DAY)
     world.overwrite(few, gates=strict)
     before = listing.entries(world.ledger, SYNC)
     lose(world)
     rebuild(world.ledger, world.history)
 
     after = listing.entries(world.ledger, SYNC)
-    assert after[0].released is not None
-    assert before[0].released is not None
-    assert (after[0].released["who"], after[0].released["why"]) == ("kim at home", "all left\nat 9:00")
-    assert after[0].released["at"][:16] == before[0].released["at"][:16]
-    assert [each.released for each in after[1:]] == [None]
+    assert after[0].approved is not None
+    assert before[0].approved is not None
+    assert (after[0].approved["who"], after[0].approved["why"]) == ("kim at home", "all left\nat 9:00")
+    assert after[0].approved["at"][:16] == before[0].approved["at"][:16]
+    assert [each.approved for each in after[1:]] == [None]
     world.next_window()
-    assert world.overwrite(few | users(2), gates=strict).released is None  # measured since it was released
+    assert world.overwrite(few | users(2), gates=strict).approved is None  # measured since it was approved
     world.next_window()
     with pytest.raises(DeliveryHeld, match="max_shrink"):
         world.overwrite(users(0, 1), gates=strict)
@@ -509,18 +509,18 @@ def test_what_was_tried_after_the_newest_delivery_counts_as_held(world: World) -
 
 def test_a_baseline_that_was_never_adopted_still_is_after_a_rebuild(world: World) -> None:
     world.partner.members = users(1, 777)
-    with pytest.raises(BaselineUnusable):
-        world.overwrite(users(1, 2), terms=Terms(baseline=str(world.folder / "typo.csv")))
+    with pytest.raises(InitialMembersUnusable):
+        world.overwrite(users(1, 2), terms=Terms(initial_members=str(world.folder / "typo.csv")))
     for forget in (False, True):  # the stopped attempt has a receipt
         if forget:
             lose(world)
         rebuild(world.ledger, world.history)
         [target] = targets.all_targets(world.ledger)
-        assert (target.baseline, target.written, target.held) == (None, False, 0)
+        assert (target.initial_members, target.written, target.held) == (None, False, 0)
     world.next_window()
-    baseline = world.folder / "baseline.csv"
-    baseline.write_text("id\nuser-0001\nuser-0777\n")
-    assert world.overwrite(users(1, 2), terms=Terms(baseline=str(baseline))).baseline == "adopted"
+    initial_members = world.folder / "initial_members.csv"
+    initial_members.write_text("id\nuser-0001\nuser-0777\n")
+    assert world.overwrite(users(1, 2), terms=Terms(initial_members=str(initial_members))).initial_members == "adopted"
     assert world.partner.members == users(1, 2)
 
 
@@ -596,9 +596,9 @@ def test_a_copy_from_before_a_pause_is_refused(tmp_path: Path) -> None:
     world.overwrite(users(1))
     put_back = copy_of(world)
     pauses.pause(world.ledger, SYNC, who="mia", why="an experiment is being read")
-    pairing.keep_in_mind(world.ledger, world.history)
+    pairing.refuse_older_copies(world.ledger, world.history)
     pairing.require_paired(world.ledger, world.history)
     put_back()
     world.next_window()
-    refused_then_rebuilt(world)
+    rejected_then_rebuilt(world)
     assert_exact(world)

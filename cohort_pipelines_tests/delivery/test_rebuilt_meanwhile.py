@@ -99,7 +99,7 @@ def test_a_rebuilding_that_is_refused_leaves_the_history_to_whom_it_was(
         with pytest.raises(IdsForgotten):
             rebuild(world.ledger, world.history)
     world.next_window()
-    assert world.overwrite(users(1, 2)).unsettled == 0
+    assert world.overwrite(users(1, 2)).in_doubt == 0
 
 
 @pytest.mark.parametrize("behind", [True, False])
@@ -132,5 +132,5 @@ def test_it_does_not_end_green_either_and_the_rebuilt_ledger_goes_on(world: Worl
     pairing.require_paired(ledger, world.history)
     after = World(tmp_path, world.partner, ledger=ledger)
     after.history, after.window = world.history, world.next_window()
-    assert after.overwrite(users(*range(3, 9))).unsettled
+    assert after.overwrite(users(*range(3, 9))).in_doubt
     assert world.partner.members == users(*range(3, 9))

@@ -13,12 +13,12 @@ from cohort_pipelines.core.engine import BATCH
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.delivery import chunks, receipt
 from cohort_pipelines.delivery.chunks import Ended
-from cohort_pipelines.delivery.receipt import list_refused
+from cohort_pipelines.delivery.receipt import list_rejected
 from cohort_pipelines.history import History
 from cohort_pipelines.ledger import schema
 from cohort_pipelines.ledger.schema import ChunkState
-from cohort_pipelines.membership.belief import CHUNK_SCHEMA
 from cohort_pipelines.membership.plan import PLAN_SCHEMA
+from cohort_pipelines.membership.state import CHUNK_SCHEMA
 from cohort_pipelines_tests.delivery.world import SYNC, World, users
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
@@ -32,7 +32,7 @@ def plan_of(history: History, rows: int) -> StoredFile:
 
 
 def listed(history: History, plan: StoredFile, ranges: Ranges) -> list[tuple[int, str]]:
-    rows = list_refused(history, plan, ranges)
+    rows = list_rejected(history, plan, ranges)
     return [(int(row["id"].removeprefix("user-")), row["reason"]) for row in rows]
 
 
@@ -79,7 +79,7 @@ def test_of_the_ledger_a_batch_is_held_and_not_all_ranges(world: World, monkeypa
     with world.ledger.read() as connection:
         attempt = connection.execute(select(schema.attempt.c.id)).scalar_one()
     known = [
-        Ended(row, row + 1, "add", (ChunkState.ACKED, ChunkState.REFUSED)[row % 2], AT, AT, "400")
+        Ended(row, row + 1, "add", (ChunkState.ACKED, ChunkState.REJECTED)[row % 2], AT, AT, "400")
         for row in range(30_000)
     ]
     with world.ledger.write() as connection:
@@ -91,7 +91,7 @@ def test_of_the_ledger_a_batch_is_held_and_not_all_ranges(world: World, monkeypa
         tracemalloc.start()
         try:
             table = chunks.chunk_table(connection, attempt)
-            refused = chunks.refused_ranges(connection, attempt)
+            refused = chunks.rejected_ranges(connection, attempt)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

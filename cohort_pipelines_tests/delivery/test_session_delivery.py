@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryError, DeliveryStopped, DeliveryYielded, SyncPaused
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryError, DeliveryStopped, SyncPaused
 from cohort_pipelines.core.windows import one_time_window
 from cohort_pipelines.destinations.apptimize import apptimize_http
 from cohort_pipelines.destinations.exchange import BackingOff
@@ -54,14 +54,14 @@ def receiver(standins: InThread) -> ReplacingMessages:
 
 @pytest.fixture
 def _a_while_passes_with_each_429(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    turned_away = BackingOff.turned_away
+    rate_limited = BackingOff.rate_limited
     with ExitStack() as passed:
 
         def wait(backing_off: BackingOff, seconds: float) -> float:
             passed.enter_context(clock.shifted(A_WHILE))
-            return turned_away(backing_off, seconds)
+            return rate_limited(backing_off, seconds)
 
-        monkeypatch.setattr(BackingOff, "turned_away", wait)
+        monkeypatch.setattr(BackingOff, "rate_limited", wait)
         yield
 
 
@@ -152,7 +152,7 @@ def test_a_receiver_too_busy_to_tell_of_the_group_is_asked_again_by_the_next_win
     with clock.shifted(A_DAY_LATER):
         world.next_window()
         standins.standins.apptimize_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "40"}))
-        with pytest.raises(DeliveryYielded):
+        with pytest.raises(DeliveryDeferred):
             world.overwrite(users(1, 2, 3), partner=receiver, deadline=clock.now() + A_WHILE)
 
         world.next_window()
@@ -169,13 +169,13 @@ def test_a_pause_ends_the_wait_for_a_receiver_too_busy_to_tell_of_the_group(
         world.next_window()
         standins.standins.apptimize_faults.add(Fault(kind="status", status=429, headers={"Retry-After": "3600"}))
 
-        turned_away = BackingOff.turned_away
+        rate_limited = BackingOff.rate_limited
 
         def pausing(backing_off: BackingOff, seconds: float) -> float:
             pause(world.ledger, SYNC, who="ann", why="a campaign")
-            return turned_away(backing_off, seconds)
+            return rate_limited(backing_off, seconds)
 
-        monkeypatch.setattr(BackingOff, "turned_away", pausing)
+        monkeypatch.setattr(BackingOff, "rate_limited", pausing)
         with pytest.raises(SyncPaused, match="a campaign"):
             world.overwrite(users(1, 2, 3), partner=receiver)
 
@@ -237,12 +237,12 @@ def test_a_page_that_was_tried_twice_leaves_everybody_unsettled_until_it_is_sent
     world: World, receiver: ReplacingMessages, standins: InThread
 ) -> None:
     standins.standins.apptimize_faults.add(Fault(kind="lost_response"))
-    assert world.overwrite(users(1, 2, 3), partner=receiver).unsettled == 3
+    assert world.overwrite(users(1, 2, 3), partner=receiver).in_doubt == 3
 
     with clock.shifted(SETTLED):
         world.next_window()
         receipt = world.overwrite(users(1, 2, 3), partner=receiver)
-        assert (receipt.unsettled, receipt.requests) == (0, 1)
+        assert (receipt.in_doubt, receipt.requests) == (0, 1)
         world.next_window()
         assert world.overwrite(users(1, 2, 3), partner=receiver).requests == 0
 
@@ -253,7 +253,7 @@ def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
     standins.standins.apptimize_faults.add(
         Fault(kind="status", status=429, headers={"Retry-After": "3600"}, after=1, times=None)
     )
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(*range(1_500)), partner=receiver, deadline=clock.now() + timedelta(seconds=0.5))
 
     standins.standins.apptimize_faults.clear()
@@ -267,9 +267,9 @@ def test_a_page_without_an_answer_at_the_deadline_yields_as_any_delivery_does(
 ) -> None:
     standins.standins.apptimize_faults.add(Fault(kind="delay", seconds=20.0, after=1, times=None))
     monkeypatch.setattr("cohort_pipelines.delivery.publishing.GRACE", timedelta(0))
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(*range(1_500)), partner=receiver, deadline=clock.now() + timedelta(seconds=1))
-    assert world.ledger.windows(SYNC)[0].state == "yielded"
+    assert world.ledger.windows(SYNC)[0].state == "deferred"
 
 
 def test_a_pause_ends_it_between_two_pages(world: World, receiver: ReplacingMessages, standins: InThread) -> None:
@@ -301,7 +301,7 @@ def test_a_pause_ends_it_between_two_pages(world: World, receiver: ReplacingMess
 def test_a_receiver_that_only_adds_is_known_by_what_it_held(
     world: World, receiver: ReplacingMessages, standins: InThread
 ) -> None:
-    """What is believed outlives a change of `members`, since it is the same target."""
+    """What is known outlives a change of `members`, since it is the same target."""
     world.overwrite(users(1, 2, 3), partner=receiver)
     world.next_window()
     adding = apptimize_http(url=standins.apptimize_url, token=standins.credentials.apptimize_token, region="eu")

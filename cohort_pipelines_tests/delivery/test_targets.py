@@ -12,10 +12,10 @@ from cohort_pipelines.core.errors import (
     DeliveryStopped,
     SyncPaused,
     TargetBusy,
+    TargetInDoubt,
     TargetMoved,
     TargetNotKnown,
     TargetOwnedByAnother,
-    TargetUnsettled,
 )
 from cohort_pipelines.delivery import Gates
 from cohort_pipelines.destinations.taplytics import Taplytics
@@ -91,7 +91,7 @@ def test_a_retirement_that_dies_leaves_the_target_with_its_owner(world: World) -
         world.retire()
     assert targets.all_targets(world.ledger)[0].retired is None
     world.partner.on_request, world.partner.fate = None, Fate()
-    with clock.shifted(timedelta(minutes=2)), pytest.raises(TargetUnsettled):
+    with clock.shifted(timedelta(minutes=2)), pytest.raises(TargetInDoubt):
         world.retire()
     assert world.partner.members == set()
     with clock.shifted(timedelta(minutes=20)):
@@ -202,32 +202,32 @@ def test_a_target_that_was_never_written_is_handed_over_whoever_owns_it(world: W
     assert targets.hand_over(world.ledger, here, "another", declared=[(SYNC, here), ("another", here)]) == SYNC
 
 
-@pytest.mark.parametrize("baseline", ["file", "unknown", "empty"])
+@pytest.mark.parametrize("initial_members", ["file", "unknown", "empty"])
 def test_whoever_takes_a_retired_target_may_say_who_was_put_there_since(
-    world: World, tmp_path: Path, baseline: str
+    world: World, tmp_path: Path, initial_members: str
 ) -> None:
     world.overwrite(users(1, 2, 3))
     world.retire()
     world.partner.members.update(users(2, 3, 50))
     there = tmp_path / "there.csv"
     there.write_text("user_id\nuser-0002\nuser-0003\nuser-0050\n", encoding="utf-8")
-    terms = Terms(baseline=str(there) if baseline == "file" else baseline)
+    terms = Terms(initial_members=str(there) if initial_members == "file" else initial_members)
     world.next_window()
     payload, seq = world.seal(users(3, 4))
 
     receipt = world.deliver(payload, seq, sync="another", terms=terms)
 
-    named = baseline == "file"
-    assert receipt.baseline == ("adopted" if named else baseline)
+    named = initial_members == "file"
+    assert receipt.initial_members == ("adopted" if named else initial_members)
     assert world.partner.members == (users(3, 4) if named else users(2, 3, 4, 50))
     world.next_window()
     payload, seq = world.seal(users(3, 4))
     assert world.deliver(payload, seq, sync="another", terms=terms).planned == 0
 
 
-@pytest.mark.parametrize("baseline", ["file", "unknown", "empty"])
+@pytest.mark.parametrize("initial_members", ["file", "unknown", "empty"])
 def test_whoever_takes_a_target_that_was_forgotten_relies_on_nothing_that_was_believed(
-    world: World, tmp_path: Path, baseline: str
+    world: World, tmp_path: Path, initial_members: str
 ) -> None:
     world.overwrite(users(1, 2, 3))
     targets.forget(world.ledger, target_of(world.partner))
@@ -235,14 +235,14 @@ def test_whoever_takes_a_target_that_was_forgotten_relies_on_nothing_that_was_be
     world.partner.members.update(users(50))
     there = tmp_path / "there.csv"
     there.write_text("user_id\nuser-0050\n", encoding="utf-8")
-    terms = Terms(baseline=str(there) if baseline == "file" else baseline)
+    terms = Terms(initial_members=str(there) if initial_members == "file" else initial_members)
     world.next_window()
     payload, seq = world.seal(users(2, 3, 4))
 
     world.deliver(payload, seq, sync="another", terms=terms)
 
     assert world.partner.members - users(50) == users(2, 3, 4)
-    assert (users(50) <= world.partner.members) == (baseline != "file")
+    assert (users(50) <= world.partner.members) == (initial_members != "file")
     world.next_window()
     payload, seq = world.seal(users(2, 3, 4))
     assert world.deliver(payload, seq, sync="another", terms=terms).planned == 0
@@ -263,7 +263,7 @@ def test_a_target_into_which_somebody_may_still_be_put_back_is_not_given_up(worl
     world.partner.faults = {1: late}
     with pytest.raises(DeliveryStopped):
         world.overwrite(users(1))
-    with pytest.raises(TargetUnsettled, match="'Beta' was emptied, but 1 users may still be put back"):
+    with pytest.raises(TargetInDoubt, match="'Beta' was emptied, but 1 users may still be put back"):
         world.retire()
     world.partner.land_late_requests()
     assert world.partner.members == users(1)
@@ -283,14 +283,14 @@ def test_a_baseline_can_be_mended_as_long_as_nobody_was_reached(
     nowhere = Taplytics(key="k", url=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(DeliveryStopped):
         world.overwrite(users(1), partner=nowhere)
-    assert targets.all_targets(world.ledger)[0].baseline == "unknown"
+    assert targets.all_targets(world.ledger)[0].initial_members == "unknown"
     there = tmp_path / "there.csv"
     there.write_text("user_id\nuser-0050\n", encoding="utf-8")
     world.next_window()
     with pytest.raises(DeliveryStopped):
-        world.overwrite(users(1), partner=nowhere, terms=Terms(baseline=str(there)))
+        world.overwrite(users(1), partner=nowhere, terms=Terms(initial_members=str(there)))
     [target] = targets.all_targets(world.ledger)
-    assert (target.baseline, target.held) == ("adopted", 1)
+    assert (target.initial_members, target.held) == ("adopted", 1)
 
 
 def test_a_baseline_that_needed_nothing_is_adopted_once(world: World, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_baseline_that_needed_nothing_is_adopted_once(world: World, tmp_path: 
     with in_thread(Settings(members=10)) as standins:
         flags = Wired("flags", standins, tmp_path)
         flags.hold(users(1, 2))
-        terms = Terms(baseline=str(there))
+        terms = Terms(initial_members=str(there))
         assert world.overwrite(users(1, 2), partner=flags.partner(), terms=terms).requests == 0
         there.unlink()
         world.next_window()
@@ -322,7 +322,7 @@ def test_a_target_that_a_plan_was_begun_for_counts_as_written_wherever_it_is_ask
     with pytest.raises(Killed):
         world.deliver(payload, seq, fate=fate)
     with world.ledger.write() as connection:  # as it died between its plan and its first request
-        connection.execute(update(schema.target).values(established=False, belief_checksum=None))
+        connection.execute(update(schema.target).values(established=False, membership_checksum=None))
     assert targets.all_targets(world.ledger)[0].written
     elsewhere = target_of(world.partner, "Gamma")
     assert [each.owner for each in targets.owned_elsewhere(world.ledger, SYNC, elsewhere)] == [SYNC]

@@ -74,11 +74,11 @@ def test_a_sync_that_is_in_trouble_when_it_is_first_seen_is_told_of(ledger: Ledg
 
 
 def test_one_kind_of_trouble_that_becomes_another_is_told(ledger: Ledger, receiver: Receiver) -> None:
-    tick(ledger, receiver, Health.YIELDING, Health.LATE, Health.HELD)
+    tick(ledger, receiver, Health.DEFERRED, Health.LATE, Health.HELD)
 
     assert [(each.previous, each.state) for each in receiver.heard] == [
-        ("ok", "yielding"),
-        ("yielding", "late"),
+        ("ok", "deferred"),
+        ("deferred", "late"),
         ("late", "held"),
     ]
 

@@ -1,4 +1,4 @@
-"""Ids with white space at an end: the plan and belief when a target holds some from before they were excluded."""
+"""Ids with white space at an end: the plan and membership when a target holds some from before they were excluded."""
 
 import tempfile
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from cohort_pipelines.history import History
 from cohort_pipelines.identity.mapping import SPACE, Equality, equality_key, surrounding_space
-from cohort_pipelines.membership.belief import Belief, fold
 from cohort_pipelines.membership.plan import PlanCounts, seal_plan
 from cohort_pipelines.membership.spelling import bare_keys, is_padded, spelling_engine
-from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, payload_of, planned, read
+from cohort_pipelines.membership.state import Membership, fold
+from cohort_pipelines_tests.delivery.memberships import NOON, believe, chunks, payload_of, planned, read
 
-ALL = ("acked", "unknown", "intent", "doubted", "refused")
+ALL = ("acked", "unknown", "intent", "in_doubt", "rejected")
 texts = st.lists(st.text(st.sampled_from([*SPACE, "a", "B", "\u200b", "é"]), max_size=4), max_size=20)
 
 
@@ -32,28 +32,32 @@ def test_set_work_knows_the_white_space_that_identity_knows(texts: list[str], eq
     assert {row[0] for row in keys} == set(equality_key(bare, equality).to_pylist())
 
 
-@pytest.mark.parametrize("state", ["IN", "MAYBE"])
+@pytest.mark.parametrize("state", ["IN", "UNKNOWN"])
 def test_an_id_with_white_space_goes_and_the_bare_one_is_added_after_all_else(tmp_history: History, state: str) -> None:
-    belief = believe(tmp_history, ("a", "IN", None), ("a ", state, None), ("c", "IN", None), ("\u3000d", "IN", None))
+    membership = believe(
+        tmp_history, ("a", "IN", None), ("a ", state, None), ("c", "IN", None), ("\u3000d", "IN", None)
+    )
     payload = payload_of(tmp_history, "a", "b", "c")
-    assert planned(tmp_history, payload, belief) == [
+    assert planned(tmp_history, payload, membership) == [
         ("add", "b", False, "change"),
         ("add", "a", False, "again"),
         ("remove", "a ", False, "change"),
         ("remove", "\u3000d", False, "change"),
     ]
-    counts = seal_plan(tmp_history, payload, belief, sync="s", window="w")[1]
+    counts = seal_plan(tmp_history, payload, membership, sync="s", window="w")[1]
     assert counts == PlanCounts(2, 2, joiners=1, leavers=2, repeated=1, again=1)
 
 
 def test_the_bare_id_is_found_under_another_spelling(tmp_history: History) -> None:
-    belief = believe(tmp_history, ("A ", "IN", None), ("a", "IN", None))
-    rows = planned(tmp_history, payload_of(tmp_history, "A"), belief, equality="casefold")
+    membership = believe(tmp_history, ("A ", "IN", None), ("a", "IN", None))
+    rows = planned(tmp_history, payload_of(tmp_history, "A"), membership, equality="casefold")
     assert rows == [("add", "A", False, "again"), ("remove", "A ", False, "change")]
 
 
 def test_an_id_with_white_space_is_never_added(tmp_history: History) -> None:
-    assert planned(tmp_history, payload_of(tmp_history, " ", "a ", "b"), Belief()) == [("add", "b", False, "change")]
+    assert planned(tmp_history, payload_of(tmp_history, " ", "a ", "b"), Membership()) == [
+        ("add", "b", False, "change")
+    ]
 
 
 @pytest.mark.parametrize("removed", ALL)
@@ -69,18 +73,18 @@ def test_the_bare_id_is_in_only_where_its_own_addition_says_so(
         for id_, state, since in read(tmp_history, fold(tmp_history, base, plan, chunks(*sorted(told))))
     }
 
-    assert folded["a"][0] == ("IN" if added in {"acked", "doubted"} else "MAYBE")
-    assert (folded["a"][1] is None) == (added not in {"unknown", "intent", "doubted"})
+    assert folded["a"][0] == ("IN" if added in {"acked", "in_doubt"} else "UNKNOWN")
+    assert (folded["a"][1] is None) == (added not in {"unknown", "intent", "in_doubt"})
     assert ("a " in folded) == (removed != "acked")  # what is certainly out is forgotten
     if removed != "acked":
-        assert folded["a "][0] == {"doubted": "OUT", "refused": "IN"}.get(removed, "MAYBE")
+        assert folded["a "][0] == {"in_doubt": "OUT", "rejected": "IN"}.get(removed, "UNKNOWN")
 
 
 def test_a_tombstone_with_white_space_has_the_bare_id_added_once_more(tmp_history: History) -> None:
-    belief = believe(tmp_history, ("a", "IN", None), ("a ", "OUT", None))
+    membership = believe(tmp_history, ("a", "IN", None), ("a ", "OUT", None))
     payload = payload_of(tmp_history, "a")
-    assert planned(tmp_history, payload, belief) == [("add", "a", False, "again")]
-    plan, _ = seal_plan(tmp_history, payload, belief, sync="s", window="w")
-    after = fold(tmp_history, belief, plan, chunks((0, 1, "acked", NOON, NOON)))
+    assert planned(tmp_history, payload, membership) == [("add", "a", False, "again")]
+    plan, _ = seal_plan(tmp_history, payload, membership, sync="s", window="w")
+    after = fold(tmp_history, membership, plan, chunks((0, 1, "acked", NOON, NOON)))
     assert read(tmp_history, after) == [("a", "IN", None)]
     assert planned(tmp_history, payload, after) == []

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import NamedCohort, Operation
-from cohort_pipelines.core.errors import LeaseLost, PartnerRequestRefused, PartnerTargetMissing
+from cohort_pipelines.core.errors import LeaseLost, PartnerRequestRejected, PartnerTargetMissing
 from cohort_pipelines.core.files import Stage, StoredFile
 from cohort_pipelines.core.windows import Cadence, Window
 from cohort_pipelines.delivery import Gates, Receipt, deliver, restore, retire
@@ -216,7 +216,7 @@ class _MemorySession:
             partner.on_request(number)
         await asyncio.sleep(0)
         if partner.missing:
-            raise PartnerRequestRefused(partner.wire, 404)
+            raise PartnerRequestRejected(partner.wire, 404)
         fault = partner.faults.get(number) or partner.always
         if fault is None:
             partner.apply(sent)

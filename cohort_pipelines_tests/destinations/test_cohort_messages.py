@@ -12,7 +12,7 @@ from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
+    PartnerRequestRejected,
     PartnerUnreachable,
 )
 from cohort_pipelines.destinations.apptimize import apptimize_http
@@ -187,7 +187,7 @@ def test_an_answer_that_confirms_nothing_leaves_every_row_unknown(answer: Raw) -
     got, asked = answered(in_turn(answer), add_two, TOO_SHORT_TO_END if answer.trickle else None)
 
     assert set(got.unknown) == {0, 1}
-    assert not got.refused
+    assert not got.rejected
     assert got.requests == len(asked) == 1
 
 
@@ -196,13 +196,13 @@ def test_an_answer_that_confirms_nothing_leaves_every_row_unknown(answer: Raw) -
     [
         (raw(401, b"k"), PartnerKeyRefused),
         (raw(403), PartnerKeyRefused),
-        (raw(400, b'{"error": "user a"}'), PartnerRequestRefused),
-        (raw(404), PartnerRequestRefused),
-        (raw(413), PartnerRequestRefused),
-        (raw(200, b'{"status": "failure", "error": {"message": "user a", "provider": "x"}}'), PartnerRequestRefused),
-        (raw(200, b'{"status": "failure"}'), PartnerRequestRefused),
-        (raw(200, b'{"status": "failure", "error": "user a"}'), PartnerRequestRefused),
-        (raw(200, b'{"status": "failure", "error": {"code": 404}}'), PartnerRequestRefused),
+        (raw(400, b'{"error": "user a"}'), PartnerRequestRejected),
+        (raw(404), PartnerRequestRejected),
+        (raw(413), PartnerRequestRejected),
+        (raw(200, b'{"status": "failure", "error": {"message": "user a", "provider": "x"}}'), PartnerRequestRejected),
+        (raw(200, b'{"status": "failure"}'), PartnerRequestRejected),
+        (raw(200, b'{"status": "failure", "error": "user a"}'), PartnerRequestRejected),
+        (raw(200, b'{"status": "failure", "error": {"code": 404}}'), PartnerRequestRejected),
         (raw(200, b'{"status": "failure", "error": {"code": 401}}'), PartnerKeyRefused),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_wait_that_fits_is_waited_for_and_one_that_does_not_is_not_begun() -> 
 def test_a_page_that_was_only_turned_away_leaves_its_rows_as_they_were(answer: Raw, wait: float) -> None:
     got, asked = answered(in_turn(answer), add_two)
 
-    assert (set(got.untouched), got.unknown, got.again_after) == ({0, 1}, {}, wait)
+    assert (set(got.not_sent), got.unknown, got.again_after) == ({0, 1}, {}, wait)
     assert got.requests == len(asked) == 1
 
 
@@ -243,7 +243,7 @@ def test_a_page_that_found_no_server_leaves_its_rows_as_they_were(unused_port: i
 
     with tried_once():
         answer = run(scenario())
-    assert (set(answer.untouched), answer.unknown, answer.again_after) == ({0, 1}, {}, None)
+    assert (set(answer.not_sent), answer.unknown, answer.again_after) == ({0, 1}, {}, None)
 
 
 def test_a_message_fewer_is_under_way_than_there_are_workers() -> None:

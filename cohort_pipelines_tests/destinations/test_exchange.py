@@ -10,8 +10,8 @@ from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
-    PartnerTurnedAway,
+    PartnerRateLimited,
+    PartnerRequestRejected,
     PartnerUnreachable,
 )
 from cohort_pipelines.core.http import URL, client
@@ -77,8 +77,8 @@ def test_a_header_is_passed_on_or_refused_without_its_value() -> None:
     ("status", "error"),
     [
         *((status, PartnerKeyRefused) for status in (401, 403)),
-        *((status, PartnerRequestRefused) for status in (302, 400, 402, 404, 405, 409, 410, 413, 422)),
-        (429, PartnerTurnedAway),
+        *((status, PartnerRequestRejected) for status in (302, 400, 402, 404, 405, 409, 410, 413, 422)),
+        (429, PartnerRateLimited),
         *((status, PartnerOutcomeUnknown) for status in (408, 425, 500, 502, 503, 504, 599)),
     ],
 )
@@ -90,10 +90,10 @@ def test_each_status_has_one_meaning(status: int, error: type[PartnerError]) -> 
 
 
 UNCLEAR = PartnerOutcomeUnknown("P", "HTTP 503", 0.0)
-TURNED_AWAY = PartnerTurnedAway("P", "HTTP 429", 0.0)
+RATE_LIMITED = PartnerRateLimited("P", "HTTP 429", 0.0)
 UNREACHABLE = PartnerUnreachable("P", "ConnectionRefusedError")
 UNREACHABLE.retry_after = 0.0
-REFUSED = PartnerRequestRefused("P", 400)
+REFUSED = PartnerRequestRejected("P", 400)
 KEY_REFUSED = PartnerKeyRefused("P", 401)
 
 
@@ -116,10 +116,10 @@ def doubtful_after(*tries: PartnerError | None) -> bool:
     ("tries", "doubtful"),
     [
         ([None], False),
-        ([TURNED_AWAY, None], False),
+        ([RATE_LIMITED, None], False),
         ([UNREACHABLE, None], False),
         ([UNCLEAR, None], True),
-        ([UNCLEAR, TURNED_AWAY, UNREACHABLE, None], True),
+        ([UNCLEAR, RATE_LIMITED, UNREACHABLE, None], True),
     ],
 )
 def test_an_acknowledgement_after_a_try_that_may_still_land_is_doubtful(
@@ -131,8 +131,8 @@ def test_an_acknowledgement_after_a_try_that_may_still_land_is_doubtful(
 @pytest.mark.parametrize(
     ("tries", "error"),
     [
-        ([REFUSED], PartnerRequestRefused),
-        ([TURNED_AWAY, UNREACHABLE, REFUSED], PartnerRequestRefused),
+        ([REFUSED], PartnerRequestRejected),
+        ([RATE_LIMITED, UNREACHABLE, REFUSED], PartnerRequestRejected),
         ([UNCLEAR, REFUSED], PartnerOutcomeUnknown),
         ([UNCLEAR, KEY_REFUSED], PartnerKeyRefused),
     ],
@@ -147,12 +147,12 @@ def test_a_refusal_says_that_nothing_took_effect_only_if_no_earlier_try_can_have
 @pytest.mark.parametrize(
     ("tries", "error"),
     [
-        ([TURNED_AWAY] * ATTEMPTS, PartnerTurnedAway),
+        ([RATE_LIMITED] * ATTEMPTS, PartnerRateLimited),
         ([UNREACHABLE] * ATTEMPTS, PartnerUnreachable),
-        ([UNREACHABLE] * (ATTEMPTS - 1) + [TURNED_AWAY], PartnerTurnedAway),
-        ([TURNED_AWAY] * (ATTEMPTS - 1) + [UNREACHABLE], PartnerUnreachable),
-        ([UNCLEAR] + [TURNED_AWAY] * (ATTEMPTS - 1), PartnerOutcomeUnknown),
-        ([TURNED_AWAY, UNCLEAR] + [UNREACHABLE] * (ATTEMPTS - 2), PartnerOutcomeUnknown),
+        ([UNREACHABLE] * (ATTEMPTS - 1) + [RATE_LIMITED], PartnerRateLimited),
+        ([RATE_LIMITED] * (ATTEMPTS - 1) + [UNREACHABLE], PartnerUnreachable),
+        ([UNCLEAR] + [RATE_LIMITED] * (ATTEMPTS - 1), PartnerOutcomeUnknown),
+        ([RATE_LIMITED, UNCLEAR] + [UNREACHABLE] * (ATTEMPTS - 2), PartnerOutcomeUnknown),
     ],
 )
 def test_only_tries_that_cannot_land_leave_a_row_as_it_was(
@@ -168,10 +168,10 @@ def test_without_time_nothing_is_asked() -> None:
         async with client(connections=1) as http:
             await exchange(http, "P", URL("http://127.0.0.1:9/"), deadline=clock.now())
 
-    with pytest.raises(PartnerTurnedAway, match="no time was left"):
+    with pytest.raises(PartnerRateLimited, match="no time was left"):
         asyncio.run(scenario())
 
 
 def test_a_wait_that_nobody_named_is_a_short_one() -> None:
-    assert again_after(TURNED_AWAY) == 0.0
-    assert 1 < again_after(PartnerTurnedAway("P", "HTTP 429")) < 60
+    assert again_after(RATE_LIMITED) == 0.0
+    assert 1 < again_after(PartnerRateLimited("P", "HTTP 429")) < 60

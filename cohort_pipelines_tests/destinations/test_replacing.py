@@ -13,7 +13,7 @@ from cohort_pipelines.core.errors import (
     PartnerError,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
+    PartnerRequestRejected,
     PartnerTargetMissing,
     PartnerUnreachable,
 )
@@ -190,9 +190,9 @@ def test_a_page_that_got_no_answer_is_sent_again_and_leaves_a_doubt(
     [
         (raw(401), PartnerKeyRefused),
         (raw(403), PartnerKeyRefused),
-        (raw(400), PartnerRequestRefused),
-        (raw(404), PartnerRequestRefused),
-        (raw(200, b'{"status": "failure"}'), PartnerRequestRefused),
+        (raw(400), PartnerRequestRejected),
+        (raw(404), PartnerRequestRejected),
+        (raw(200, b'{"status": "failure"}'), PartnerRequestRejected),
     ],
 )
 @pytest.mark.parametrize("page", [1, 2])
@@ -323,7 +323,7 @@ def test_no_error_tells_the_secret_or_an_id() -> None:
         async with odd_server(echoing) as server:
             url = f"{server.url}/topsecret-path"
             receiver = ReplacingMessages(webhook(url=url, auth="query", name="key", secret="topsecret"))
-            with pytest.raises(PartnerRequestRefused) as refused:
+            with pytest.raises(PartnerRequestRejected) as refused:
                 await asyncio.to_thread(receiver.publish, TARGET, audience(["id-of-somebody"]), within)
             return refused.value
 

@@ -13,7 +13,7 @@ from cohort_pipelines.core.errors import (
     DestinationInvalid,
     PartnerKeyRefused,
     PartnerOutcomeUnknown,
-    PartnerRequestRefused,
+    PartnerRequestRejected,
     PartnerUnreachable,
 )
 from cohort_pipelines.destinations.taplytics import Taplytics
@@ -175,7 +175,7 @@ def test_a_key_revoked_in_the_middle_stops_what_is_left() -> None:
 def test_a_plan_that_refuses_is_told_without_asking_for_every_row() -> None:
     async def scenario() -> int:
         async with odd_server(in_turn(raw(402))) as server:
-            with pytest.raises(PartnerRequestRefused, match="402"):
+            with pytest.raises(PartnerRequestRejected, match="402"):
                 await send(Taplytics(key=KEY, url=server.url, concurrency=4), "Beta", Operation.ADD, ["u"] * 100)
             return len(server.asked)
 
@@ -184,7 +184,7 @@ def test_a_plan_that_refuses_is_told_without_asking_for_every_row() -> None:
 
 @pytest.mark.parametrize("status", [301, 400, 404, 405, 413, 422])
 def test_a_chunk_whose_rows_are_all_refused_alike_is_refused_as_a_whole(status: int) -> None:
-    with pytest.raises(PartnerRequestRefused, match=str(status)):
+    with pytest.raises(PartnerRequestRejected, match=str(status)):
         answered(in_turn(raw(status, b'{"error": "user a"}')), ["a", "b", "c"])
 
 
@@ -194,7 +194,7 @@ def test_a_bad_row_is_refused_alone() -> None:
 
     answer, _ = answered(reply, ["good", "bad", "fine"])
 
-    assert answer == Answer(refused={1: "HTTP 400"}, requests=3)
+    assert answer == Answer(rejected={1: "HTTP 400"}, requests=3)
 
 
 def test_rows_refused_with_different_statuses_are_told_row_by_row() -> None:
@@ -203,7 +203,7 @@ def test_rows_refused_with_different_statuses_are_told_row_by_row() -> None:
 
     answer, _ = answered(reply, ["first", "second"])
 
-    assert answer == Answer(refused={0: "HTTP 400", 1: "HTTP 413"}, requests=2)
+    assert answer == Answer(rejected={0: "HTTP 400", 1: "HTTP 413"}, requests=2)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_an_answer_that_confirms_nothing_is_unknown(answer: Raw, seen: str) -> N
 
     assert list(got.unknown) == [0]
     assert seen in got.unknown[0]
-    assert not got.refused
+    assert not got.rejected
     assert got.requests == len(asked) == 1
 
 
@@ -272,7 +272,7 @@ def test_being_told_to_wait_is_obeyed_and_then_tried_again(wait: str | None) -> 
 def test_an_absurd_wait_is_not_begun() -> None:
     answer, asked = answered(in_turn(raw(429, headers={"Retry-After": "999999999"})), ["u"], seconds=60)
 
-    assert (list(answer.untouched), answer.unknown, answer.again_after, len(asked)) == ([0], {}, 999_999_999, 1)
+    assert (list(answer.not_sent), answer.unknown, answer.again_after, len(asked)) == ([0], {}, 999_999_999, 1)
 
 
 def test_a_row_that_was_only_turned_away_is_as_it_was_and_the_rest_is_spared() -> None:
@@ -284,7 +284,7 @@ def test_a_row_that_was_only_turned_away_is_as_it_was_and_the_rest_is_spared() -
 
     answer, asked = run(scenario())
 
-    assert (set(answer.untouched), answer.unknown) == (set(range(100)), {})
+    assert (set(answer.not_sent), answer.unknown) == (set(range(100)), {})
     assert answer.again_after is not None
     assert answer.again_after > 0
     assert answer.requests == asked <= 8
@@ -300,7 +300,7 @@ def test_a_partner_that_is_down_is_spared_the_rest_of_the_chunk() -> None:
     answer, asked = run(scenario())
 
     assert 1 <= len(answer.unknown) <= 8
-    assert set(answer.unknown) | set(answer.untouched) == set(range(100))
+    assert set(answer.unknown) | set(answer.not_sent) == set(range(100))
     assert answer.again_after is None
     assert answer.requests == asked <= 8
 
@@ -308,7 +308,7 @@ def test_a_partner_that_is_down_is_spared_the_rest_of_the_chunk() -> None:
 def test_nothing_is_sent_after_the_deadline() -> None:
     answer, asked = answered(in_turn(raw(200, USER)), ["u", "v"], seconds=-1)
 
-    assert (set(answer.untouched), answer.again_after, asked, answer.requests) == ({0, 1}, 0.0, [], 0)
+    assert (set(answer.not_sent), answer.again_after, asked, answer.requests) == ({0, 1}, 0.0, [], 0)
 
 
 def test_a_lost_answer_is_unknown_although_the_flag_was_stored_and_sending_again_settles_it(standins: InThread) -> None:
@@ -318,7 +318,7 @@ def test_a_lost_answer_is_unknown_although_the_flag_was_stored_and_sending_again
     first = run(send_once(partner, "Lost", ["lucky", "unlucky"]))
     again = run(send(partner, "Lost", Operation.ADD, ["unlucky"]))
 
-    assert (list(first.unknown), first.refused) == ([1], {})
+    assert (list(first.unknown), first.rejected) == ([1], {})
     assert again == Answer(requests=1)
     assert set(standins.standins.taplytics.members("Lost")) == {"lucky", "unlucky"}
 
@@ -350,9 +350,9 @@ def test_a_row_refused_after_a_lost_answer_is_unknown(standins: InThread) -> Non
     standins.standins.taplytics_faults.add(Fault("lost_response", contains="unlucky"))
     standins.standins.taplytics_faults.add(Fault("status", status=400, times=None))
 
-    answer = run(send(stand_in(standins), "Refused", Operation.ADD, ["refused", "unlucky"]))
+    answer = run(send(stand_in(standins), "Refused", Operation.ADD, ["rejected", "unlucky"]))
 
-    assert (answer.refused, list(answer.unknown), answer.requests) == ({0: "HTTP 400"}, [1], 3)
+    assert (answer.rejected, list(answer.unknown), answer.requests) == ({0: "HTTP 400"}, [1], 3)
     assert "HTTP 400, after a try" in answer.unknown[1]
     assert set(standins.standins.taplytics.members("Refused")) == {"unlucky"}
 
@@ -362,7 +362,7 @@ def test_a_closed_port_leaves_rows_as_they_were_and_is_unreachable_for_check(unu
 
     answer = run(send_once(partner, "Beta", ["u"]))
 
-    assert (list(answer.untouched), answer.unknown, answer.again_after) == ([0], {}, None)
+    assert (list(answer.not_sent), answer.unknown, answer.again_after) == ([0], {}, None)
     with pytest.raises(PartnerUnreachable):
         run(partner.check(None))
 
@@ -380,8 +380,8 @@ def test_check_changes_nobody(standins: InThread) -> None:
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (402, PartnerRequestRefused),
-        (404, PartnerRequestRefused),
+        (402, PartnerRequestRejected),
+        (404, PartnerRequestRejected),
         (403, PartnerKeyRefused),
         (500, PartnerOutcomeUnknown),
     ],

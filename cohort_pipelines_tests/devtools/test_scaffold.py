@@ -137,7 +137,10 @@ def test_a_name_that_would_hide_another_module_is_refused(tmp_path: Path, name: 
 
 def test_an_empty_folder_of_the_same_name_in_reach_takes_no_name(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    code = "from pathlib import Path; from cohort_pipelines.devtools.scaffold import init_project; init_project(Path('mine'))"
+    code = (
+        "from pathlib import Path; from cohort_pipelines.devtools.scaffold import init_project; "
+        "init_project(Path('mine'))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert (tmp_path / "mine" / "mine" / "definitions.py").is_file()
 

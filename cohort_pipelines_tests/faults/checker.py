@@ -33,9 +33,9 @@ class Checker:
         files = sorted(self.files(sync, "partner_payload", window), key=lambda file: file.stat().st_mtime_ns)
         return ids_in(files[-1])
 
-    def rejects(self, sync: str, window: str) -> list[tuple[str, str | None, str]]:
+    def excluded(self, sync: str, window: str) -> list[tuple[str, str | None, str]]:
         """Return distinct_id, partner id and reason of everybody who was left out of a window, newest version."""
-        files = sorted(self.files(sync, "rejects", window), key=lambda file: file.stat().st_mtime_ns)
+        files = sorted(self.files(sync, "excluded", window), key=lambda file: file.stat().st_mtime_ns)
         table = pq.read_table(files[-1])
         return list(zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True))
 

@@ -63,9 +63,9 @@ def applies_after(request: pytest.FixtureRequest) -> float:
 def wired(request: pytest.FixtureRequest, applies_after: float, tmp_path: Path) -> Iterator[Wired]:
     """Return a target that is full of strangers, and that nothing was delivered to."""
     receiver = Behaviour(asynchronous=applies_after > 0, reordered=True, apply_after=applies_after, seed=7)
-    applies_within = timedelta(seconds=1.5 * applies_after)  # so that a busy machine does not break the promise
+    apply_delay = timedelta(seconds=1.5 * applies_after)  # so that a busy machine does not break the promise
     with in_thread(Settings(members=10, taplytics=receiver, apptimize=receiver)) as standins:
-        wired = Wired(request.param, standins, tmp_path, applies_within)
+        wired = Wired(request.param, standins, tmp_path, apply_delay)
         wired.meet_strangers()
         with skipping_waits(wired):
             yield wired

@@ -15,7 +15,7 @@ from cohort_pipelines.destinations.wire import ChangeWire
 from cohort_pipelines.devtools.standins.behaviour import Behaviour
 from cohort_pipelines.devtools.standins.server import InThread, in_thread
 from cohort_pipelines.devtools.standins.settings import Settings
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import IN_MEMORY, LAST_TRY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.projects import without_waiting
@@ -31,7 +31,7 @@ from cohort_pipelines_tests.faults.wires import (
 )
 
 LEASE_IS_OVER = timedelta(minutes=2)
-APPLIES_WITHIN = timedelta(minutes=5)  # longer than that, so that the next writer comes too early
+APPLY_DELAY = timedelta(minutes=5)  # longer than that, so that the next writer comes too early
 ALL_IS_SETTLED = LAST_TRY + SETTLES_AFTER + timedelta(seconds=1)
 AN_HOUR_AGO = -timedelta(hours=1)
 OLD, NEW = users(*range(4)), users(*range(2, 9)) | ALREADY_THERE
@@ -109,12 +109,12 @@ class Scene:
 
 
 def set_up(
-    kind: str, folder: Path, receivers: Receivers, before: set[str], applies_within: timedelta = timedelta(0)
+    kind: str, folder: Path, receivers: Receivers, before: set[str], apply_delay: timedelta = timedelta(0)
 ) -> Scene:
     """Let a target full of strangers be written for the first time with ``before``, an hour ago; nobody: never yet."""
     template, place = folder / "template", folder / "place"  # one place, since a published file's folder is its account
     standins = receivers[kind == "replace_session"]
-    wired = Wired(kind, standins, place, applies_within)
+    wired = Wired(kind, standins, place, apply_delay)
     place.mkdir()
     forget_everybody(standins)
     wired.meet_strangers()
@@ -168,7 +168,7 @@ def test_f01_killed_at_a_partner_that_applies_later_and_out_of_order(
     kind: str, folder: Path, receivers: Receivers
 ) -> None:
     """What the dead writer sent is acknowledged and not applied yet, when the next one is to take it back."""
-    scene = set_up(kind, folder, receivers, OLD, APPLIES_WITHIN)
+    scene = set_up(kind, folder, receivers, OLD, APPLY_DELAY)
     wired = scene.wired
     point, alive, pending = 1 - EVERY, True, 0
     while alive:
@@ -208,11 +208,11 @@ def test_f01_killed_after_requests_that_land_late(
                 green = back_to_the_old_audience(survivor, wired)
             assert wired.members == scene.due(OLD, wired.sent()), point
             late = wired.land()
-            assert green.unsettled > 0 or not late, point
+            assert green.in_doubt > 0 or not late, point
             undone += wired.members != scene.due(OLD, wired.sent())
             with clock.shifted(ALL_IS_SETTLED):
                 settled = back_to_the_old_audience(survivor, wired)
-        assert settled.unsettled == 0, point
+        assert settled.in_doubt == 0, point
         assert wired.members == scene.due(OLD, wired.sent()), point
     assert point > LEAST_POINTS[kind]
     assert undone  # by what landed late

@@ -36,9 +36,9 @@ FLAGS, MESSAGES, FILES = "flags", "messages", "file"
 ANY_SIZE = ", gates: {max_shrink: 1}"  # a sync whose turn comes late finds much changed
 PROJECT = {
     "mixpanel": projects.MIXPANEL,
-    # nothing is sent only to heal, so that all that is sent is a change or was in flight when a process died
-    "taplytics": projects.adding(projects.TAPLYTICS, "concurrency: 2, heal_within: off"),
-    "apptimize": projects.adding(projects.MESSAGES, "heal_within: off"),
+    # nothing is sent only to reconcile, so that all that is sent is a change or was in flight when a process died
+    "taplytics": projects.adding(projects.TAPLYTICS, "concurrency: 2, reconcile_within: off"),
+    "apptimize": projects.adding(projects.MESSAGES, "reconcile_within: off"),
     "apptimize_files": projects.FILES,
     FLAGS: projects.sync("taplytics", TARGET, more=ANY_SIZE),
     MESSAGES: projects.sync("apptimize", TARGET, "recurring", more=ANY_SIZE),
@@ -184,7 +184,7 @@ KILLS = [
     Kill(FLAGS, Point("mark", 1, "before"), "all"),
     Kill(FLAGS, Point("request", 1, "after"), "some"),
     Kill(FLAGS, Point("request", 20, "before"), "some"),
-    Kill(FLAGS, Point("belief", 1, "before"), "nothing"),
+    Kill(FLAGS, Point("membership", 1, "before"), "nothing"),
     Kill(MESSAGES, Point("cohort_snapshot", 1, "after"), "all", sealed=False),  # it has its name, and is in no ledger
     Kill(MESSAGES, Point("commit", 10, "after"), "all"),  # the first intent
     Kill(MESSAGES, Point("request", 1, "after"), "some"),
@@ -220,7 +220,7 @@ def test_f01_a_killed_run_of_the_four_assets_is_made_good_by_the_next(mortal: Mo
     assert death.left == kill.left
     assert death.asked == ({} if kill.sealed else ONE_READING)
     assert death.again <= in_flight(mortal.wired(kill.name))
-    assert len(death.unchanged) <= in_flight(mortal.wired(kill.name))  # unsettled since the death before
+    assert len(death.unchanged) <= in_flight(mortal.wired(kill.name))  # in doubt since the death before
 
 
 def test_f01_a_killed_first_fill_is_made_good_by_the_next(tmp_path: Path) -> None:

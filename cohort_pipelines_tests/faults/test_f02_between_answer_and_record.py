@@ -67,6 +67,6 @@ def test_f02_killed_after_the_answer_and_before_the_record(wired: Wired, which: 
         receipt = survivor.overwrite(wanted, partner=wired.partner())
 
     assert wired.members == wanted
-    assert receipt.unsettled > 0  # the dead writer's request may still be on its way
+    assert receipt.in_doubt > 0  # the dead writer's request may still be on its way
     if wanted == NEW and isinstance(partner := wired.partner(), ChangeWire):
         assert 1 <= (sent & wired.sent()).total() <= partner.workers * partner.chunk_rows

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryStopped, DeliveryYielded
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryStopped
 from cohort_pipelines.devtools.standins.behaviour import Behaviour
 from cohort_pipelines.devtools.standins.server import in_thread
 from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.ledger.schema import AttemptState
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import World, users
 from cohort_pipelines_tests.faults.projects import without_waiting
 from cohort_pipelines_tests.faults.wires import ALREADY_THERE, HTTP_WIRES, Wired, small_pages
 
 LATER = SETTLES_AFTER + timedelta(seconds=1)
-APPLIES_WITHIN = timedelta(minutes=5)
+APPLY_DELAY = timedelta(minutes=5)
 OLD, NEW = users(1, 2, 3, 4) | ALREADY_THERE, users(3, 4, 5)
 
 
@@ -48,14 +48,14 @@ def test_f03_a_lost_answer_is_asked_for_again_until_it_has_settled(world: World,
     wired.fault(kind="lost_response", times=1)
     receipt = world.overwrite(NEW, partner=wired.partner())
     assert receipt.state is AttemptState.DELIVERED
-    assert receipt.unsettled > 0
+    assert receipt.in_doubt > 0
     assert wired.members == wired.with_strangers(NEW)
 
     world.next_window()
     wired.forget_sent()
     with clock.shifted(LATER):
         again = world.overwrite(NEW, partner=wired.partner())
-        assert again.unsettled == 0
+        assert again.in_doubt == 0
         assert again.planned > 0
         assert wired.sent().total() == (len(NEW) if wired.kind == "replace_session" else again.planned)
         assert wired.members == wired.with_strangers(NEW)
@@ -70,7 +70,7 @@ def test_f03_a_request_that_is_silent_for_good_stops_and_is_sent_again(world: Wo
     world.next_window()
     receipt = world.overwrite(OLD, partner=wired.partner())
     assert wired.members == wired.with_strangers(OLD)
-    assert receipt.unsettled > 0
+    assert receipt.in_doubt > 0
 
 
 @pytest.mark.parametrize("late", [1, None], ids=["the first try", "every try"])
@@ -84,13 +84,13 @@ def test_f03_what_lands_after_a_green_of_the_opposite_is_put_right(
     except DeliveryStopped:
         assert late is None
     else:
-        assert first.unsettled > 0
+        assert first.in_doubt > 0
     wired.behave(late=0)
     world.next_window()
 
     green = world.overwrite(OLD, partner=wired.partner())
     assert green.state is AttemptState.DELIVERED
-    assert green.unsettled > 0  # so that nobody takes it for final
+    assert green.in_doubt > 0  # so that nobody takes it for final
     assert wired.members == wired.with_strangers(OLD)
     assert wired.land() >= 1
     assert wired.members != wired.with_strangers(OLD)
@@ -98,7 +98,7 @@ def test_f03_what_lands_after_a_green_of_the_opposite_is_put_right(
     world.next_window()
     with clock.shifted(LATER):
         settled = world.overwrite(OLD, partner=wired.partner())
-    assert settled.unsettled == 0
+    assert settled.in_doubt == 0
     assert wired.members == wired.with_strangers(OLD)
 
 
@@ -107,7 +107,7 @@ def test_f03_a_receiver_that_applies_later_is_only_accepted_and_never_overtaken(
     world: World, wired: Wired, reordered: bool
 ) -> None:
     wired.behave(asynchronous=True, reordered=reordered, seed=7)
-    terms = Terms(applies_within=APPLIES_WITHIN)
+    terms = Terms(apply_delay=APPLY_DELAY)
     first = world.overwrite(NEW, partner=wired.partner(), terms=terms)
     assert first.state is AttemptState.ACCEPTED
     assert wired.members == wired.with_strangers(OLD)
@@ -116,13 +116,13 @@ def test_f03_a_receiver_that_applies_later_is_only_accepted_and_never_overtaken(
     payload, seq = world.seal(OLD)
     pending = wired.pending()
     soon = clock.now() + timedelta(seconds=1)  # there is time to send something
-    with pytest.raises(DeliveryYielded):  # reversed now, the two could change places on their way
+    with pytest.raises(DeliveryDeferred):  # reversed now, the two could change places on their way
         world.deliver(payload, seq, partner=wired.partner(), terms=terms, deadline=soon)
     assert wired.pending() == pending
 
     wired.land()
     assert wired.members == wired.with_strangers(NEW)
-    with clock.shifted(APPLIES_WITHIN + timedelta(minutes=1)):
+    with clock.shifted(APPLY_DELAY + timedelta(minutes=1)):
         assert world.deliver(payload, seq, partner=wired.partner(), terms=terms).state is AttemptState.ACCEPTED
         wired.land()
     assert wired.members == wired.with_strangers(OLD)

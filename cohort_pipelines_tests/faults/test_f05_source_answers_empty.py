@@ -7,7 +7,7 @@ import pytest
 
 from cohort_pipelines import history
 from cohort_pipelines.core import clock
-from cohort_pipelines.ledger import releases
+from cohort_pipelines.ledger import approvals
 from cohort_pipelines_tests.faults.projects import (
     LAPSED_USERS,
     MIXPANEL,
@@ -46,12 +46,12 @@ def test_f05_an_empty_cohort_is_held_until_it_is_released_by_name(lapsed: Faulty
     assert (lapsed.judge.segment("Lapsed"), lapsed.judge.asked()) == (before, asked)
     assert len(before) > 5
 
-    releases.release(lapsed.ledger, LAPSED, who="ada", why="the campaign is over")
+    approvals.approve(lapsed.ledger, LAPSED, who="ada", why="the campaign is over")
     assert lapsed.run(LAPSED, stages=("destination_upload",)).success
     assert lapsed.judge.segment("Lapsed") == set()
     receipt = history.receipts(LAPSED).iloc[-1]
-    assert str(receipt["released"]).startswith("ada at ")
-    assert str(receipt["released"]).endswith(": the campaign is over")
+    assert str(receipt["approved"]).startswith("ada at ")
+    assert str(receipt["approved"]).endswith(": the campaign is over")
 
 
 @pytest.mark.parametrize("name", [BETA_USERS, APPTIMIZE])
@@ -66,17 +66,17 @@ def test_f05_a_cohort_that_lost_nine_in_ten_is_held_and_the_override_is_bound_to
         assert "Held by the gate" in said(project.run(name))
         assert "Held by the gate" in said(project.run(name, stages=("destination_upload",)))
         assert (project.held(name), project.judge.asked()) == (before, asked)
-        releases.release(project.ledger, name, who="ada", why="the beta shrinks")
+        approvals.approve(project.ledger, name, who="ada", why="the beta shrinks")
     project.leave(snapshot[len(snapshot) * 9 // 10 :][:5])  # so that it is another payload
 
     assert "Held by the gate" in said(project.run(name))
     assert (project.held(name), project.judge.asked()) == (before, asked)
 
-    releases.release(project.ledger, name, who="ada", why="and this one too")
+    approvals.approve(project.ledger, name, who="ada", why="and this one too")
     assert project.run(name, stages=("destination_upload",)).success
     assert project.held(name) == project.judge.payload(name, project.window(name))
     assert len(project.held(name)) < len(before) / 5
-    assert str(history.receipts(name).iloc[-1]["released"]).endswith(": and this one too")
+    assert str(history.receipts(name).iloc[-1]["approved"]).endswith(": and this one too")
 
 
 def members(project: Faulty, name: str) -> list[tuple[str, bool]]:

@@ -44,7 +44,7 @@ def test_f07_a_member_that_is_named_twice_on_a_page_is_one_user(
     [snapshot] = project.judge.files(SEGMENT, "cohort_snapshot", window)
     rows = pq.read_table(snapshot, columns=["distinct_id", "has_profile"]).to_pylist()
     identified = Counter(row["distinct_id"] for row in rows if row["has_profile"])
-    reasons = Counter(reason for *_, reason in project.judge.rejects(SEGMENT, window))
+    reasons = Counter(reason for *_, reason in project.judge.excluded(SEGMENT, window))
     assert project.judge.segment() == set(identified) == project.judge.payload(SEGMENT, window)
     assert reasons["duplicate_partner_id"] == identified.total() - len(identified) > 5
     assert reasons.total() + len(identified) == len(rows)
@@ -54,7 +54,7 @@ def test_f07_of_members_with_one_partner_id_one_stays_and_the_surplus_is_listed(
     assert project.run(APPTIMIZE).success
 
     window = project.window(APPTIMIZE)
-    surplus = [each for each in project.judge.rejects(APPTIMIZE, window) if each[2] == "duplicate_partner_id"]
+    surplus = [each for each in project.judge.excluded(APPTIMIZE, window) if each[2] == "duplicate_partner_id"]
     assert surplus
     assert {partner_id for _, partner_id, _ in surplus} <= project.judge.group()
     assert project.judge.group() == project.judge.payload(APPTIMIZE, window)

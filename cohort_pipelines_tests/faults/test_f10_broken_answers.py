@@ -67,7 +67,7 @@ def test_f10_what_a_broken_answer_left_open_is_put_right_by_the_next_window(
             result = project.run(name)
             assert "got no clear answer" in said(result), how
             assert project.ledger.windows(name)[0].state == "failed", how
-        assert int(str(newest_receipt(name)["unsettled"])) > 0, how
+        assert int(str(newest_receipt(name)["in_doubt"])) > 0, how
         assert project.held(name) >= before - project_leavers(before, project, name), how
 
         project.mend()
@@ -98,12 +98,12 @@ def test_f10_a_burst_that_passes_is_made_up_for_and_asserted_again_once_it_has_s
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
         assert project.held(name) == project.judge.payload(name, project.window(name))
-    in_doubt = int(str(newest_receipt(name)["unsettled"]))
+    in_doubt = int(str(newest_receipt(name)["in_doubt"]))
     assert in_doubt > 0  # a try that failed may still land
 
     assert project.run(name).success
     settled = newest_receipt(name)
-    assert (settled["repeated"], settled["unsettled"]) == (in_doubt, 0)
+    assert (settled["repeated"], settled["in_doubt"]) == (in_doubt, 0)
     assert project.held(name) == project.judge.payload(name, project.window(name))
 
 

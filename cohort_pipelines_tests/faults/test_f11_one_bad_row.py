@@ -28,7 +28,7 @@ DECLARED = {
     "by_name": adding(MESSAGES, "account: by_name"),
     FLAGS: sync("taplytics", "Beta"),
     GROUP: sync("apptimize", "Beta", "recurring"),
-    TOLERANT: sync("by_name", "Gamma", "recurring", more=", max_refused: 1"),
+    TOLERANT: sync("by_name", "Gamma", "recurring", more=", rejection_tolerance: 1"),
 }
 PARTNER = {FLAGS: "taplytics", GROUP: "apptimize", TOLERANT: "apptimize"}
 REASON = {FLAGS: "HTTP 400", GROUP: "refused (400)", TOLERANT: "refused (400)"}
@@ -41,11 +41,11 @@ def beta(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG0
         yield project
 
 
-def refused_rows(project: Faulty, name: str, window: str) -> list[dict[str, object]]:
+def rejected_rows(project: Faulty, name: str, window: str) -> list[dict[str, object]]:
     """Return what the newest receipt of a window lists as refused."""
     files = sorted(project.judge.files(name, "receipt", window), key=lambda file: file.stat().st_mtime_ns)
-    [receipt] = pq.read_table(files[-1], columns=["refused_rows"]).to_pylist()
-    listed: list[dict[str, object]] = receipt["refused_rows"]
+    [receipt] = pq.read_table(files[-1], columns=["rejected_rows"]).to_pylist()
+    listed: list[dict[str, object]] = receipt["rejected_rows"]
     return listed
 
 
@@ -69,11 +69,11 @@ def test_f11_the_bad_row_is_listed_with_the_partners_reason_and_every_other_is_s
     assert BAD[name] in wanted
     assert beta.held(name) == wanted - {BAD[name]}
     assert len(before - wanted) > 20
-    assert refused_rows(beta, name, window) == [{"operation": "add", "id": BAD[name], "reason": REASON[name]}]
+    assert rejected_rows(beta, name, window) == [{"operation": "add", "id": BAD[name], "reason": REASON[name]}]
     if name == TOLERANT:
         assert result.success
     else:
-        assert "refused 1 additions and 0 removals; everything else was sent" in said(result)
+        assert "rejected 1 additions and 0 removals; everything else was sent" in said(result)
     if name != FLAGS:
         assert beta.judge.asked().total() - asked <= 2 + 14  # of 49 additions in one message
 

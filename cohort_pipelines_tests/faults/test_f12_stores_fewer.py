@@ -1,7 +1,7 @@
 """F12: the partner accepts more than it stores; red where it can be told.
 
-The published file is read back. Taplytics answers with what it stored, and is believed. A receiver of cohort messages
-tells nothing: what it accepted and did not store only comes round again with the slices that are healed (F35).
+The published file is read back. Taplytics answers with what it stored, and is known. A receiver of cohort messages
+tells nothing: what it accepted and did not store only comes round again with the slices that are reconciled (F35).
 """
 
 import csv

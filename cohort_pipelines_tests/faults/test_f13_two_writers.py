@@ -44,8 +44,8 @@ def test_f13_a_run_that_outlives_its_window_yields_and_the_next_goes_on(world: W
             wired.mend()
             second = outcome(following)
 
-    assert first["error"] == "DeliveryYielded"
-    assert (second["error"], second["unsettled"]) == ("", 0)
+    assert first["error"] == "DeliveryDeferred"
+    assert (second["error"], second["in_doubt"]) == ("", 0)
     wired.land()
     assert wired.members == wired.with_strangers(wanted)
     assert max(wired.sent().values()) == 1  # it went on, and began nothing anew

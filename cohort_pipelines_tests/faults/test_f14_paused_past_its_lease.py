@@ -35,13 +35,13 @@ def test_f14_a_writer_that_wakes_after_a_takeover_starts_no_further_batch(world:
     started = wired.sent().total() - asked
     assert started <= getattr(partner, "workers", 0) * getattr(partner, "chunk_rows", 0) < len(MANY) / 2
     assert taken_over.state is wired.green
-    assert taken_over.unsettled > 0  # what it had under way is known, and may still land
+    assert taken_over.in_doubt > 0  # what it had under way is known, and may still land
 
     world.next_window()
     wired.land()
     with clock.shifted(LATER):
         settled = world.overwrite(OTHERS, partner=wired.partner(), terms=wired.terms)
-    assert settled.unsettled == 0
+    assert settled.in_doubt == 0
     wired.land()
     assert wired.members == wired.with_strangers(OTHERS)
 

@@ -67,7 +67,7 @@ def test_f18_a_run_cancelled_in_the_ui_ends_between_two_chunks_and_the_daemons_d
         assert "destination_upload" not in stages(run)
         assert green_windows(dagster) == set()
         [row] = project.ledger.windows(TAPLYTICS)
-        assert row.state == "yielded"
+        assert row.state == "deferred"
         read = project.traffic()[MEMBERS]
         before = sent(project)
         assert 300 < before.total() < 2_500

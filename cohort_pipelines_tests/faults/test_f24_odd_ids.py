@@ -1,4 +1,4 @@
-"""F24: ids of any text come back from the partner byte for byte, or are rejected with a reason."""
+"""F24: ids of any text come back from the partner byte for byte, or are excluded with a reason."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -113,7 +113,7 @@ def test_f24_an_id_arrives_byte_for_byte_or_is_rejected_with_a_reason(odd: Fault
     assert odd.run(wire).success
 
     held = partial(held_by, odd, wire)
-    reasons = {partner_id: reason for _, partner_id, reason in odd.judge.rejects(wire, window)}
+    reasons = {partner_id: reason for _, partner_id, reason in odd.judge.excluded(wire, window)}
     prefix = "i_" if wire == BY_FILE else ""
     too_long_with_it = {each for each in ODD if len(f"{prefix}{each}".encode()) > 1024} if prefix else set()
     assert held() == odd.judge.payload(wire, window)
@@ -166,7 +166,7 @@ def test_f24_of_ids_that_the_partner_takes_for_one_one_stays_whoever_comes_and_g
         with clock.shifted(to_the_window_before()):
             assert project.run(wire).success
             window = project.window(wire)
-        surplus = {each for _, each, reason in project.judge.rejects(wire, window) if reason == "duplicate_partner_id"}
+        surplus = {each for _, each, reason in project.judge.excluded(wire, window) if reason == "duplicate_partner_id"}
         assert len(held() - before) == len(EQUAL[equality])
         assert [len(surplus & set(group)) for group in EQUAL[equality]] == [len(group) - 1 for group in EQUAL[equality]]
 

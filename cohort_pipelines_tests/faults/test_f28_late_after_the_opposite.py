@@ -1,4 +1,4 @@
-"""F28: a request of a dead or stopped writer lands after a green of the opposite: unsettled until sent again later."""
+"""F28: a request of a dead or stopped writer lands after a green of the opposite: in doubt until sent again later."""
 
 import tempfile
 import threading
@@ -17,7 +17,7 @@ from cohort_pipelines.destinations import exchange
 from cohort_pipelines.devtools.standins.server import in_thread
 from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.ledger.schema import AttemptState
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import IN_MEMORY, LAST_TRY, World, one_duckdb, users
 from cohort_pipelines_tests.faults.mortal import dies
 from cohort_pipelines_tests.faults.projects import without_waiting
@@ -58,7 +58,7 @@ def exact_in_the_end(world: World, wired: Wired) -> None:
     world.next_window()
     with clock.shifted(LATER):
         receipt = world.overwrite(OLD, partner=wired.partner())
-        assert receipt.unsettled == 0
+        assert receipt.in_doubt == 0
         assert wired.members == OLD
         world.next_window()
         assert world.overwrite(OLD, partner=wired.partner()).requests == 0
@@ -94,10 +94,10 @@ def test_f28_a_dead_writers_requests_land_after_a_green_of_the_opposite(
         assert green.state is AttemptState.DELIVERED, point
         assert wired.members == OLD, point
         late = wired.land()
-        assert green.unsettled > 0 or not late, point
+        assert green.in_doubt > 0 or not late, point
         harmed += wired.members != OLD
         assert wired.members ^ OLD <= harm, point
-        if green.unsettled:  # else it died before anything was under way, and is where it was
+        if green.in_doubt:  # else it died before anything was under way, and is where it was
             exact_in_the_end(world, wired)
     assert point > LEAST_POINTS
     assert harmed > LEAST_HARM
@@ -106,7 +106,7 @@ def test_f28_a_dead_writers_requests_land_after_a_green_of_the_opposite(
 def test_f28_a_writer_that_was_stopped_in_a_request_sends_it_after_a_green_of_the_opposite(
     world: World, wired: Wired, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, released = threading.Event(), threading.Event()
+    reached, approved = threading.Event(), threading.Event()
     stopped: list[int] = []
 
     async def send_when_released(
@@ -114,7 +114,7 @@ def test_f28_a_writer_that_was_stopped_in_a_request_sends_it_after_a_green_of_th
     ) -> Response:
         if threading.get_ident() == stopped[0]:
             reached.set()
-            assert released.wait(60)
+            assert approved.wait(60)
         return await send(http, request, seconds=seconds, max_bytes=max_bytes)
 
     async def note_the_first(http: AsyncClient, request: httpx.Request, *, seconds: float, max_bytes: int) -> Response:
@@ -131,8 +131,8 @@ def test_f28_a_writer_that_was_stopped_in_a_request_sends_it_after_a_green_of_th
         with clock.shifted(LEASE_IS_OVER):
             green = world.overwrite(OLD, partner=wired.partner())
         assert (green.state, wired.members) == (AttemptState.DELIVERED, OLD)
-        assert green.unsettled > 0
-        released.set()
+        assert green.in_doubt > 0
+        approved.set()
         with pytest.raises(LeaseLost):
             sleeper.result(60)
     assert wired.members != OLD

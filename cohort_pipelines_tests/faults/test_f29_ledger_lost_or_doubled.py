@@ -115,11 +115,11 @@ def test_f29_two_ledgers_cannot_take_turns(
             if sentence:
                 assert WAY_OUT in sentence
                 assert project.judge.segment() == before
-                told["refused"] += 1
+                told["rejected"] += 1
             else:
                 assert project.judge.segment() == project.judge.payload(TAPLYTICS, window)
                 told["delivered"] += 1
-        assert told == {"refused": 1, "delivered": 3}
+        assert told == {"rejected": 1, "delivered": 3}
 
 
 def put_back_copy(places: tuple[str, str]) -> None:

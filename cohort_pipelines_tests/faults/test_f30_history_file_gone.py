@@ -1,4 +1,4 @@
-"""F30: a file of the history that belief needs is gone or damaged: refused, named, and rebuilding ends exact."""
+"""F30: a file of the history that membership needs is gone or damaged: refused, named, and rebuilding ends exact."""
 
 import shutil
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-def needed_belief(project: Faulty, name: str) -> Path:
-    return max(project.judge.files(name, "belief"), key=lambda file: file.stat().st_mtime_ns)
+def needed_membership(project: Faulty, name: str) -> Path:
+    return max(project.judge.files(name, "membership"), key=lambda file: file.stat().st_mtime_ns)
 
 
 def needed_plan(project: Faulty, name: str) -> Path:
@@ -56,7 +56,7 @@ def die_half_way(project: Faulty, name: str, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
 @pytest.mark.parametrize("damage", [remove, flip_a_bit])
-@pytest.mark.parametrize("needed", [needed_belief, needed_plan])
+@pytest.mark.parametrize("needed", [needed_membership, needed_plan])
 def test_f30_without_a_file_that_belief_needs_nothing_is_sent_and_rebuilding_ends_exact(
     project: Faulty,
     monkeypatch: pytest.MonkeyPatch,
@@ -81,7 +81,7 @@ def test_f30_without_a_file_that_belief_needs_nothing_is_sent_and_rebuilding_end
 
     assert str(file) in sentence
     assert "Nothing was sent; the audience is as it was." in sentence
-    assert "where it is a plan or a belief, run `cohort-pipelines ledger rebuild`" in sentence
+    assert "where it is a plan or a membership, run `cohort-pipelines ledger rebuild`" in sentence
     assert (project.held(name), project.judge.asked()) == (before, asked)
 
     rebuilt = rebuild(project.ledger, project.history)
@@ -126,7 +126,7 @@ def test_f30_a_file_that_is_put_back_is_as_good_as_ever(project: Faulty) -> None
     with clock.shifted(to_the_window_before()):
         assert project.run(TAPLYTICS).success
     project.churn(0.1)
-    file = needed_belief(project, TAPLYTICS)
+    file = needed_membership(project, TAPLYTICS)
     backup = file.rename(project.judge.data / "backup")
     assert str(file) in said(project.run(TAPLYTICS))
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.core.errors import DeliveryDeferred
 from cohort_pipelines.core.http import AsyncClient, Response, send
 from cohort_pipelines.core.process_names import name_of
 from cohort_pipelines.core.windows import Cadence
@@ -64,22 +64,22 @@ def slow(target: str = "") -> Iterator[None]:
 @pytest.mark.usefixtures("_slow_receiver")
 def test_f31_a_first_fill_of_several_windows_goes_on_from_belief(wired: Wired) -> None:
     world, receipt = World(wired.folder), None
-    yielded: list[DeliveryYielded] = []
+    deferred: list[DeliveryDeferred] = []
     while receipt is None:
-        receipt = deliver_in_a_window(world, wired, yielded)
+        receipt = deliver_in_a_window(world, wired, deferred)
         world.next_window()
-        assert len(yielded) < 8
+        assert len(deferred) < 8
 
     assert receipt.state is AttemptState.DELIVERED
     assert wired.members == MANY
-    assert len(yielded) >= 2
+    assert len(deferred) >= 2
     assert max(wired.sent().values()) == 1  # nothing was begun anew
-    for earlier, later in pairwise(yielded):
+    for earlier, later in pairwise(deferred):
         assert later.planned < earlier.planned
         assert later.eta_seconds is not None
         assert earlier.eta_seconds is not None
         assert 0 < later.eta_seconds < earlier.eta_seconds
-    assert "more minutes are needed" in str(yielded[0])
+    assert "more minutes are needed" in str(deferred[0])
 
 
 def test_f31_who_was_never_delivered_runs_alone_and_its_neighbours_are_not_held_up(project: Project) -> None:
@@ -107,7 +107,7 @@ def test_f31_a_sync_that_became_slow_runs_alone_in_the_next_window_already(
         [together] = due(definitions)
         with slow(second.target):
             assert launched(project, definitions, together) == first.keys + second.keys
-        assert [project.ledger.windows(sync.name)[0].state for sync in (first, second)] == ["delivered", "yielded"]
+        assert [project.ledger.windows(sync.name)[0].state for sync in (first, second)] == ["delivered", "deferred"]
 
     with clock.shifted(-2 * A_WINDOW):
         alone, with_none = due(definitions)
@@ -148,9 +148,9 @@ def launched(project: Project, definitions: dg.Definitions, asked: dg.RunRequest
     return asked.asset_selection
 
 
-def deliver_in_a_window(world: World, wired: Wired, yielded: list[DeliveryYielded]) -> Receipt | None:
+def deliver_in_a_window(world: World, wired: Wired, deferred: list[DeliveryDeferred]) -> Receipt | None:
     try:
         return world.overwrite(MANY, partner=wired.partner(), deadline=clock.now() + OF_A_WINDOW)
-    except DeliveryYielded as later:
-        yielded.append(later)
+    except DeliveryDeferred as later:
+        deferred.append(later)
         return None

@@ -6,7 +6,7 @@ from dagster import ReexecutionOptions
 
 from cohort_pipelines import history
 from cohort_pipelines.core import clock
-from cohort_pipelines.ledger import releases
+from cohort_pipelines.ledger import approvals
 from cohort_pipelines.orchestration import project_definitions
 from cohort_pipelines_tests.faults.projects import BETA_USERS, Faulty, said, to_the_window_before
 from cohort_pipelines_tests.orchestration.demo_project import APPTIMIZE, PACKAGE, TAPLYTICS
@@ -72,11 +72,11 @@ def test_f33_a_held_payload_stays_held_until_it_is_released(project: Faulty, nam
         assert sentence.startswith("Held by the gate max_shrink"), way
     assert (project.held(name), project.judge.asked()) == (before, asked)
 
-    releases.release(project.ledger, name, who="ada", why="the beta ends")
+    approvals.approve(project.ledger, name, who="ada", why="the beta ends")
     assert project.run(name, stages=UPLOAD).success
     assert project.held(name) == project.judge.payload(name, project.window(name))
     assert len(project.held(name)) < len(before) / 3
-    told = str(history.receipts(name).iloc[-1]["released"])
+    told = str(history.receipts(name).iloc[-1]["approved"])
     assert told.startswith(f"ada at {clock.now():%Y-%m-%d %H:}")
     assert told.endswith(" UTC: the beta ends")
 

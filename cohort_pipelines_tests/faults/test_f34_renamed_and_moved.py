@@ -97,7 +97,7 @@ def test_f34_keys_that_are_rotated_move_nothing(project: Faulty, monkeypatch: py
 
     assert project.judge.segment() == project.judge.payload(SEGMENT, project.window(SEGMENT))
     assert project.judge.group() == project.judge.payload(APPTIMIZE, project.window(APPTIMIZE))
-    assert project.judge.asked().total() - asked < 20  # a slice to heal each, and nobody who was there already
+    assert project.judge.asked().total() - asked < 20  # a slice to reconcile each, and nobody who was there already
 
 
 def test_f34_a_sync_that_is_renamed_sends_nothing_until_it_is_given_its_target(

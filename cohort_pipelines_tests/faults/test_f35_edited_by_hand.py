@@ -1,4 +1,4 @@
-"""F35: somebody edits the target, or Mixpanel's own sync still runs; it is healed within `heal_within`, and told."""
+"""F35: somebody edits the target, or Mixpanel's own sync still runs; it is undone in `reconcile_within`, and told."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +25,8 @@ from cohort_pipelines_tests.faults.projects import (
 FLAGS, GROUP = "beta_flags", "beta_group"
 DECLARED = {
     "mixpanel": MIXPANEL,
-    "taplytics": adding(TAPLYTICS, "heal_within: 1"),
-    "apptimize": adding(MESSAGES, "heal_within: 1"),
+    "taplytics": adding(TAPLYTICS, "reconcile_within: 1"),
+    "apptimize": adding(MESSAGES, "reconcile_within: 1"),
     FLAGS: sync("taplytics", "Beta"),
     GROUP: sync("apptimize", "Beta", "recurring"),
 }

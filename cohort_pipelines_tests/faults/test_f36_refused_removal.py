@@ -1,6 +1,6 @@
 """F36: a removal is refused; that is red whatever the tolerance for additions, and it is tried in every window.
 
-Unless the id was out anyway, and its removal was asked for to heal alone.
+Unless the id was out anyway, and its removal was asked for to reconcile alone.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped
+from cohort_pipelines.core.errors import DeliveryRejected, DeliveryStopped
 from cohort_pipelines.devtools.standins.server import in_thread
 from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.ledger.schema import AttemptState
@@ -36,8 +36,8 @@ DECLARED = {
     "mixpanel": MIXPANEL,
     "taplytics": TAPLYTICS,
     "apptimize": MESSAGES,
-    FLAGS: sync("taplytics", "Beta", more=", max_refused: 5"),
-    GROUP: sync("apptimize", "Beta", "recurring", more=", max_refused: 5"),
+    FLAGS: sync("taplytics", "Beta", more=", rejection_tolerance: 5"),
+    GROUP: sync("apptimize", "Beta", "recurring", more=", rejection_tolerance: 5"),
 }
 
 
@@ -64,7 +64,7 @@ def test_f36_a_refused_removal_is_red_within_the_tolerance_and_tried_again(
         with clock.shifted(to_the_window_before(back)):
             result = tolerant.run(name)
             wanted = tolerant.judge.payload(name, tolerant.window(name))
-        assert "refused 0 additions and 1 removals" in said(result)
+        assert "rejected 0 additions and 1 removals" in said(result)
         assert tolerant.held(name) == wanted | {stuck}
 
     tolerant.profiles({"joiner-0": {"plan": "beta", "$apptimize_user_id": "i_joiner-0"}})
@@ -80,7 +80,7 @@ def test_f36_a_refused_removal_is_red_within_the_tolerance_and_tried_again(
 
 STAY, GONE, REFUSED = users(*range(10)), users(*range(10, 14)), users(10)
 LEAVER, DISPUTED, UNHEARD = users(0), users(8), users(9)
-WEEKLY = Terms(heal_within=timedelta(days=7), max_refused=5)
+WEEKLY = Terms(reconcile_within=timedelta(days=7), rejection_tolerance=5)
 DUE = timedelta(days=8)
 
 
@@ -100,21 +100,21 @@ def world(tmp_path: Path, wired: Wired) -> World:
     return world
 
 
-def refused_removals(world: World, wired: Wired) -> set[str]:
+def rejected_removals(world: World, wired: Wired) -> set[str]:
     """Return whose removals the receipt of the open window lists as refused; it lists nothing else."""
     [file] = Checker(world.folder, wired.standins).files(SYNC, "receipt", world.window.key)
-    [receipt] = pq.read_table(file, columns=["refused_rows"]).to_pylist()
-    assert {row["operation"] for row in receipt["refused_rows"]} <= {"remove"}
-    return {row["id"] for row in receipt["refused_rows"]}
+    [receipt] = pq.read_table(file, columns=["rejected_rows"]).to_pylist()
+    assert {row["operation"] for row in receipt["rejected_rows"]} <= {"remove"}
+    return {row["id"] for row in receipt["rejected_rows"]}
 
 
 def test_f36_who_is_out_and_is_refused_when_healed_is_no_failure(world: World, wired: Wired) -> None:
     wired.behave(refuse=sorted(REFUSED))
     with clock.shifted(DUE):
         receipt = world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
-        assert (receipt.state, receipt.refused, receipt.leavers) == (AttemptState.DELIVERED, 1, 0)
-        assert receipt.healed == len(STAY | GONE)
-        assert refused_removals(world, wired) == REFUSED
+        assert (receipt.state, receipt.rejected, receipt.leavers) == (AttemptState.DELIVERED, 1, 0)
+        assert receipt.reconciled == len(STAY | GONE)
+        assert rejected_removals(world, wired) == REFUSED
         assert wired.members == STAY
 
     world.next_window()
@@ -122,7 +122,7 @@ def test_f36_who_is_out_and_is_refused_when_healed_is_no_failure(world: World, w
     wired.hold(STAY | REFUSED)  # by hand: whoever was refused is asked for in the next round too
     with clock.shifted(2 * DUE):
         receipt = world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
-    assert (receipt.state, receipt.refused, receipt.healed) == (AttemptState.DELIVERED, 0, len(STAY | GONE))
+    assert (receipt.state, receipt.rejected, receipt.reconciled) == (AttemptState.DELIVERED, 0, len(STAY | GONE))
     assert wired.members == STAY
 
 
@@ -137,9 +137,9 @@ def test_f36_who_was_refused_when_healed_and_has_been_in_since_is_a_failure(worl
         wired.behave(refuse=sorted(REFUSED))
         for _ in range(2):  # in each window anew
             world.next_window()
-            with pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+            with pytest.raises(DeliveryRejected, match="0 additions and 1 removals"):
                 world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
-            assert refused_removals(world, wired) == REFUSED
+            assert rejected_removals(world, wired) == REFUSED
         wired.behave(refuse=[])
         world.next_window()
         assert world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY).leavers == 1
@@ -149,12 +149,12 @@ def test_f36_who_was_refused_when_healed_and_has_been_in_since_is_a_failure(worl
 def test_f36_who_may_be_in_is_a_failure_beside_who_was_out_and_is_healed(
     world: World, wired: Wired, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is known to be in; two may be: an addition was refused that was to heal, and a removal got no answer."""
+    """One is known to be in; two may be: an addition was refused that was to reconcile, and a removal got no answer."""
     without_waiting(monkeypatch)
     leave = LEAVER | DISPUTED | UNHEARD
     wired.behave(refuse=sorted(DISPUTED))
     with clock.shifted(DUE):
-        assert world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY).refused == 1
+        assert world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY).rejected == 1
         world.next_window()
         wired.fault(kind="lost_response", times=None)
         with pytest.raises(DeliveryStopped):
@@ -165,14 +165,14 @@ def test_f36_who_may_be_in_is_a_failure_beside_who_was_out_and_is_healed(
 
     world.next_window()
     with clock.shifted(2 * DUE):
-        with pytest.raises(DeliveryRefused, match="0 additions and 4 removals"):
+        with pytest.raises(DeliveryRejected, match="0 additions and 4 removals"):
             world.overwrite(STAY - leave, partner=wired.partner(), terms=WEEKLY)
-        assert refused_removals(world, wired) == REFUSED | leave
+        assert rejected_removals(world, wired) == REFUSED | leave
 
         world.next_window()
-        with pytest.raises(DeliveryRefused, match="0 additions and 3 removals"):
+        with pytest.raises(DeliveryRejected, match="0 additions and 3 removals"):
             world.overwrite(STAY - leave, partner=wired.partner(), terms=WEEKLY)
-        assert refused_removals(world, wired) == leave
+        assert rejected_removals(world, wired) == leave
         assert wired.members == STAY
 
         wired.behave(refuse=[])

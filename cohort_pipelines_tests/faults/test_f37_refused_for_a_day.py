@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cohort_pipelines.core.errors import DeliveryRefused
+from cohort_pipelines.core.errors import DeliveryRejected
 from cohort_pipelines.destinations.apptimize import apptimize_http
 from cohort_pipelines.destinations.taplytics import Taplytics
 from cohort_pipelines.destinations.wire import ChangeWire
@@ -46,7 +46,7 @@ def test_f37_an_id_that_is_refused_all_day_costs_next_to_nothing_and_holds_up_no
             world.next_window()
             audience = users(*range(number * LEAVE, number * LEAVE + USERS))
             payload, seq = world.seal(audience | {BAD})
-            with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+            with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
                 world.deliver(payload, seq, partner=wire(standins))
             assert (judge.segment("Beta") if wire is flags else judge.group("Beta")) == audience, number
             changes += len(audience ^ before)

@@ -14,7 +14,7 @@ from cohort_pipelines.core import clock
 from cohort_pipelines.devtools.standins.server import in_thread
 from cohort_pipelines.devtools.standins.settings import Settings
 from cohort_pipelines.membership import plan
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import (
     IN_MEMORY,
     LAST_TRY,
@@ -85,7 +85,7 @@ def test_f45_a_group_equals_the_payload_after_ids_with_white_space_were_sent(
 
         receipt = world.overwrite({"a", "b", "c"}, partner=wired.partner())
         assert wired.members == {"a", "b", "c"}
-        assert receipt.unsettled == 0
+        assert receipt.in_doubt == 0
         world.next_window()
         assert world.overwrite({"a", "b", "c"}, partner=wired.partner()).requests == 0
 
@@ -112,7 +112,7 @@ def test_f45_killed_anywhere_while_ids_with_white_space_go_it_ends_exact(
         world.next_window()
         with clock.shifted(LATER):
             receipt = world.overwrite(audience)
-        assert (world.partner.members, receipt.unsettled) == (audience, 0), point
+        assert (world.partner.members, receipt.in_doubt) == (audience, 0), point
         shutil.rmtree(folder / str(point))
     assert point > 20
 

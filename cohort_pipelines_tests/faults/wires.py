@@ -51,17 +51,17 @@ class Wired:
     kind: str
     standins: Addresses
     folder: Path
-    applies_within: timedelta = timedelta(0)
+    apply_delay: timedelta = timedelta(0)
 
     @property
     def terms(self) -> Terms:
         """What has to be declared of the target."""
-        return Terms(applies_within=self.applies_within)
+        return Terms(apply_delay=self.apply_delay)
 
     @property
     def green(self) -> AttemptState:
         """What a delivery says that has just sent something, and all is well."""
-        return AttemptState.ACCEPTED if self.applies_within else AttemptState.DELIVERED
+        return AttemptState.ACCEPTED if self.apply_delay else AttemptState.DELIVERED
 
     def partner(self) -> ChangeWire | FileWire:
         """Return the wire as a process of its own would make it."""
@@ -150,7 +150,7 @@ def skipping_waits(wired: Wired) -> Iterator[None]:
 
         def skip(_seconds: float) -> None:
             wired.land()
-            passed.enter_context(clock.shifted(wired.applies_within))
+            passed.enter_context(clock.shifted(wired.apply_delay))
 
         patch.setattr(service, "time", SimpleNamespace(sleep=skip))
         yield

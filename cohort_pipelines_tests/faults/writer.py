@@ -38,7 +38,7 @@ class Task:
     """What to deliver, where.
 
     ``seconds``: how long until the deadline; ``stops_at``: the record of progress, from 1, within whose transaction it
-    stops itself as by SIGSTOP; 0: none; ``applies_within``: as the target's terms have it, in seconds.
+    stops itself as by SIGSTOP; 0: none; ``apply_delay``: as the target's terms have it, in seconds.
     """
 
     folder: str
@@ -51,7 +51,7 @@ class Task:
     lease_seconds: float = 60.0
     seconds: float = 120.0
     stops_at: int = 0
-    applies_within: float = 0.0
+    apply_delay: float = 0.0
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def writing(
         ids=sorted(ids),
         run_id=run_id,
         stops_at=stops_at,
-        applies_within=wired.applies_within.total_seconds(),
+        apply_delay=wired.apply_delay.total_seconds(),
         **how,
     )
     command = [sys.executable, "-m", "cohort_pipelines_tests.faults.writer", json.dumps(asdict(task))]
@@ -127,7 +127,7 @@ def main(task: Task) -> None:
 def _deliver(task: Task) -> None:
     world = World(Path(task.folder), url=task.url)
     world.window = Cadence.QUARTER_HOUR.window_named(task.window)
-    wired = Wired(task.kind, task.standins, world.folder, timedelta(seconds=task.applies_within))
+    wired = Wired(task.kind, task.standins, world.folder, timedelta(seconds=task.apply_delay))
     try:
         receipt = world.overwrite(
             task.ids,
@@ -140,7 +140,7 @@ def _deliver(task: Task) -> None:
     except DeliveryError as error:
         told: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
     else:
-        told = {"error": "", "state": receipt.state, "requests": receipt.requests, "unsettled": receipt.unsettled}
+        told = {"error": "", "state": receipt.state, "requests": receipt.requests, "in_doubt": receipt.in_doubt}
     sys.stdout.write(json.dumps(told))
 
 

@@ -21,9 +21,9 @@ from cohort_pipelines.identity.mapping import (
 )
 
 APPTIMIZE = "$apptimize_user_id"
-TAPLYTICS = IdRule(reject_device_ids=True)
+TAPLYTICS = IdRule(exclude_device_ids=True)
 ORIGINAL = IdRule(source=APPTIMIZE, prefixes=("i_", "a_"))
-SIMPLIFIED = IdRule(reject_device_ids=True, compare_with=APPTIMIZE)
+SIMPLIFIED = IdRule(exclude_device_ids=True, compare_with=APPTIMIZE)
 FILE = IdRule(source=APPTIMIZE, prefixes=("i_", "a_"), strip_prefix="i_")
 
 
@@ -33,7 +33,7 @@ def outcome(rule: IdRule, distinct_id: str, apptimize_id: str | None = None) -> 
         {DISTINCT_ID: pa.array([distinct_id], pa.string()), APPTIMIZE: pa.array([apptimize_id], pa.string())}
     )
     mapped = map_ids(members, rule)
-    (row,) = mapped.candidates.to_pylist() + mapped.rejects.to_pylist()
+    (row,) = mapped.candidates.to_pylist() + mapped.excluded.to_pylist()
     assert row[DISTINCT_ID] == distinct_id
     return row[PARTNER_ID], row.get("reason")
 
@@ -119,7 +119,7 @@ def test_a_file_import_takes_the_id_without_its_prefix(
         ORIGINAL,
         FILE,
         IdRule(source=APPTIMIZE, strip_prefix="i_"),
-        IdRule(source=APPTIMIZE, reject_device_ids=True, equality="casefold"),
+        IdRule(source=APPTIMIZE, exclude_device_ids=True, equality="casefold"),
     ],
 )
 @pytest.mark.parametrize("json", ['["x"]', '{"i_": 1}', "true", "1.5"])
@@ -203,7 +203,7 @@ def test_no_members_are_no_candidates() -> None:
 
     for rule in (TAPLYTICS, ORIGINAL, SIMPLIFIED, FILE, IdRule(equality="casefold"), IdRule(equality="nfc")):
         mapped = map_ids(members, rule)
-        assert (mapped.candidates.num_rows, mapped.rejects.num_rows, mapped.differing) == (0, 0, 0)
+        assert (mapped.candidates.num_rows, mapped.excluded.num_rows, mapped.differing) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

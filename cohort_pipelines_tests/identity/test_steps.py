@@ -67,11 +67,11 @@ def rows_of(history: History, stored: StoredFile) -> list[dict[str, Any]]:
 def built(
     history: History, rule: IdRule, *members: Member
 ) -> tuple[deriving.Payload, list[str], list[tuple[Any, ...]]]:
-    """Return the payload, its ids and its rejects."""
+    """Return the payload, its ids and its excluded."""
     snapshot = snapshot_of(history, *members)
     payload = deriving.build_payload(history, snapshot, deriving.filter_identified(history, snapshot).file, rule)
     ids = [str(row["partner_user_id"]) for row in rows_of(history, payload.file)]
-    return payload, ids, [tuple(row.values()) for row in rows_of(history, payload.rejects)]
+    return payload, ids, [tuple(row.values()) for row in rows_of(history, payload.excluded)]
 
 
 def test_identified_users_are_those_with_a_profile(history: History) -> None:
@@ -88,7 +88,7 @@ def test_identified_users_are_those_with_a_profile(history: History) -> None:
 
 
 def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -> None:
-    payload, ids, rejects = built(
+    payload, ids, excluded = built(
         history,
         ORIGINAL,
         ("m6", True, "i_2"),
@@ -101,14 +101,14 @@ def test_every_member_ends_in_the_payload_or_with_one_reason(history: History) -
     )
 
     assert ids == ["a_1", "i_2"]
-    assert rejects == [
+    assert excluded == [
         ("m3", None, "anonymous"),
         ("m6", "i_2", "duplicate_partner_id"),
         ("m7", "i_\n", "invalid_text"),
         ("m5", "nope", "malformed_partner_id"),
         ("m4", None, "no_partner_id"),
     ]
-    assert payload.rejected == {
+    assert payload.excluded_by_reason == {
         "anonymous": 1,
         "malformed_member": 0,
         "no_partner_id": 1,
@@ -125,23 +125,23 @@ def test_malformed_members_are_neither_identified_nor_anonymous(history: History
     malformed = NOT_TEXT + "null"
     members: list[Member] = [("m1", True, "a_1"), ("m2", False, None), (malformed, False, None)]
     found = deriving.filter_identified(history, snapshot_of(history, *members))
-    payload, ids, rejects = built(history, ORIGINAL, *members)
+    payload, ids, excluded = built(history, ORIGINAL, *members)
 
     assert (found.identified, found.malformed) == (1, 1)
     assert ids == ["a_1"]
-    assert rejects == [("m2", None, "anonymous"), (malformed, None, "malformed_member")]
-    assert (payload.identified, payload.anonymous, payload.rejected["malformed_member"]) == (1, 1, 1)
+    assert excluded == [("m2", None, "anonymous"), (malformed, None, "malformed_member")]
+    assert (payload.identified, payload.anonymous, payload.excluded_by_reason["malformed_member"]) == (1, 1, 1)
 
 
 def test_simplified_id_merge_counts_differing_ids(history: History) -> None:
-    rule = IdRule(reject_device_ids=True, compare_with=APPTIMIZE)
+    rule = IdRule(exclude_device_ids=True, compare_with=APPTIMIZE)
 
-    payload, ids, rejects = built(
+    payload, ids, excluded = built(
         history, rule, ("u1", True, "u1"), ("u2", True, "i_u2"), ("u3", True, None), ("$device:1", True, None)
     )
 
     assert ids == ["u1", "u2", "u3"]
-    assert rejects == [("$device:1", "$device:1", "device_id")]
+    assert excluded == [("$device:1", "$device:1", "device_id")]
     assert payload.differing_partner_ids == 1
 
 
@@ -161,9 +161,9 @@ def test_what_the_partner_takes_for_one_id_is_one(history: History, equality: Eq
 
 
 def test_an_empty_cohort_is_an_empty_payload(history: History) -> None:
-    payload, ids, rejects = built(history, ORIGINAL)
+    payload, ids, excluded = built(history, ORIGINAL)
 
-    assert (payload.users, ids, rejects) == (0, [], [])
+    assert (payload.users, ids, excluded) == (0, [], [])
     assert payload.file.rows == 0
 
 
@@ -176,13 +176,13 @@ rules = st.builds(
     source=st.sampled_from(["distinct_id", APPTIMIZE]),
     prefixes=st.sampled_from([(), ("i_", "a_")]),
     strip_prefix=st.sampled_from([None, "i_"]),
-    reject_device_ids=st.booleans(),
+    exclude_device_ids=st.booleans(),
     compare_with=st.sampled_from([None, APPTIMIZE]),
     equality=st.sampled_from(["exact", "casefold", "nfc"]),
 )
 
 
-def _place_among_rejects(row: tuple[Any, ...]) -> tuple[str, bytes, bool, bytes]:
+def _place_among_excluded(row: tuple[Any, ...]) -> tuple[str, bytes, bool, bytes]:
     distinct_id, partner_id, reason = row
     return reason, distinct_id.encode(), partner_id is None, (partner_id or "").encode()
 
@@ -192,19 +192,19 @@ def _place_among_rejects(row: tuple[Any, ...]) -> tuple[str, bytes, bool, bytes]
 @example(cohort=[("", True, None), ("", True, "0")], rule=IdRule(source=APPTIMIZE, strip_prefix="i_"))
 def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        payload, ids, rejects = built(History(folder), rule, *cohort)
+        payload, ids, excluded = built(History(folder), rule, *cohort)
 
         assert ids == sorted(set(ids), key=str.encode)
         assert deriving.duplicate_ids(History(folder), payload.file) == 0
-        assert len(ids) + len(rejects) == len(cohort) == payload.users + sum(payload.rejected.values())
-        assert rejects == sorted(rejects, key=_place_among_rejects)
-        assert {reason: count for reason, count in payload.rejected.items() if count} == {
-            reason: sum(row[2] == reason for row in rejects) for reason in {row[2] for row in rejects}
+        assert len(ids) + len(excluded) == len(cohort) == payload.users + sum(payload.excluded_by_reason.values())
+        assert excluded == sorted(excluded, key=_place_among_excluded)
+        assert {reason: count for reason, count in payload.excluded_by_reason.items() if count} == {
+            reason: sum(row[2] == reason for row in excluded) for reason in {row[2] for row in excluded}
         }
-        assert sum(not has_profile for _, has_profile, _ in cohort) == payload.rejected[Reason.ANONYMOUS]
+        assert sum(not has_profile for _, has_profile, _ in cohort) == payload.excluded_by_reason[Reason.ANONYMOUS]
         left = [distinct_id for distinct_id, *_ in cohort]
-        for distinct_id, *_ in rejects:
-            left.remove(distinct_id)  # each reject is a member, and is there once
+        for distinct_id, *_ in excluded:
+            left.remove(distinct_id)  # each exclude is a member, and is there once
         assert len(left) == len(ids)
         if rule == IdRule():
             assert sorted(left) == sorted(ids)
@@ -218,7 +218,7 @@ def test_the_files_do_not_depend_on_the_order_of_the_members(cohort: list[Member
         first, *_ = built(History(folder), rule, *cohort)
         second, *_ = built(History(folder), rule, *reversed(cohort))
 
-    assert (first.file, first.rejects) == (second.file, second.rejects)
+    assert (first.file, first.excluded) == (second.file, second.excluded)
 
 
 def test_a_property_that_was_not_kept_is_named(history: History) -> None:
@@ -236,7 +236,7 @@ def test_identified_users_of_another_snapshot_are_refused(history: History) -> N
     with pytest.raises(CountsDoNotAddUp, match="has 2 members"):
         deriving.build_payload(history, large, deriving.filter_identified(history, small).file, IdRule())
     assert history.versions("beta_users", Stage.PARTNER_PAYLOAD, WINDOW) == []
-    assert history.versions("beta_users", Stage.REJECTS, WINDOW) == []
+    assert history.versions("beta_users", Stage.EXCLUDED, WINDOW) == []
 
 
 def test_a_damaged_snapshot_is_never_used(history: History) -> None:
@@ -272,7 +272,7 @@ def test_duplicates_across_batches_are_found(history: History) -> None:
     payload = deriving.build_payload(history, snapshot, deriving.filter_identified(history, snapshot).file, ORIGINAL)
 
     assert payload.users == 46_667
-    assert payload.rejected[Reason.DUPLICATE_PARTNER_ID] == 140_001 - 46_667
+    assert payload.excluded_by_reason[Reason.DUPLICATE_PARTNER_ID] == 140_001 - 46_667
     assert deriving.duplicate_ids(history, payload.file) == 0
 
 

@@ -143,11 +143,11 @@ def test_the_rest_of_a_cohort_with_malformed_members_is_delivered(history: Histo
     assert (identified.identified, identified.malformed) == (3, 2)
     payload = deriving.build_payload(history, snapshot.file, identified.file, IdRule())
     assert column(history, payload.file, "partner_user_id") == ["4", "g"]
-    assert {reason: count for reason, count in payload.rejected.items() if count} == {
+    assert {reason: count for reason, count in payload.excluded_by_reason.items() if count} == {
         Reason.MALFORMED_MEMBER: 2,
         Reason.DUPLICATE_PARTNER_ID: 1,
     }
-    assert column(history, payload.rejects, "distinct_id") == ["4", NOT_TEXT + '"a\\ud800"', NOT_TEXT + '"a\\ud801"']
+    assert column(history, payload.excluded, "distinct_id") == ["4", NOT_TEXT + '"a\\ud800"', NOT_TEXT + '"a\\ud801"']
 
 
 def column(history: History, stored: Any, name: str) -> list[Any]:  # noqa: ANN401  a stored file

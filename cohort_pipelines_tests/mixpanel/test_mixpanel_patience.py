@@ -101,7 +101,7 @@ def test_no_more_pages_are_under_way_than_the_readings_share(
     async def place() -> AsyncIterator[patience.Share]:
         yield lambda total: total // 5
 
-    assert take(project, history, window, place).requests == 3  # none was turned away
+    assert take(project, history, window, place).requests == 3  # none was rate limited
 
 
 def test_a_long_wait_gives_the_place_up(

@@ -374,7 +374,7 @@ def test_the_sensor_runs_by_itself_every_minute_and_shows_no_address(declare: De
 @pytest.mark.parametrize(
     ("attributes", "says"),
     [
-        ("      {}", "on_call tell nobody"),
+        ("      {}", "on_call have no channel"),
         (WEBHOOK + "      syncs: [third]", "name the sync 'third'"),
         ("      slack: https://hooks.slack.example/s3cr3t", "on_call's slack must be a reference"),
         ("      webhook: ftp://nope", "the URL must start with https:// or http://"),

@@ -151,7 +151,7 @@ DOUBLED = """
             "The key 'attributes' stands twice, in lines 3 and 12",
         ),
         ("<<: {owners: []}", "The key '<<' stands twice, in lines 6 and 11"),
-        ("baseline: empty\n    ---\n    type: a.B\n    type: a.C", "cannot be read: "),
+        ("initial_members: empty\n    ---\n    type: a.B\n    type: a.C", "cannot be read: "),
     ],
 )
 def test_a_doubled_key_names_file_key_and_both_lines(load: Load, more: str, says: str) -> None:
@@ -312,8 +312,8 @@ def test_two_accounts_that_cannot_be_told_apart_need_a_label(load: Load) -> None
         ("type: dynamic", "type: dynamic, gates: {max_churn: -0.1}"),
         ("type: dynamic", "type: dynamic, gates: {min_identified_share: 2}"),
         ("type: dynamic", "type: dynamic, gates: {min_mapped_share: 1.1}"),
-        ("type: dynamic", "type: dynamic, max_refused: -1"),
-        ("type: dynamic", 'type: dynamic, baseline: ""'),
+        ("type: dynamic", "type: dynamic, rejection_tolerance: -1"),
+        ("type: dynamic", 'type: dynamic, initial_members: ""'),
         ("target: Beta", 'target: ""'),
     ],
 )
@@ -358,19 +358,19 @@ BY_FILE = """
     attributes: {region: na, delivery: file, folder: exports, prefix: keep, SETTINGS}
 """
 PER_USER = TAPLYTICS.replace("api_key", "account: other, SETTINGS, api_key")
-TERMS = "id_equality: casefold, heal_within: 2, applies_within: 90"
+TERMS = "id_equality: casefold, reconcile_within: 2, apply_delay: 90"
 
 
 @pytest.mark.parametrize(
     ("text", "settings", "terms"),
     [
-        (PLAIN, "parameter: x", Terms(heal_within=timedelta(days=7))),
-        (BY_HTTP, "id_key: x", Terms(heal_within=timedelta(days=7))),
-        (PER_USER, "header: x", Terms(heal_within=timedelta(days=30))),
+        (PLAIN, "parameter: x", Terms(reconcile_within=timedelta(days=7))),
+        (BY_HTTP, "id_key: x", Terms(reconcile_within=timedelta(days=7))),
+        (PER_USER, "header: x", Terms(reconcile_within=timedelta(days=30))),
         (BY_FILE, "account: x", Terms()),
-        (PLAIN, "heal_within: off", Terms()),
-        (PLAIN, 'heal_within: "off"', Terms()),
-        (PLAIN, "heal_within: 0.5", Terms(heal_within=timedelta(hours=12))),
+        (PLAIN, "reconcile_within: off", Terms()),
+        (PLAIN, 'reconcile_within: "off"', Terms()),
+        (PLAIN, "reconcile_within: 0.5", Terms(reconcile_within=timedelta(hours=12))),
         (BY_FILE, "id_equality: nfc", Terms(id_equality="nfc")),
         *(
             (text, TERMS, Terms("casefold", timedelta(seconds=90), timedelta(days=2)))
@@ -385,13 +385,13 @@ def test_a_destination_names_the_terms_of_its_targets(load: Load, text: str, set
 @pytest.mark.parametrize(
     "wrong",
     [
-        "heal_within: 0",
-        "heal_within: -1",
-        "heal_within: 400",
-        "heal_within: on",
-        "heal_within: never",
-        "applies_within: -1",
-        "applies_within: 1000000",
+        "reconcile_within: 0",
+        "reconcile_within: -1",
+        "reconcile_within: 400",
+        "reconcile_within: on",
+        "reconcile_within: never",
+        "apply_delay: -1",
+        "apply_delay: 1000000",
         "id_equality: lower",
         "members: replace",
     ],
@@ -413,7 +413,7 @@ def test_messages_go_to_a_receiver_that_adds_or_replaces(
     assert isinstance(destination(load, text, SETTINGS=f"members: {members}").partner(), wire)
 
 
-@pytest.mark.parametrize("setting", ["members: replace_session", "heal_within: 3", "applies_within: 60"])
+@pytest.mark.parametrize("setting", ["members: replace_session", "reconcile_within: 3", "apply_delay: 60"])
 def test_a_file_has_no_terms_of_messages(load: Load, setting: str) -> None:
     message = refusal(load, {"files": BY_FILE.replace("SETTINGS", setting)})
 
@@ -458,7 +458,7 @@ def test_a_remote_history_with_postgresql_loads_without_asking_either(
         ("cohort_id: 1,", "cohort_id: '29',", "a number is needed, without quotes"),
         ("type: dynamic", "type: dynamic, gates: {max_shrink: true}", "gates.max_shrink: "),
         ("type: dynamic", "type: dynamic, gates: {min_users: false}", "gates.min_users: "),
-        ("type: dynamic", f"type: dynamic, max_refused: {10**40}", "max_refused: "),
+        ("type: dynamic", f"type: dynamic, rejection_tolerance: {10**40}", "rejection_tolerance: "),
         ("type: dynamic", "type: dynamic, gates: {max_churn: .inf}", "gates.max_churn: "),
         ("type: dynamic", "type: dynamic, gates: {max_growth: .nan}", "gates.max_growth: "),
         ("2026-11-01", "1969-01-01", "since: "),
@@ -533,10 +533,10 @@ def test_declared_paths_lie_in_the_project_or_the_home_folder(
     monkeypatch.setattr(settings, "_entered", [Path("/srv/p")])
     monkeypatch.setenv("HOME", "/home/op")
 
-    load({**SOUND, "first": DYNAMIC.replace("Beta", f'Beta, baseline: "{declared}"')})
+    load({**SOUND, "first": DYNAMIC.replace("Beta", f'Beta, initial_members: "{declared}"')})
 
     [package] = tmp_path.iterdir()
-    baselines = {sync.name: sync.terms.baseline for sync in resolved_syncs(component_tree(package))}
+    baselines = {sync.name: sync.terms.initial_members for sync in resolved_syncs(component_tree(package))}
     assert baselines == {"first": path, "second": "unknown"}
     assert destination(load, BY_FILE, SETTINGS="account: x", exports=declared).partner().account == path
 
@@ -551,7 +551,7 @@ def test_a_declaration_that_is_a_link_to_nothing_is_left_out_by_name(load: Load,
 
 
 def test_a_baseline_in_a_home_folder_that_is_not_there_stops_no_other(load: Load) -> None:
-    found = problems(load({**SOUND, "first": DYNAMIC.replace("Beta", "Beta, baseline: ~nobody_such/x.csv")}))
+    found = problems(load({**SOUND, "first": DYNAMIC.replace("Beta", "Beta, initial_members: ~nobody_such/x.csv")}))
 
     assert {*found} == {"first"}
     assert "there is no such home folder" in found["first"]

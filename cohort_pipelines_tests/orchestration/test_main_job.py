@@ -41,13 +41,13 @@ def test_the_next_window_sends_the_difference_and_nothing_when_there_is_none(pro
 
     receipt = history.receipts(TAPLYTICS).iloc[-1]
     assert (receipt["joiners"], receipt["leavers"]) == (joined, left) == (20, 20)
-    assert receipt["requests"] == 40 + receipt["healed"]
-    assert receipt["healed"] < 10
+    assert receipt["requests"] == 40 + receipt["reconciled"]
+    assert receipt["reconciled"] < 10
     assert project.segment == project.payload(TAPLYTICS, window)
 
     assert project.run(TAPLYTICS).success
     again = history.receipts(TAPLYTICS).iloc[-1]
-    assert again["requests"] == again["healed"] < 10
+    assert again["requests"] == again["reconciled"] < 10
 
 
 @pytest.mark.slow
@@ -215,12 +215,12 @@ def test_materializations_carry_the_numbers_that_the_ui_plots(project: Project) 
     assert numbers["cohort_snapshot"]["members"] == 400
     assert numbers["identified_users"]["share identified"] == pytest.approx(0.92)
     assert numbers["partner_payload"]["users"] == len(project.group)
-    rejects = numbers["partner_payload"]["rejects by reason"]
-    assert isinstance(rejects, dg.TableMetadataValue)
-    assert sum(int(str(record.data["members"])) for record in rejects.records) == 400 - len(project.group)
+    excluded = numbers["partner_payload"]["excluded by reason"]
+    assert isinstance(excluded, dg.TableMetadataValue)
+    assert sum(int(str(record.data["members"])) for record in excluded.records) == 400 - len(project.group)
     upload = numbers["destination_upload"]
     assert (upload["members"], upload["identified"]) == (400, numbers["identified_users"]["identified"])
-    assert upload["rejected"] == numbers["partner_payload"]["rejected"] == 400 - len(project.group)
+    assert upload["excluded"] == numbers["partner_payload"]["excluded"] == 400 - len(project.group)
     assert upload["joiners"] == upload["users"] == len(project.group)
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {check.name: True for check in project.syncs[APPTIMIZE].inline_checks}

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.ledger import releases
+from cohort_pipelines.ledger import approvals
 from cohort_pipelines_tests.faults.projects import MIXPANEL, Faulty, opened, said, sync
 from cohort_pipelines_tests.faults.projects import TAPLYTICS as FLAGS
 from cohort_pipelines_tests.orchestration.demo_project import Project
@@ -59,12 +59,12 @@ def test_what_the_gates_find_at_a_restore_is_seen_with_the_upload_s_checks(fault
     assert "Held by the gate max_shrink" in said(held)
     assert shown(faulty, DAILY) == green | {"max_shrink": "FAILED"}
 
-    releases.release(faulty.ledger, DAILY, who="ada", why="it was so", min_users=None)
-    released = operate(faulty, "restore", sync=DAILY, window=faulty.window(DAILY, back=1))
-    assert released.success
-    [evaluation] = [each for each in released.get_asset_check_evaluations() if each.check_name == "max_shrink"]
+    approvals.approve(faulty.ledger, DAILY, who="ada", why="it was so", min_users=None)
+    approved = operate(faulty, "restore", sync=DAILY, window=faulty.window(DAILY, back=1))
+    assert approved.success
+    [evaluation] = [each for each in approved.get_asset_check_evaluations() if each.check_name == "max_shrink"]
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert str(evaluation.metadata["released"].value).startswith("ada at ")
+    assert str(evaluation.metadata["approved"].value).startswith("ada at ")
 
     operate(faulty, "restore", sync=DAILY, window=faulty.window(DAILY))
     assert shown(faulty, DAILY) == green
@@ -77,7 +77,7 @@ def test_a_restore_of_an_export_leaves_no_partition_that_could_undo_it(faulty: F
 
     assert "Held by the gate max_shrink" in said(operate(faulty, "restore", sync=LIST, window="few"))
     assert faulty.judge.segment("Launch List") == before
-    releases.release(faulty.ledger, LIST, who="ada", why="it was so")
+    approvals.approve(faulty.ledger, LIST, who="ada", why="it was so")
     assert operate(faulty, "restore", sync=LIST, window="few").success
 
     few = faulty.judge.segment("Launch List")

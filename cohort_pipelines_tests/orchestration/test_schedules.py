@@ -213,7 +213,7 @@ def test_new_syncs_start_first_each_in_a_run_of_its_own_and_the_one_that_waits_l
     names = ["first", "goes_on", "new", "new_too", "old", "old_too"]
     definitions = siblings(project, dict.fromkeys(names, project.syncs[APPTIMIZE].source))
     turns = {"first": 9, "goes_on": 7, "new": 0, "new_too": 0, "old": 8, "old_too": 1}
-    monkeypatch.setattr(Ledger, "last_turn", lambda _ledger, name: turns[name])
+    monkeypatch.setattr(Ledger, "last_attempt", lambda _ledger, name: turns[name])
     monkeypatch.setattr(Ledger, "expected_seconds", lambda _ledger, name: 30.0 if name.startswith("old") else None)
 
     runs, _ = tick(definitions, JOBS[APPTIMIZE], NOON)

@@ -7,11 +7,11 @@ import httpx
 import pytest
 
 from cohort_pipelines.core import clock
-from cohort_pipelines.core.errors import DeliveryYielded
+from cohort_pipelines.core.errors import DeliveryDeferred
 from cohort_pipelines.delivery import Gates
-from cohort_pipelines.ledger import releases
+from cohort_pipelines.ledger import approvals
+from cohort_pipelines.ledger.approvals import Verdict
 from cohort_pipelines.ledger.pauses import pause
-from cohort_pipelines.ledger.releases import Verdict
 from cohort_pipelines.ledger.schema import GREEN_STATES
 from cohort_pipelines.orchestration import metadata, upload
 from cohort_pipelines.orchestration.assets import build_assets
@@ -80,7 +80,7 @@ def test_a_green_delivery_shows_every_gate_with_its_numbers(project: Project) ->
     assert found["min_mapped_share"].description == number(found["min_mapped_share"], "finding")
     [receipt] = uploads(result)
     assert receipt["state"] == "delivered"
-    assert "released" not in receipt
+    assert "approved" not in receipt
 
 
 def test_a_held_payload_is_red_and_shows_which_gate_held_it(delivered: Project) -> None:
@@ -106,15 +106,15 @@ def test_a_held_payload_is_red_and_shows_which_gate_held_it(delivered: Project) 
 def test_a_released_payload_says_by_whose_word(delivered: Project) -> None:
     leave(delivered, 0.6)
     assert not delivered.run(TAPLYTICS).success
-    releases.release(delivered.ledger, TAPLYTICS, who="ada", why="the beta ends")
+    approvals.approve(delivered.ledger, TAPLYTICS, who="ada", why="the beta ends")
 
     result = delivered.run(TAPLYTICS, stages=UPLOAD)
 
     assert result.success
     shrink = checks(result)["max_shrink"]
     assert (shrink.passed, shrink.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "ada" in str(number(shrink, "released"))
-    assert str(uploads(result)[0]["released"]).endswith("the beta ends")
+    assert "ada" in str(number(shrink, "approved"))
+    assert str(uploads(result)[0]["approved"]).endswith("the beta ends")
     assert delivered.segment == delivered.payload(TAPLYTICS, delivered.window(TAPLYTICS))
 
 
@@ -122,15 +122,15 @@ def test_a_delivery_that_yields_is_amber_and_goes_on(delivered: Project, monkeyp
     leave(delivered, 0.2)
     with monkeypatch.context() as over:
         over.setattr(upload, "deadline", lambda *_: clock.now())
-        yielded = delivered.run(TAPLYTICS)
+        deferred = delivered.run(TAPLYTICS)
 
-    assert yielded.success
-    assert uploads(yielded) == []
-    found = checks(yielded)["delivered"]
+    assert deferred.success
+    assert uploads(deferred) == []
+    found = checks(deferred)["delivered"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "yielded at its deadline" in (found.description or "")
+    assert "deferred at its deadline" in (found.description or "")
     assert int(str(number(found, "planned"))) > 0
-    assert checks(yielded)["max_shrink"].passed
+    assert checks(deferred)["max_shrink"].passed
 
     again = delivered.run(TAPLYTICS, stages=UPLOAD)
     assert checks(again)["delivered"].passed
@@ -253,7 +253,7 @@ def test_a_delivery_that_is_accepted_is_materialized_as_such(project: Project) -
     sync = project.syncs[TAPLYTICS]
     assert project.run(TAPLYTICS, stages=STAGES[:3]).success
 
-    result = run_otherwise(project, replace(sync, terms=replace(sync.terms, applies_within=timedelta(minutes=5))))
+    result = run_otherwise(project, replace(sync, terms=replace(sync.terms, apply_delay=timedelta(minutes=5))))
 
     [receipt] = uploads(result)
     assert receipt["state"] == "accepted"
@@ -264,12 +264,12 @@ def test_a_delivery_that_is_accepted_is_materialized_as_such(project: Project) -
     ("eta", "shown"), [(None, {}), (150.0, {"minutes still needed": 2.5}), (0.0, {"minutes still needed": 0.0})]
 )
 def test_how_far_a_delivery_came_is_shown(eta: float | None, shown: Mapping[str, float]) -> None:
-    assert metadata.of_yielded(DeliveryYielded(30, 100, eta)) == {"done": 30, "planned": 100, **shown}
+    assert metadata.of_deferred(DeliveryDeferred(30, 100, eta)) == {"done": 30, "planned": 100, **shown}
 
 
 def test_a_verdict_shows_who_let_it_pass() -> None:
     verdict = Verdict("max_shrink", 0.6, 0.5, held=True, finding="too few")
-    release = releases.Release(1, "ada", "the beta ends", clock.now(), clock.now())
+    approval = approvals.Approval(1, "ada", "the beta ends", clock.now(), clock.now())
 
     assert metadata.of_verdict(verdict, None) == {"value": 0.6, "limit": 0.5, "finding": "too few"}
-    assert metadata.of_verdict(verdict, release)["released"] == str(release)
+    assert metadata.of_verdict(verdict, approval)["approved"] == str(approval)

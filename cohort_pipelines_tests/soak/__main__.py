@@ -69,7 +69,7 @@ def main(count: int, first: int) -> int:
         tally = reduce(added, pool.map(run_batch, *zip(*batches, strict=True)), Tally())
     print(  # noqa: T201  it is what the command is for
         f"{tally.sequences:,} sequences, {tally.deliveries:,} deliveries ({tally.green:,} green, {tally.held:,} held, "
-        f"{tally.released:,} releases, {tally.restores:,} restores, {tally.overtaken:,} overtaken), "
+        f"{tally.approved:,} approvals, {tally.restores:,} restores, {tally.overtaken:,} overtaken), "
         f"{tally.deleted:,} deleted targets, {tally.crashes:,} crashes, {tally.strangers:,} strangers left alone, "
         f"{len(tally.violations):,} violations"
     )
@@ -78,9 +78,9 @@ def main(count: int, first: int) -> int:
     with plain_difference():
         bitten, broken = first_broken(first)
     print(  # noqa: T201
-        f"with the plain difference in place of belief, seed {bitten} is found: {broken}"
+        f"with the plain difference in place of membership, seed {bitten} is found: {broken}"
         if broken
-        else "and not even the plain difference in place of belief was found to be wrong: these sequences show nothing"
+        else "and not even the plain difference in place of membership was found wrong: these sequences show nothing"
     )
     return 1 if tally.violations or not broken else 0
 

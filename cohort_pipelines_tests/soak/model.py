@@ -16,8 +16,8 @@ from cohort_pipelines.core.errors import (
 )
 from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.delivery import Gates, Receipt
-from cohort_pipelines.ledger import pauses, releases
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.ledger import approvals, pauses
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import ANY_SIZE, SYNC, Fate, Killed, World, users
 from cohort_pipelines_tests.soak.bench import Bench
 from cohort_pipelines_tests.soak.promises import BEGINS, Promises, Violation, require
@@ -43,7 +43,7 @@ class Tally:
     green: int = 0
     crashes: int = 0
     held: int = 0
-    released: int = 0
+    approved: int = 0
     restores: int = 0
     overtaken: int = 0
     deleted: int = 0
@@ -85,7 +85,7 @@ class Play:
         """Do what ``step`` asks for, and hold what came of it against what is promised."""
         partner, before = self.partner, len(self.partner.requests)
         partner.faults = {before + number: FAULTS[name] for number, name in step.faults.items()}
-        partner.always = refusing(users(*step.refused), users(*step.poison))
+        partner.always = refusing(users(*step.rejected), users(*step.poison))
         partner.on_request = self._befalling(step, before)
         partner.workers = 1 if step.amid == "overtaken" else 2  # the other could renew the lease once more
         self.amid = 0
@@ -108,20 +108,22 @@ class Play:
             self.tally.deleted += 1
 
     def settle(self, wanted: set[str]) -> None:
-        """Play two quiet windows: the first makes all exact and certain, the second has nothing to do but to heal.
+        """Play two quiet windows: the first makes all exact and certain, the second has nothing to do but to reconcile.
 
-        Before them a target that somebody deleted is found out, by what is to be sent or by healing.
+        Before them a target that somebody deleted is found out, by what is to be sent or by reconciliation.
         """
         for _ in range(_UNTIL_FOUND if self.partner.missing else 0):
             self.pass_by(17)
             with suppress(DeliveryStopped):
                 self._calm_window(wanted)
-        require(not (self.partner.missing and self.promises.story.heals), "healed, and still there is no target")
+        require(
+            not (self.partner.missing and self.promises.story.reconciles), "reconciled, and still there is no target"
+        )
         for quiet in range(2):
             self.pass_by(17)
             receipt = self._quiet_window(wanted)
-            require(receipt.unsettled == 0, "a quiet window, and still unsettled")
-            require(not quiet or receipt.planned == receipt.healed, "two quiet windows, and still something to do")
+            require(receipt.in_doubt == 0, "a quiet window, and still in doubt")
+            require(not quiet or receipt.planned == receipt.reconciled, "two quiet windows, and still something to do")
 
     def pass_by(self, minutes: int) -> None:
         """Let a while go by; requests that may land until then do."""
@@ -134,7 +136,7 @@ class Play:
             pauses.pause(world.ledger, SYNC, who="somebody", why="to see")
         elif step.what == "resume":
             pauses.resume(world.ledger, SYNC)
-        elif step.what == "release":
+        elif step.what == "approve":
             self._release(step)
         elif step.what == "window" or not self.sealed:
             self._deliver(self._seal(users(*step.audience)), step)
@@ -195,18 +197,18 @@ class Play:
     def _release(self, step: Step) -> None:
         """Let pass what is held, else a new window if the gates hold it, and deliver it."""
         gated = replace(step, gated=True)
-        if releases.held(self.world.ledger, SYNC) is None:
+        if approvals.held(self.world.ledger, SYNC) is None:
             try:
                 self._deliver(self._seal(users(*step.audience)), gated)
             except DeliveryHeld:
                 self.tally.held += 1
             else:
                 return
-        held = releases.held(self.world.ledger, SYNC)
+        held = approvals.held(self.world.ledger, SYNC)
         assert held is not None
-        releases.release(self.world.ledger, SYNC, who="somebody", why="it is meant")
-        self.tally.released += 1
-        self.promises.released.add(held.payload_checksum)
+        approvals.approve(self.world.ledger, SYNC, who="somebody", why="it is meant")
+        self.tally.approved += 1
+        self.promises.approved.add(held.payload_checksum)
         if held.restored_from:
             self._restore(held.restored_from, gated)
         else:
@@ -223,7 +225,7 @@ class Play:
         except NOTHING_BEGUN as error:
             promises.ours = before
             held = isinstance(error, DeliveryHeld)
-            require(not held or checksum not in promises.released, "held, although it was released")
+            require(not held or checksum not in promises.approved, "held, although it was approved")
             raise
 
     def _befalling(self, step: Step, before: int) -> Callable[[int], None] | None:

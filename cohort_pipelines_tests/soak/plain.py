@@ -1,4 +1,4 @@
-"""The plain rule in place of belief: joiners and leavers against the last finished overwrite. It ends wrong."""
+"""The plain rule in place of membership: joiners and leavers against the last finished overwrite. It ends wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,17 @@ from cohort_pipelines.core.files import StoredFile
 from cohort_pipelines.delivery import overwrite
 from cohort_pipelines.history import History
 from cohort_pipelines.ledger.schema import ChunkState
-from cohort_pipelines.membership.belief import Belief, fold
+from cohort_pipelines.membership.state import Membership, fold
 
 
-def only_when_finished(history: History, base: Belief, plan: StoredFile, chunks: pa.Table, **terms: Any) -> Belief:  # noqa: ANN401
-    """Work a plan into belief only where all of it was acknowledged."""
+def only_when_finished(
+    history: History,
+    base: Membership,
+    plan: StoredFile,
+    chunks: pa.Table,
+    **terms: Any,  # noqa: ANN401
+) -> Membership:
+    """Work a plan into membership only where all of it was acknowledged."""
     finished = chunks.filter(pc.field("state") == ChunkState.ACKED)
     rows = sum(hi - lo for lo, hi in zip(finished["lo"].to_pylist(), finished["hi"].to_pylist(), strict=True))
     if rows != plan.rows:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
-from cohort_pipelines.core.errors import PartnerKeyRefused, PartnerRequestRefused
+from cohort_pipelines.core.errors import PartnerKeyRefused, PartnerRequestRejected
 from cohort_pipelines.destinations.wire import Answer
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, dropped, late, lost, tried_twice
 
@@ -44,7 +44,7 @@ class Receiver(MemoryPartner):
         return self.members - self.told
 
     def edit(self, ids: set[str]) -> None:
-        """Let somebody change ids by hand; those that were never sent are nobody's to heal."""
+        """Let somebody change ids by hand; those that were never sent are nobody's to reconcile."""
         if self.missing:
             return
         self.members ^= ids
@@ -69,10 +69,10 @@ def refusing(refused: set[str], poison: set[str]) -> Fault | None:
         bad = [each for each in ids if each in refused | poison]
         if len(bad) == len(ids) if partner.judges_rows else poison & set(ids):
             partner.refuse(operation, ids)
-            raise PartnerRequestRefused(partner.wire, 400)
+            raise PartnerRequestRejected(partner.wire, 400)
         partner.refuse(operation, bad)
         partner.apply(Sent(operation, tuple(each for each in ids if each not in bad)))
-        return Answer(refused={row: "HTTP 400" for row, each in enumerate(ids) if each in bad}, requests=1)
+        return Answer(rejected={row: "HTTP 400" for row, each in enumerate(ids) if each in bad}, requests=1)
 
     return answer
 
@@ -90,12 +90,12 @@ def broken(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> 
 
 def unreachable(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
     """Take no connection."""
-    return Answer(untouched=dict.fromkeys(range(len(ids)), "no connection"), requests=1)
+    return Answer(not_sent=dict.fromkeys(range(len(ids)), "no connection"), requests=1)
 
 
 def busy(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
     """Turn the request away, for now."""
-    return Answer(untouched=dict.fromkeys(range(len(ids)), "HTTP 429"), again_after=0, requests=1)
+    return Answer(not_sent=dict.fromkeys(range(len(ids)), "HTTP 429"), again_after=0, requests=1)
 
 
 def half(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:

@@ -13,7 +13,7 @@ STRANGERS = 3
 
 Numbers = frozenset[int]
 NOBODY, EVERYBODY = Numbers(), Numbers(range(IDS))
-What = Literal["window", "again", "backfill", "restore", "restore and pause", "pause", "resume", "release"]
+What = Literal["window", "again", "backfill", "restore", "restore and pause", "pause", "resume", "approve"]
 Amid = Literal["paused", "out of time", "overtaken"]
 
 
@@ -36,14 +36,14 @@ class Step(_Told):
     """Something is asked for, and something befalls it; then a while goes by.
 
     Attributes:
-        what: a new window, the last one again, an older one, a restore, or a word to the sync. What is released is
+        what: a new window, the last one again, an older one, a restore, or a word to the sync. What is approved is
             then delivered.
         audience: numbers of the users in a new window.
         back: how many windows ago, for what is older.
         gated: behind the default gates, which hold a halved audience.
         dies_at: the commit, file or request at which the process is killed.
         faults: what happens to requests, by their number in this step.
-        refused: users whose row the partner refuses; ``poison``: users for whose sake it refuses a whole request.
+        rejected: users whose row the partner refuses; ``poison``: users for whose sake it refuses a whole request.
         amid: what happens at request number ``amid_request``: somebody pauses the sync; the deadline passes; or the
             process sleeps beyond its lease, while another one delivers the opposite audience, and wakes again.
         late_lands: late requests take effect at the end of the step, else when they must have.
@@ -58,7 +58,7 @@ class Step(_Told):
     gated: bool = False
     dies_at: int | None = None
     faults: dict[int, str] = field(default_factory=dict)
-    refused: Numbers = NOBODY
+    rejected: Numbers = NOBODY
     poison: Numbers = NOBODY
     amid: Amid | None = None
     amid_request: int = 1
@@ -75,15 +75,15 @@ class Story(_Told):
     Attributes:
         steps: what happens, in order.
         judges_rows: each id is a request of its own to the partner.
-        max_refused: additions that may be refused in a delivery that counts as delivered.
-        heals: what was edited by hand is undone.
+        rejection_tolerance: additions that may be refused in a delivery that counts as delivered.
+        reconciles: what was edited by hand is undone.
         there: users, and others, whom the target holds from the start, and whom nobody of us has sent.
     """
 
     steps: tuple[Step, ...] = ()
     judges_rows: bool = False
-    max_refused: int = 0
-    heals: bool = False
+    rejection_tolerance: int = 0
+    reconciles: bool = False
     there: Numbers = NOBODY
 
 
@@ -96,7 +96,7 @@ _WHAT: dict[What, int] = {
     "restore and pause": 1,
     "pause": 1,
     "resume": 2,
-    "release": 3,
+    "approve": 3,
 }
 
 
@@ -108,7 +108,7 @@ _MISHAPS: dict[str, Callable[[Random], object]] = {
     "gated": lambda _: True,
     "dies_at": lambda chance: chance.randint(1, 40),
     "faults": lambda chance: {chance.randint(1, 6): chance.choice(sorted(FAULTS)) for _ in range(chance.randint(1, 2))},
-    "refused": _few,
+    "rejected": _few,
     "poison": lambda chance: _few(chance) if chance.random() < _OFTEN else EVERYBODY,
     "amid": lambda chance: chance.choice(get_args(Amid)),
     "edited": lambda chance: _few(chance, IDS + STRANGERS),
@@ -130,8 +130,8 @@ def story_of(seed: int) -> Story:
     return Story(
         tuple(steps),
         judges_rows=chance.random() < 1 / 2,
-        max_refused=chance.choice([0, 0, 1, 2]),
-        heals=chance.random() < 1 / 2,
+        rejection_tolerance=chance.choice([0, 0, 1, 2]),
+        reconciles=chance.random() < 1 / 2,
         there=Numbers(chance.sample(range(IDS + STRANGERS), chance.randint(0, IDS))),
     )
 

@@ -168,9 +168,9 @@ def second_page(client: httpx.Client, standins: StandIns, kind: Kind) -> tuple[d
     right = client.post(ENGAGE, data=COHORT).json()
     standins.mixpanel_faults.add(Fault(kind=kind, match=ENGAGE, contains="page=1"))
     asked = COHORT | {"session_id": right["session_id"], "page": "1"}
-    wrong, healed = (client.post(ENGAGE, data=asked).json() for _ in range(2))
-    assert healed["total"] == right["total"]
-    assert (healed["session_id"], len(healed["results"])) == (right["session_id"], 1000)
+    wrong, reconciled = (client.post(ENGAGE, data=asked).json() for _ in range(2))
+    assert reconciled["total"] == right["total"]
+    assert (reconciled["session_id"], len(reconciled["results"])) == (right["session_id"], 1000)
     return right, wrong
 
 

@@ -101,7 +101,8 @@ def test_the_environment_names_everything_a_sync_needs() -> None:
 def test_a_signal_ends_them_and_their_state_is_kept(tmp_path: Path, signal_number: int) -> None:
     kept = tmp_path / "state"
     script = (
-        "from cohort_pipelines.devtools.standins.server import serve; from cohort_pipelines.devtools.standins.settings import Settings; "
+        "from cohort_pipelines.devtools.standins.server import serve; "
+        "from cohort_pipelines.devtools.standins.settings import Settings; "
         f"serve(Settings(members=10, state_file={str(kept)!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

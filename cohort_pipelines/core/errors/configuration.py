@@ -69,7 +69,7 @@ class SyncUnknown(ConfigurationError):
 
 
 class ConfirmationNeeded(ConfigurationError):
-    """A command that changes an audience has to be confirmed, and nobody is there to be asked."""
+    """A command that changes an audience has to be confirmed, and there is no terminal to ask at."""
 
     def __init__(self, question: str) -> None:
         super().__init__(f"{question} There is no terminal to ask that at. Nothing was changed. Say --yes.")

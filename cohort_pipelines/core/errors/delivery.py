@@ -139,17 +139,17 @@ class NothingToRestore(DeliveryError):
 
 
 class NothingHeld(DeliveryError):
-    """There is no held payload to release."""
+    """There is no held payload to approve."""
 
     def __init__(self, sync: str) -> None:
-        super().__init__(f"No payload of {sync} is held by a gate. {NOTHING_SENT} There is nothing to release.")
+        super().__init__(f"No payload of {sync} is held by a gate. {NOTHING_SENT} There is nothing to approve.")
 
 
-class ReleaseIncomplete(DeliveryError):
-    """A release does not say all that it must."""
+class ApprovalIncomplete(DeliveryError):
+    """An approval does not say all that it must."""
 
     def __init__(self, sync: str, problem: str) -> None:
-        super().__init__(f"Nothing of {sync} was released: {problem}. {NOTHING_SENT}")
+        super().__init__(f"Nothing of {sync} was approved: {problem}. {NOTHING_SENT}")
 
 
 class LeaseLost(DeliveryError):
@@ -162,12 +162,12 @@ class LeaseLost(DeliveryError):
         )
 
 
-class TargetUnsettled(DeliveryError):
-    """A target was emptied to be given up, and somebody may still be put back into it."""
+class TargetInDoubt(DeliveryError):
+    """A target was emptied to be retired, and ids may still be put back into it."""
 
-    def __init__(self, target: str, unsettled: int, until: datetime) -> None:
+    def __init__(self, target: str, in_doubt: int, until: datetime) -> None:
         super().__init__(
-            f"{target!r} was emptied, but {unsettled:,} users may still be put back by requests that got no clear "
+            f"{target!r} was emptied, but {in_doubt:,} users may still be put back by requests that got no clear "
             f"answer. It is not given up yet: ask for the same again after {until:%Y-%m-%d %H:%M} UTC."
         )
 
@@ -198,14 +198,14 @@ class DeliveryStopped(DeliveryError):
         self.missing = missing
 
 
-class DeliveryYielded(DeliveryError):
+class DeliveryDeferred(DeliveryError):
     """Time was over before the plan was done; a later delivery goes on.
 
     ``again`` is what was asked for by name and has to be asked for again: an export, a restore, a retirement. Empty: a
     window's own delivery.
     """
 
-    BEGINS = "The delivery yielded at its deadline"
+    BEGINS = "The delivery deferred at its deadline"
     """What tells it, in the ledger's windows, from a delivery that was cancelled or paused."""
 
     def __init__(self, done: int, planned: int, eta_seconds: float | None, *, again: str = "") -> None:
@@ -215,16 +215,18 @@ class DeliveryYielded(DeliveryError):
         super().__init__(f"{self.BEGINS} after {done:,} of {planned:,} changes; {whoever} goes on from there.{eta}")
 
 
-class DeliveryRefused(DeliveryError):
+class DeliveryRejected(DeliveryError):
     """Everything was sent, and the partner refused some of it."""
 
-    def __init__(self, refused_adds: int, refused_removals: int, left_over: int = 0) -> None:
+    def __init__(self, rejected_adds: int, rejected_removals: int, left_over: int = 0) -> None:
         rest = "everything else was sent"
         if left_over:
-            rest = f"{left_over:,} that it refused before were left for the next delivery, and everything else was sent"
+            rest = (
+                f"{left_over:,} that it rejected before were left for the next delivery, and everything else was sent"
+            )
         super().__init__(
-            f"The partner refused {refused_adds:,} additions and {refused_removals:,} removals; {rest}. The receipt in "
-            "the history lists the refused rows, up to 10,000; they are tried again by the next delivery."
+            f"The partner rejected {rejected_adds:,} additions and {rejected_removals:,} removals; {rest}. The receipt "
+            "in the history lists the rejected rows, up to 10,000; the next delivery tries them again."
         )
 
 

@@ -24,7 +24,7 @@ class PartnerKeyRefused(PartnerError):
         self.status = status
 
 
-class PartnerRequestRefused(PartnerError):
+class PartnerRequestRejected(PartnerError):
     """The partner refused a whole request for good (400, 402, 404, 413, 422)."""
 
     def __init__(self, partner: str, status: int) -> None:
@@ -65,8 +65,8 @@ class PartnerOutcomeUnknown(Transient, PartnerError):
         self.retry_after = retry_after
 
 
-class PartnerTurnedAway(PartnerOutcomeUnknown):
-    """The request was turned away for now (429), or not even made for want of time: this try of it has no effect."""
+class PartnerRateLimited(PartnerOutcomeUnknown):
+    """The request was rate limited for now (429), or not even made for want of time: this try of it has no effect."""
 
 
 class PartnerFolderNotWritable(PartnerOutcomeUnknown):

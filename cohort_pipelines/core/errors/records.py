@@ -45,7 +45,7 @@ class HistoryFileMissing(HistoryError):
     def __init__(self, path: str) -> None:
         super().__init__(
             f"The sealed file {path} is gone from the history. {NOTHING_SENT} Restore it from a backup, or materialize "
-            "the step that makes it; where it is a plan or a belief, run `cohort-pipelines ledger rebuild`."
+            "the step that makes it; where it is a plan or a membership, run `cohort-pipelines ledger rebuild`."
         )
 
 
@@ -55,13 +55,13 @@ class HistoryFileDamaged(HistoryError):
     def __init__(self, path: str) -> None:
         super().__init__(
             f"The sealed file {path} does not match its checksum. {NOTHING_SENT} Restore it from a backup, or remove "
-            "it and materialize the step that makes it; where it is a plan or a belief, run `cohort-pipelines ledger "
+            "it and materialize the step that makes it; if it is a plan or a membership, run `cohort-pipelines ledger "
             "rebuild`."
         )
 
 
 class IdsForgotten(HistoryError):
-    """Ids that a target may hold are in no file of the history any more, so that nobody could remove them from it."""
+    """Ids that a target may hold are in no file of the history any more, so that no plan could remove them from it."""
 
     def __init__(self, target: str, held: int, found: int, history: str) -> None:
         super().__init__(
@@ -72,15 +72,15 @@ class IdsForgotten(HistoryError):
         )
 
 
-class BaselineUnusable(HistoryError):
+class InitialMembersUnusable(HistoryError):
     """The file of what a target held before the first delivery is not there, or not one of user ids."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(
             f"The baseline {path} cannot be adopted: {problem}. {NOTHING_SENT} It must be a CSV file in UTF-8, with "
             "commas, or a Parquet file, with a column that is named partner_user_id, user_id, distinct_id or id; one "
-            "that has a single column and no such name is declared with `baseline_has_header: false`. Correct it, or "
-            "declare `baseline: empty` or `baseline: unknown`."
+            "of one column without such a name needs `initial_members_have_header: false`. Correct it, or "
+            "declare `initial_members: empty` or `initial_members: unknown`."
         )
 
 
@@ -107,11 +107,11 @@ class PropertyNotInSnapshot(IdentityError):
 
 
 class CountsDoNotAddUp(IdentityError):
-    """A member is in neither the payload nor the rejects, or in both."""
+    """A member is in neither the payload nor the excluded members, or in both."""
 
-    def __init__(self, members: int, users: int, rejected: int) -> None:
+    def __init__(self, members: int, users: int, excluded: int) -> None:
         super().__init__(
-            f"The snapshot has {members:,} members, but the payload ({users:,}) and the rejects ({rejected:,}) have "
-            f"{users + rejected:,}. {NOTHING_SENT} Materialize identified_users and partner_payload from this "
+            f"The snapshot has {members:,} members, but payload ({users:,}) and excluded members ({excluded:,}) have "
+            f"{users + excluded:,}. {NOTHING_SENT} Materialize identified_users and partner_payload from this "
             "snapshot again; if it stays, report it as a bug."
         )

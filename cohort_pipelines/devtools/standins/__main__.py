@@ -1,4 +1,4 @@
-"""``python -m cohort_pipelines.devtools.standins '{"members": 1000}'``: the child process of :func:`.server.running`."""
+"""``python -m cohort_pipelines.devtools.standins '{"members": 9}'``: the child process of :func:`.server.running`."""
 
 import sys
 

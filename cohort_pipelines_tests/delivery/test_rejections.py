@@ -5,7 +5,7 @@ import pytest
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
-from cohort_pipelines.core.errors import DeliveryRefused, DeliveryStopped, PartnerKeyRefused, PartnerRequestRefused
+from cohort_pipelines.core.errors import DeliveryRejected, DeliveryStopped, PartnerKeyRefused, PartnerRequestRejected
 from cohort_pipelines.core.files import Stage
 from cohort_pipelines.delivery.chunks import OPENING_ROWS
 from cohort_pipelines.destinations.wire import Answer
@@ -20,13 +20,13 @@ def refusing(operation: Operation, *numbers: int) -> Fault:
     def fault(partner: MemoryPartner, asked: Operation, ids: Sequence[str]) -> Answer:
         bad = users(*numbers) if asked is operation else set()
         partner.apply(Sent(asked, tuple(each for each in ids if each not in bad)))
-        return Answer(refused={row: "422" for row, each in enumerate(ids) if each in bad}, requests=1)
+        return Answer(rejected={row: "422" for row, each in enumerate(ids) if each in bad}, requests=1)
 
     return fault
 
 
-def refused_whole(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
-    raise PartnerRequestRefused(partner.wire, 422)
+def rejected_whole(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
+    raise PartnerRequestRejected(partner.wire, 422)
 
 
 def key_refused(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
@@ -35,7 +35,7 @@ def key_refused(partner: MemoryPartner, operation: Operation, ids: Sequence[str]
 
 def test_a_refused_addition_is_red_after_the_rest_was_sent_and_is_tried_again(world: World) -> None:
     world.partner.always = refusing(Operation.ADD, 4)
-    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+    with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
         world.overwrite(users(*range(10)))
     assert world.partner.members == users(*range(10)) - users(4)
 
@@ -44,22 +44,22 @@ def test_a_refused_addition_is_red_after_the_rest_was_sent_and_is_tried_again(wo
     world.partner.always = None
     receipt = world.overwrite(users(*range(10)))
     assert [set(sent.ids) for sent in world.partner.requests[before:]] == [users(4)]
-    assert (receipt.state, receipt.unsettled) == (AttemptState.DELIVERED, 0)
+    assert (receipt.state, receipt.in_doubt) == (AttemptState.DELIVERED, 0)
 
 
 def test_a_refused_removal_is_red(world: World) -> None:
     world.overwrite(users(*range(10)))
     world.next_window()
     world.partner.always = refusing(Operation.REMOVE, 2)
-    with pytest.raises(DeliveryRefused, match="0 additions and 1 removals"):
+    with pytest.raises(DeliveryRejected, match="0 additions and 1 removals"):
         world.overwrite(users(*range(5, 10)))
     assert world.partner.members == users(2, *range(5, 10))
 
     window = world.window
     (file,) = world.history.versions(SYNC, Stage.RECEIPT, window.key)
     (row,) = next(world.history.batches(file)).to_pylist()
-    assert (row["state"], row["refused"]) == ("refused", 1)
-    assert row["refused_rows"] == [{"operation": "remove", "id": "user-0002", "reason": "422"}]
+    assert (row["state"], row["rejected"]) == ("rejected", 1)
+    assert row["rejected_rows"] == [{"operation": "remove", "id": "user-0002", "reason": "422"}]
     newest = world.ledger.newest_delivered(SYNC)
     assert newest is not None
     assert newest.window != window.key
@@ -67,7 +67,7 @@ def test_a_refused_removal_is_red(world: World) -> None:
 
 def test_who_was_refused_and_leaves_needs_no_removal_so_that_the_sync_is_green_again(world: World) -> None:
     world.partner.always = refusing(Operation.ADD, 1)
-    with pytest.raises(DeliveryRefused):
+    with pytest.raises(DeliveryRejected):
         world.overwrite(users(1, 2))
     world.next_window()
     world.overwrite(users(2))  # the partner would refuse a removal as well
@@ -75,7 +75,7 @@ def test_who_was_refused_and_leaves_needs_no_removal_so_that_the_sync_is_green_a
     assert world.partner.members == users(2)
 
 
-@pytest.mark.parametrize("fault", [refused_whole, key_refused])
+@pytest.mark.parametrize("fault", [rejected_whole, key_refused])
 def test_a_permanent_refusal_from_the_first_request_on_stops_at_once(world: World, fault: Fault) -> None:
     world.partner.always = fault
     with pytest.raises(DeliveryStopped, match="what it held"):
@@ -84,12 +84,12 @@ def test_a_permanent_refusal_from_the_first_request_on_stops_at_once(world: Worl
     assert world.ledger.newest_delivered(SYNC) is None
 
 
-def refusing_whole(operation: Operation, *numbers: int) -> Fault:
+def rejecting_whole(operation: Operation, *numbers: int) -> Fault:
     """Refuse each request that holds one of some users as a whole, and take the others."""
 
     def fault(partner: MemoryPartner, asked: Operation, ids: Sequence[str]) -> Answer:
         if asked is operation and users(*numbers) & set(ids):
-            raise PartnerRequestRefused(partner.wire, 400)
+            raise PartnerRequestRejected(partner.wire, 400)
         partner.apply(Sent(asked, tuple(ids)))
         return Answer(requests=1)
 
@@ -101,8 +101,8 @@ def test_one_refused_joiner_holds_up_no_leaver(world: World, workers: int) -> No
     world.overwrite(users(1, 2, 3, 4, 5))
     world.next_window()
     world.partner.workers = workers
-    world.partner.always = refusing_whole(Operation.ADD, 0)
-    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+    world.partner.always = rejecting_whole(Operation.ADD, 0)
+    with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
         world.overwrite(users(0))
     assert world.partner.members == set()
 
@@ -113,8 +113,8 @@ def test_refused_first_chunks_hold_up_no_joiner_where_the_target_is_known_to_be_
 ) -> None:
     world.overwrite(leavers | users(92))
     world.next_window()
-    world.partner.always = refusing_whole(Operation.ADD, 0, 3)  # the first chunk of each of the two workers
-    with pytest.raises(DeliveryRefused, match="2 additions and 0 removals"):
+    world.partner.always = rejecting_whole(Operation.ADD, 0, 3)  # the first chunk of each of the two workers
+    with pytest.raises(DeliveryRejected, match="2 additions and 0 removals"):
         world.overwrite(users(*range(30), 92))
     assert world.partner.members == users(*range(30), 92) - users(0, 3)
 
@@ -122,8 +122,8 @@ def test_refused_first_chunks_hold_up_no_joiner_where_the_target_is_known_to_be_
 def test_a_lone_refused_joiner_is_a_bad_row_where_the_target_is_known_to_be_good(world: World) -> None:
     world.overwrite(users(1))
     world.next_window()
-    world.partner.always = refused_whole
-    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+    world.partner.always = rejected_whole
+    with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
         world.overwrite(users(1, 2))
 
 
@@ -132,14 +132,14 @@ def test_a_target_that_refuses_all_it_is_asked_is_not_asked_on_and_on(world: Wor
     world.overwrite(users(*range(100)))
     before = len(world.partner.requests)
     world.next_window()
-    world.partner.always = refused_whole
+    world.partner.always = rejected_whole
     with pytest.raises(DeliveryStopped, match="exists where the partner asks"):
         world.overwrite(audience)
     assert len(world.partner.requests) - before <= 2 * world.partner.workers
 
 
 def gone(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001
-    refusal = PartnerRequestRefused(partner.wire, 404)
+    refusal = PartnerRequestRejected(partner.wire, 404)
     refusal.requests = len(ids) if partner.judges_rows else 1
     raise refusal
 
@@ -170,13 +170,13 @@ def test_rows_that_were_refused_before_are_given_up_for_a_window_where_nothing_e
     world.partner.chunk_rows, world.partner.judges_rows = 100, judges_rows
     world.partner.always = refusing(Operation.ADD, *range(3, 2_000, 5))
     audience = users(*range(2_000))
-    with pytest.raises(DeliveryRefused, match="400 additions"):
+    with pytest.raises(DeliveryRejected, match="400 additions"):
         world.overwrite(audience)
     world.partner.always = gone
     for _ in range(2):
         before = len(world.partner.requests)
         world.next_window()
-        with pytest.raises(DeliveryRefused, match="that it refused before were left for the next delivery"):
+        with pytest.raises(DeliveryRejected, match="that it rejected before were left for the next delivery"):
             world.overwrite(audience)
         asked = world.partner.requests[before:]
         requests = sum(len(sent.ids) for sent in asked) if judges_rows else len(asked)
@@ -187,8 +187,8 @@ def test_a_bad_row_among_the_first_is_told_from_a_bad_target_by_one_removal(worl
     world.overwrite(users(*range(20, 30)))
     before = len(world.partner.requests)
     world.next_window()
-    world.partner.always = refusing_whole(Operation.ADD, 0)
-    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+    world.partner.always = rejecting_whole(Operation.ADD, 0)
+    with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
         world.overwrite(users(*range(15)))
     operations = [sent.operation for sent in world.partner.requests[before:]]
     assert operations[:2] == [Operation.ADD, Operation.REMOVE]
@@ -200,27 +200,27 @@ def test_a_bad_row_in_the_only_chunk_of_additions_is_found_where_the_target_is_k
     world.partner.chunk_rows = 100
     world.overwrite(users(*range(10)))
     world.next_window()
-    world.partner.always = refusing_whole(Operation.ADD, 37)
-    with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+    world.partner.always = rejecting_whole(Operation.ADD, 37)
+    with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
         world.overwrite(users(*range(80)))
     assert world.partner.members == users(*range(80)) - users(37)
 
 
 def test_a_lone_bad_joiner_is_told_from_a_bad_target_by_what_is_healed_or_was_refused_before(world: World) -> None:
-    weekly = Terms(heal_within=timedelta(days=7))
+    weekly = Terms(reconcile_within=timedelta(days=7))
     world.overwrite(users(*range(20)), terms=weekly)
     with clock.shifted(timedelta(days=1)):
         world.next_window()
-        world.partner.always = refusing_whole(Operation.ADD, 50)
-        with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.partner.always = rejecting_whole(Operation.ADD, 50)
+        with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
             world.overwrite(users(*range(20), 50), terms=weekly)
         world.next_window()
-        world.partner.always = refusing_whole(Operation.ADD, 50, 51)
-        with pytest.raises(DeliveryRefused, match="2 additions and 0 removals"):
+        world.partner.always = rejecting_whole(Operation.ADD, 50, 51)
+        with pytest.raises(DeliveryRejected, match="2 additions and 0 removals"):
             world.overwrite(users(*range(20), 50, 51), terms=weekly)
         world.next_window()
-        world.partner.always = refusing_whole(Operation.ADD, 52)
-        with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+        world.partner.always = rejecting_whole(Operation.ADD, 52)
+        with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
             world.overwrite(users(*range(20), 50, 51, 52), terms=weekly)
     assert world.partner.members == users(*range(20), 50, 51)
 
@@ -238,8 +238,8 @@ def test_a_key_revoked_on_the_way_stops_at_once(world: World) -> None:
 
 
 def test_a_request_refused_later_on_concerns_its_chunk_only(world: World) -> None:
-    world.partner.always = refusing_whole(Operation.ADD, 7)
-    with pytest.raises(DeliveryRefused, match="1 additions"):
+    world.partner.always = rejecting_whole(Operation.ADD, 7)
+    with pytest.raises(DeliveryRejected, match="1 additions"):
         world.overwrite(users(*range(30)))
     assert world.partner.members == users(*range(30)) - users(7)
 
@@ -249,8 +249,8 @@ def test_a_request_refused_later_on_concerns_its_chunk_only(world: World) -> Non
 
 
 def test_a_first_chunk_refused_among_good_ones_does_not_stop_the_others(world: World) -> None:
-    world.partner.always = refusing_whole(Operation.ADD, 0)
-    with pytest.raises(DeliveryRefused, match="1 additions"):
+    world.partner.always = rejecting_whole(Operation.ADD, 0)
+    with pytest.raises(DeliveryRejected, match="1 additions"):
         world.overwrite(users(*range(30)))
     assert world.partner.members == users(*range(1, 30))
 

@@ -1,7 +1,7 @@
-"""Releases: somebody lets a held payload pass the gates, and the receipt says who, when and why.
+"""Approvals: a person lets a held payload pass the gates, and the receipt says who, when and why.
 
-A release is bound to one payload by its checksum, or to a range of sizes, and always to a time: an empty payload has
-the checksum of every other empty one, so that a release without an end would switch its gates off for good.
+An approval is bound to one payload by its checksum, or to a range of sizes, and always to a time: an empty payload has
+the checksum of every other empty one, so that a approval without an end would switch its gates off for good.
 """
 
 import re
@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, Row, and_, insert, or_, select
 
-from cohort_pipelines.core.errors import NothingHeld, ReleaseIncomplete
+from cohort_pipelines.core.errors import ApprovalIncomplete, NothingHeld
 from cohort_pipelines.ledger import schema
 from cohort_pipelines.ledger.database import Database
 from cohort_pipelines.ledger.schema import AttemptKind, AttemptState
 
 LASTS = timedelta(days=1)
-"""How long a release of one payload holds unless it says so itself."""
+"""How long a approval of one payload holds unless it says so itself."""
 
 _MINUTE = "%Y-%m-%d %H:%M"
 _TOLD = re.compile(r"(?P<who>.*?) at (?P<at>\d{4}-\d\d-\d\d \d\d:\d\d) UTC: (?P<why>.*)", re.DOTALL)
@@ -35,7 +35,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Approval:
     """What lets a payload pass the gates: its number in the ledger, by whose word, why, since and until when."""
 
     id: int
@@ -53,7 +53,7 @@ class Release:
 class HeldAttempt:
     """A payload that a gate holds: its window, its checksum, how many users it has, and what every gate found.
 
-    It is a window's own, or that of ``restored_from``, which somebody wanted back.
+    It is a window's own, or that of ``restored_from``, which a person wanted back.
     """
 
     attempt: int
@@ -87,7 +87,7 @@ def held(ledger: Database, sync: str) -> HeldAttempt | None:
     )
 
 
-def release(
+def approve(
     ledger: Database,
     sync: str,
     *,
@@ -97,32 +97,32 @@ def release(
     min_users: int | None = None,
     max_users: int | None = None,
     until: datetime | None = None,
-) -> Release:
+) -> Approval:
     """Let a payload of ``sync`` pass all gates: the next attempt that delivers it is not held.
 
     Args:
         ledger: where it is recorded.
         sync: the sync's name.
         who: by whose word.
-        why: for whoever reads the receipt.
+        why: for readers of the receipt.
         payload_checksum: of a payload that was held; by default the one that is held now.
-        min_users: with ``max_users``, let every payload pass that has so many users, whoever they are.
+        min_users: with ``max_users``, let every payload pass that has so many users.
         max_users: see ``min_users``; either may be left out.
         until: until when it holds; needed for a range of sizes, otherwise :data:`LASTS` from now.
 
     Raises:
         NothingHeld: no gate holds such a payload.
-        ReleaseIncomplete: it does not say why, what or until when.
+        ApprovalIncomplete: it does not say why, what or until when.
     """
     by_size = min_users is not None or max_users is not None
     _require_complete(sync, why, until, both=by_size and payload_checksum is not None, by_size=by_size)
     if by_size and (min_users or 0) > (max_users if max_users is not None else min_users or 0):
-        raise ReleaseIncomplete(sync, f"no payload has at least {min_users:,} and at most {max_users:,} users")
+        raise ApprovalIncomplete(sync, f"no payload has at least {min_users:,} and at most {max_users:,} users")
     found = None if by_size or payload_checksum else held(ledger, sync)
     with ledger.write() as connection:
         now = ledger.now(connection)
         if until is not None and until <= now:
-            raise ReleaseIncomplete(sync, "the moment until which it should hold is over")
+            raise ApprovalIncomplete(sync, "the moment until which it should hold is over")
         made = {
             "sync": sync,
             "payload_checksum": None if by_size else _held_checksum(connection, sync, found, payload_checksum),
@@ -133,12 +133,12 @@ def release(
             "why": why.strip(),
             "at": now,
         }
-        return _read(connection.execute(insert(schema.release).values(**made).returning(schema.release)).one())
+        return _read(connection.execute(insert(schema.approval).values(**made).returning(schema.approval)).one())
 
 
-def fitting(connection: Connection, sync: str, payload_checksum: str, users: int, now: datetime) -> Release | None:
-    """Return the newest release that lets a payload of ``sync`` pass now, or None, as part of a transaction."""
-    table = schema.release
+def fitting(connection: Connection, sync: str, payload_checksum: str, users: int, now: datetime) -> Approval | None:
+    """Return the newest approval that lets a payload of ``sync`` pass now, or None, as part of a transaction."""
+    table = schema.approval
     of_that_size = and_(
         table.c.payload_checksum.is_(None),
         or_(table.c.min_users.is_(None), table.c.min_users <= users),
@@ -151,24 +151,24 @@ def fitting(connection: Connection, sync: str, payload_checksum: str, users: int
 
 
 def note_spent(connection: Connection, sync: str, payload_checksum: str, told: str) -> int | None:
-    """Note a release again that nothing but a receipt tells of, and that releases nothing more; return its number.
+    """Note a approval again that nothing but a receipt tells of, and that approvals nothing more; return its number.
 
-    ``told`` is a receipt's word, as :class:`Release` says it; None: it is no such word.
+    ``told`` is a receipt's word, as :class:`Approval` says it; None: it is no such word.
     """
     found = _TOLD.fullmatch(told)
     if found is None:
         return None
     at = datetime.strptime(found["at"], _MINUTE).replace(tzinfo=UTC)
     spent = {"sync": sync, "payload_checksum": payload_checksum, "until": at, "at": at}
-    noted = insert(schema.release).values(who=found["who"], why=found["why"], **spent).returning(schema.release.c.id)
+    noted = insert(schema.approval).values(who=found["who"], why=found["why"], **spent).returning(schema.approval.c.id)
     number: int = connection.execute(noted).scalar_one()
     return number
 
 
-def that_released(connection: Connection, attempt: int) -> Release | None:
+def that_approved(connection: Connection, attempt: int) -> Approval | None:
     """Return what let an attempt pass its gates, or None where nothing had to."""
-    table = schema.release
-    query = select(table).join(schema.attempt, schema.attempt.c.released == table.c.id)
+    table = schema.approval
+    query = select(table).join(schema.attempt, schema.attempt.c.approved == table.c.id)
     row = connection.execute(query.where(schema.attempt.c.id == attempt)).first()
     return None if row is None else _read(row)
 
@@ -181,11 +181,11 @@ def recorded(connection: Connection, attempt: int) -> list[Verdict]:
 
 def _require_complete(sync: str, why: str, until: datetime | None, *, both: bool, by_size: bool) -> None:
     if not why.strip():
-        raise ReleaseIncomplete(sync, "it has to say why, for whoever reads the receipt")
+        raise ApprovalIncomplete(sync, "it has to say why, for readers of the receipt")
     if both:
-        raise ReleaseIncomplete(sync, "it is bound to one payload or to a range of sizes, not to both")
+        raise ApprovalIncomplete(sync, "it is bound to one payload or to a range of sizes, not to both")
     if by_size and until is None:
-        raise ReleaseIncomplete(sync, "a range of sizes needs a moment until which it holds")
+        raise ApprovalIncomplete(sync, "a range of sizes needs a moment until which it holds")
 
 
 def _held_checksum(connection: Connection, sync: str, found: HeldAttempt | None, wanted: str | None) -> str:
@@ -198,5 +198,5 @@ def _held_checksum(connection: Connection, sync: str, found: HeldAttempt | None,
     return wanted
 
 
-def _read(row: Row[tuple[object, ...]]) -> Release:
-    return Release(row.id, row.who, row.why, row.at, row.until)
+def _read(row: Row[tuple[object, ...]]) -> Approval:
+    return Approval(row.id, row.who, row.why, row.at, row.until)

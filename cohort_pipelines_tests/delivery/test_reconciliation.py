@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohort_pipelines.membership.healing import SLICES, Slices, due, oldest
+from cohort_pipelines.membership.reconciliation import SLICES, Slices, due, oldest
 
 START = datetime(2026, 11, 22, 12, 7, 3, 141, tzinfo=UTC)
 ROUNDS = st.timedeltas(timedelta(seconds=1), timedelta(days=60))
@@ -73,16 +73,16 @@ def test_nothing_is_due_at_the_same_moment_or_after_a_clock_was_set_back() -> No
 
 @given(within=ROUNDS, away=st.floats(0.01, 3), room=st.integers(-1, SLICES))
 def test_what_a_window_has_no_time_for_stays_due(within: timedelta, away: float, room: int) -> None:
-    now, healed = START, START - within * away
-    waiting = due(healed, now, within)
+    now, reconciled = START, START - within * away
+    waiting = due(reconciled, now, within)
     every, sent = numbers(waiting), list[int]()
     while waiting is not None:
-        slices, healed = oldest(waiting, room, now, within)
+        slices, reconciled = oldest(waiting, room, now, within)
         assert slices.count == min(max(room, 1), waiting.count)
         sent += numbers(slices)
-        waiting = due(healed, now, within)
+        waiting = due(reconciled, now, within)
     assert sent == every  # each once, the oldest first
-    assert healed == now or not every
+    assert reconciled == now or not every
 
 
 @pytest.mark.parametrize(

@@ -6,35 +6,37 @@ import pyarrow.parquet as pq
 import pytest
 
 from cohort_pipelines.core.engine import BATCH
-from cohort_pipelines.core.errors import BaselineUnusable, HistoryError
+from cohort_pipelines.core.errors import HistoryError, InitialMembersUnusable
 from cohort_pipelines.core.files import Stage
 from cohort_pipelines.core.plain_text import NOT_TEXT
 from cohort_pipelines.history import History
 from cohort_pipelines.identity.mapping import Equality
-from cohort_pipelines.membership.baseline import adopt
-from cohort_pipelines.membership.belief import BELIEF_SCHEMA, Belief
+from cohort_pipelines.membership.initial_members import adopt
+from cohort_pipelines.membership.state import MEMBERSHIP_SCHEMA, Membership
 from cohort_pipelines.membership.terms import Terms
-from cohort_pipelines_tests.delivery.beliefs import payload_of, planned, read, read_refused
+from cohort_pipelines_tests.delivery.memberships import payload_of, planned, read, read_refused
 
 
 def adopted(history: History, path: Path, equality: Equality = "exact", *, has_header: bool = True) -> list[str]:
-    terms = Terms(baseline=str(path), baseline_has_header=has_header, id_equality=equality)
-    belief = adopt(history, terms, sync="s", window="w")
-    rows = read(history, belief)
+    terms = Terms(initial_members=str(path), initial_members_have_header=has_header, id_equality=equality)
+    membership = adopt(history, terms, sync="s", window="w")
+    rows = read(history, membership)
     assert {row[1:] for row in rows} == {("IN", None)}
-    assert read_refused(history, belief) == set()
-    assert (belief.held, belief.unsettled) == (len(rows), 0)
-    assert belief.file is not None
-    assert (belief.file.stage, belief.file.sync, belief.file.window) == (Stage.BELIEF, "s", "w")
-    assert all(batch.schema == BELIEF_SCHEMA for batch in history.batches(belief.file))
+    assert read_refused(history, membership) == set()
+    assert (membership.held, membership.in_doubt) == (len(rows), 0)
+    assert membership.file is not None
+    assert (membership.file.stage, membership.file.sync, membership.file.window) == (Stage.MEMBERSHIP, "s", "w")
+    assert all(batch.schema == MEMBERSHIP_SCHEMA for batch in history.batches(membership.file))
     return [row[0] for row in rows]
 
 
 def problem_of(history: History, path: Path, *, has_header: bool = True) -> str:
-    with pytest.raises(BaselineUnusable, match=r"^The baseline .* cannot be adopted: .* Nothing was sent") as caught:
-        adopt(history, Terms(baseline=str(path), baseline_has_header=has_header), sync="s", window="w")
+    with pytest.raises(
+        InitialMembersUnusable, match=r"^The baseline .* cannot be adopted: .* Nothing was sent"
+    ) as caught:
+        adopt(history, Terms(initial_members=str(path), initial_members_have_header=has_header), sync="s", window="w")
     assert caught.value.__cause__ is None
-    assert history.versions("s", Stage.BELIEF, "w") == []
+    assert history.versions("s", Stage.MEMBERSHIP, "w") == []
     return str(caught.value).split("cannot be adopted: ")[1].split(". Nothing was sent")[0]
 
 
@@ -77,7 +79,7 @@ def test_a_header_is_no_user_where_none_was_said_to_be_there(tmp_history: Histor
     path = tmp_path / "ids.csv"
     path.write_text(text, encoding="utf-8")
     refused = problem_of(tmp_history, path, has_header=False)
-    assert refused == "its first row is a header, and `baseline_has_header: false` is declared"
+    assert refused == "its first row is a header, and `initial_members_have_header: false` is declared"
 
 
 @pytest.mark.parametrize(
@@ -173,8 +175,8 @@ def test_spellings_of_one_id_are_adopted_as_one(
 def test_who_is_adopted_and_not_in_the_payload_leaves(tmp_history: History, tmp_path: Path) -> None:
     path = tmp_path / "ids.csv"
     path.write_text("id\nstays\nleaves\n", encoding="utf-8")
-    belief = adopt(tmp_history, Terms(baseline=str(path)), sync="s", window="w")
-    assert planned(tmp_history, payload_of(tmp_history, "joins", "stays"), belief) == [
+    membership = adopt(tmp_history, Terms(initial_members=str(path)), sync="s", window="w")
+    assert planned(tmp_history, payload_of(tmp_history, "joins", "stays"), membership) == [
         ("add", "joins", False, "change"),
         ("remove", "leaves", False, "change"),
     ]
@@ -183,7 +185,7 @@ def test_who_is_adopted_and_not_in_the_payload_leaves(tmp_history: History, tmp_
 def test_a_file_of_several_batches_is_adopted(tmp_history: History, tmp_path: Path) -> None:
     path, rows = tmp_path / "ids.csv", 2 * BATCH + 7
     path.write_text("id\n" + "".join(f"{number % (rows - 1):09}\n" for number in range(rows)), encoding="utf-8")
-    assert adopt(tmp_history, Terms(baseline=str(path)), sync="s", window="w").held == rows - 1
+    assert adopt(tmp_history, Terms(initial_members=str(path)), sync="s", window="w").held == rows - 1
 
 
 @pytest.mark.parametrize(
@@ -244,11 +246,11 @@ def test_any_other_parquet_file_is_refused_likewise(
 def test_a_file_that_is_not_there_is_named(tmp_history: History, tmp_path: Path) -> None:
     assert problem_of(tmp_history, tmp_path / "nowhere.csv") == "No such file or directory"
     assert problem_of(tmp_history, tmp_path) == "Is a directory"
-    assert issubclass(BaselineUnusable, HistoryError)
+    assert issubclass(InitialMembersUnusable, HistoryError)
 
 
 def test_nothing_is_left_in_scratch_space(tmp_history: History, tmp_path: Path) -> None:
     path = tmp_path / "ids.csv"
     path.write_text("id\na\n", encoding="utf-8")
-    assert adopt(tmp_history, Terms(baseline=str(path)), sync="s", window="w") != Belief()
+    assert adopt(tmp_history, Terms(initial_members=str(path)), sync="s", window="w") != Membership()
     assert list((Path(tmp_history.root) / ".scratch").iterdir()) == []

@@ -1,9 +1,9 @@
-"""Healing: belief is sent again slice by slice, so that what somebody else changed at the partner does not stay.
+"""Reconciliation: membership is sent again slice by slice, to undo what others changed at the partner.
 
 Time is cut into turns of a fixed length, and each turn belongs to one slice of the ids, round and round. A window sends
-the slices whose turns have ended since the last one that healed, so a window that was missed loses no turn. At every
-window each slice was therefore sent within the time of one round, whenever the windows before it were; unless more
-were due than a window has time for (:func:`oldest`).
+the slices whose turns have ended since the last one that reconciled, so a window that was missed loses no turn. At
+every window each slice was therefore sent within the time of one round, whenever the windows before it were; unless
+more were due than a window has time for (:func:`oldest`).
 """
 
 from dataclasses import dataclass
@@ -31,31 +31,32 @@ class Slices:
 
 
 def due(
-    healed_until: datetime | None, now: datetime, within: timedelta | None, *, whole: bool = False
+    reconciled_until: datetime | None, now: datetime, within: timedelta | None, *, whole: bool = False
 ) -> Slices | None:
     """Return which slices are to be sent again ``now``, so that each comes round in the time ``within``.
 
     Args:
-        healed_until: what ``now`` was at the last delivery that sent the slices due then, or when the very first began
+        reconciled_until: what ``now`` was at the last delivery that sent the slices due then, or when the very first
+        began
             to send; None before that one, which sends everybody anyway.
         now: the moment of this delivery.
         within: the time of one round; None: nothing is ever sent again.
-        whole: the wire sends everybody or nobody; everybody is due when a round is over.
+        whole: the wire sends all ids or none; all are due when a round is over.
 
     Returns:
         The slices; None where none is due.
     """
-    if healed_until is None or within is None:
+    if reconciled_until is None or within is None:
         return None
     turn = _turn(now, within)
-    count = min(turn - _turn(healed_until, within), SLICES)
+    count = min(turn - _turn(reconciled_until, within), SLICES)
     return Slices((turn - count) % SLICES, count) if count >= (SLICES if whole else 1) else None
 
 
 def oldest(slices: Slices, at_most: int, now: datetime, within: timedelta) -> tuple[Slices, datetime]:
     """Return what a window that has time for ``at_most`` of the ``slices`` due ``now`` sends, at least one.
 
-    The others stay due: beside them comes up to when a delivery of these has healed.
+    The others stay due: beside them comes up to when a delivery of these has reconciled.
     """
     count = min(slices.count, max(at_most, 1))
     if count == slices.count:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from cohort_pipelines.history import History
-from cohort_pipelines.membership import belief
-from cohort_pipelines.membership.belief import SETTLES_AFTER, Belief, fold
-from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_of, read, read_refused
+from cohort_pipelines.membership import state
+from cohort_pipelines.membership.state import SETTLES_AFTER, Membership, fold
+from cohort_pipelines_tests.delivery.memberships import NOON, believe, chunks, plan_of, read, read_refused
 
 
 @pytest.mark.parametrize(
@@ -14,23 +14,23 @@ from cohort_pipelines_tests.delivery.beliefs import NOON, believe, chunks, plan_
     [
         ("add", "acked", None, "IN"),
         ("add", "acked", "OUT", "IN"),
-        ("remove", "acked", "MAYBE", "OUT"),
-        ("add", "doubted", None, "IN"),
-        ("remove", "doubted", "MAYBE", "OUT"),
-        ("add", "refused", None, "OUT"),
-        ("add", "refused", "OUT", "OUT"),
-        ("add", "refused", "IN", "MAYBE"),  # somebody must have put them out
-        ("add", "refused_whole", "IN", "MAYBE"),
-        ("remove", "refused", "OUT", "OUT"),
-        ("remove", "refused", "IN", "IN"),
-        ("add", "unknown", "OUT", "MAYBE"),
-        ("remove", "intent", "IN", "MAYBE"),
-        ("add", "refused_whole", "OUT", "OUT"),
-        ("add", "refused_whole", None, "OUT"),
-        ("remove", "refused_whole", "IN", "IN"),
-        ("remove", "refused_whole", "MAYBE", "MAYBE"),
-        ("add", "untouched", "OUT", "OUT"),
-        ("add", "untouched", None, None),
+        ("remove", "acked", "UNKNOWN", "OUT"),
+        ("add", "in_doubt", None, "IN"),
+        ("remove", "in_doubt", "UNKNOWN", "OUT"),
+        ("add", "rejected", None, "OUT"),
+        ("add", "rejected", "OUT", "OUT"),
+        ("add", "rejected", "IN", "UNKNOWN"),  # somebody must have put them out
+        ("add", "rejected_whole", "IN", "UNKNOWN"),
+        ("remove", "rejected", "OUT", "OUT"),
+        ("remove", "rejected", "IN", "IN"),
+        ("add", "unknown", "OUT", "UNKNOWN"),
+        ("remove", "intent", "IN", "UNKNOWN"),
+        ("add", "rejected_whole", "OUT", "OUT"),
+        ("add", "rejected_whole", None, "OUT"),
+        ("remove", "rejected_whole", "IN", "IN"),
+        ("remove", "rejected_whole", "UNKNOWN", "UNKNOWN"),
+        ("add", "not_sent", "OUT", "OUT"),
+        ("add", "not_sent", None, None),
     ],
 )
 def test_what_an_outcome_makes_of_belief(
@@ -43,21 +43,21 @@ def test_what_an_outcome_makes_of_belief(
 
 
 @pytest.mark.parametrize("later", [False, True])
-@pytest.mark.parametrize(("state", "held"), [("intent", "MAYBE"), ("unknown", "MAYBE"), ("doubted", "IN")])
+@pytest.mark.parametrize(("state", "held"), [("intent", "UNKNOWN"), ("unknown", "UNKNOWN"), ("in_doubt", "IN")])
 def test_only_a_later_acknowledgement_settles(tmp_history: History, state: str, held: str, later: bool) -> None:
     plan = plan_of(tmp_history, ("add", "u"))
-    doubted = fold(tmp_history, Belief(), plan, chunks((0, 1, state, NOON - SETTLES_AFTER, NOON)))
-    assert (doubted.unsettled, read(tmp_history, doubted)) == (1, [("u", held, NOON)])
+    doubted = fold(tmp_history, Membership(), plan, chunks((0, 1, state, NOON - SETTLES_AFTER, NOON)))
+    assert (doubted.in_doubt, read(tmp_history, doubted)) == (1, [("u", held, NOON)])
 
     again = NOON + SETTLES_AFTER + timedelta(microseconds=int(later))
     settled = fold(tmp_history, doubted, plan, chunks((0, 1, "acked", again, again)))
-    assert (settled.unsettled, read(tmp_history, settled)) == (int(not later), [("u", "IN", None if later else NOON)])
+    assert (settled.in_doubt, read(tmp_history, settled)) == (int(not later), [("u", "IN", None if later else NOON)])
 
 
-@pytest.mark.parametrize(("state", "held"), [("unknown", "MAYBE"), ("doubted", "IN")])
+@pytest.mark.parametrize(("state", "held"), [("unknown", "UNKNOWN"), ("in_doubt", "IN")])
 @pytest.mark.parametrize("minutes", [5, 30])
 def test_a_second_doubt_counts_from_the_newer_one(tmp_history: History, state: str, held: str, minutes: int) -> None:
-    base = believe(tmp_history, ("u", "MAYBE", NOON))
+    base = believe(tmp_history, ("u", "UNKNOWN", NOON))
     later = NOON + timedelta(minutes=minutes)
     folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, state, later, later)))
     assert read(tmp_history, folded) == [("u", held, later)]
@@ -71,14 +71,14 @@ def test_rows_that_were_never_begun_stay_as_they_were(tmp_history: History) -> N
         ("a", "IN"),
         ("b", "IN"),
         ("c", "OUT"),
-        ("d", "MAYBE"),
+        ("d", "UNKNOWN"),
         ("g", "IN"),
         ("z", "IN"),
     ]
 
 
 def test_who_is_in_or_may_be_is_held(tmp_history: History) -> None:
-    base = believe(tmp_history, ("in", "IN", None), ("out", "OUT", None), ("maybe", "MAYBE", None))
+    base = believe(tmp_history, ("in", "IN", None), ("out", "OUT", None), ("unknown", "UNKNOWN", None))
     plan = plan_of(tmp_history, *(("add", each) for each in "abc"), ("remove", "in"))
     outcome = chunks((0, 1, "acked", NOON, NOON), (1, 2, "unknown", NOON, NOON), (3, 4, "acked", NOON, NOON))
     assert fold(tmp_history, base, plan, outcome).held == 3  # a, b and maybe
@@ -90,17 +90,17 @@ def test_nothing_sent_makes_no_new_file(tmp_history: History) -> None:
 
 
 def test_untouched_rows_stay_as_they_were_beside_others(tmp_history: History) -> None:
-    base = believe(tmp_history, ("b", "MAYBE", NOON, True))
+    base = believe(tmp_history, ("b", "UNKNOWN", NOON, True))
     plan = plan_of(tmp_history, ("add", "a"), ("add", "b"), ("add", "c"))
-    outcome = chunks((0, 1, "acked", NOON, NOON), (1, 2, "untouched", NOON, NOON), (2, 3, "untouched", NOON, NOON))
+    outcome = chunks((0, 1, "acked", NOON, NOON), (1, 2, "not_sent", NOON, NOON), (2, 3, "not_sent", NOON, NOON))
     folded = fold(tmp_history, base, plan, outcome)
-    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "MAYBE", NOON)]
+    assert read(tmp_history, folded) == [("a", "IN", None), ("b", "UNKNOWN", NOON)]
     assert read_refused(tmp_history, folded) == {"b"}
 
 
 def test_untouched_rows_alone_make_no_new_file(tmp_history: History) -> None:
     base = believe(tmp_history, ("u", "OUT", None))
-    outcome = chunks((0, 1, "untouched", NOON, NOON))
+    outcome = chunks((0, 1, "not_sent", NOON, NOON))
     assert fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), outcome) is base
 
 
@@ -110,9 +110,9 @@ def test_untouched_rows_alone_make_no_new_file(tmp_history: History) -> None:
     ("state", "after"),
     [
         ("acked", False),
-        ("doubted", False),
-        ("refused", True),
-        ("refused_whole", True),
+        ("in_doubt", False),
+        ("rejected", True),
+        ("rejected_whole", True),
         ("unknown", None),
         ("intent", None),
     ],
@@ -127,10 +127,10 @@ def test_who_was_refused_last_is_marked(
 
 
 def test_a_refusal_settles_nothing(tmp_history: History) -> None:
-    base = believe(tmp_history, ("u", "MAYBE", NOON))
+    base = believe(tmp_history, ("u", "UNKNOWN", NOON))
     later = NOON + 2 * SETTLES_AFTER
-    folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, "refused_whole", later, later)))
-    assert read(tmp_history, folded) == [("u", "MAYBE", NOON)]
+    folded = fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), chunks((0, 1, "rejected_whole", later, later)))
+    assert read(tmp_history, folded) == [("u", "UNKNOWN", NOON)]
 
 
 def test_a_large_plan_is_worked_in_by_steps_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,5 +138,5 @@ def test_a_large_plan_is_worked_in_by_steps_to_the_same_end(tmp_path: Path, monk
     base = believe(tmp_history, ("b", "OUT", None), ("c", "IN", NOON, True))
     plan, outcome = plan_of(tmp_history, ("add", "a"), ("add", "b")), chunks((0, 2, "acked", NOON, NOON))
     at_once = fold(tmp_history, base, plan, outcome)
-    monkeypatch.setattr(belief, "_AT_ONCE", 1)
+    monkeypatch.setattr(state, "_AT_ONCE", 1)
     assert fold(tmp_history, base, plan, outcome) == at_once

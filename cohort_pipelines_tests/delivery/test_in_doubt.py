@@ -8,7 +8,7 @@ from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
 from cohort_pipelines.destinations.wire import Answer
 from cohort_pipelines.ledger.schema import AttemptState
-from cohort_pipelines.membership.belief import SETTLES_AFTER
+from cohort_pipelines.membership.state import SETTLES_AFTER
 from cohort_pipelines_tests.delivery.world import LAST_TRY, Fate, Killed, MemoryPartner, World, tried_twice, users
 
 LATER = SETTLES_AFTER + timedelta(seconds=1)
@@ -18,16 +18,16 @@ def test_doubted_rows_are_in_but_unsettled_until_they_are_sent_again_later(world
     world.partner.faults[1] = tried_twice
     first = world.overwrite(users(1, 2))
     assert (first.state, first.acknowledged, first.requests) == (AttemptState.DELIVERED, 2, 3)
-    assert first.unsettled == 2
+    assert first.in_doubt == 2
 
     world.next_window()
     soon = world.overwrite(users(1, 2))
-    assert (soon.joiners, soon.unchanged, soon.planned, soon.unsettled) == (0, 2, 2, 2)  # too soon to be sure
+    assert (soon.joiners, soon.unchanged, soon.planned, soon.in_doubt) == (0, 2, 2, 2)  # too soon to be sure
 
     world.next_window()
     with clock.shifted(LATER):
         settled = world.overwrite(users(1, 2))
-        assert (settled.joiners, settled.planned, settled.unsettled) == (0, 2, 0)
+        assert (settled.joiners, settled.planned, settled.in_doubt) == (0, 2, 0)
         world.next_window()
         assert world.overwrite(users(1, 2)).planned == 0
 
@@ -37,21 +37,21 @@ def test_a_doubt_in_the_second_window_starts_the_wait_anew(world: World) -> None
     world.overwrite(users(1, 2))
     world.next_window()
     with clock.shifted(LATER):
-        assert world.overwrite(users(1, 2)).unsettled == 2
+        assert world.overwrite(users(1, 2)).in_doubt == 2
 
 
 def test_who_leaves_stays_out_although_a_late_first_try_adds_them_again(world: World) -> None:
     world.partner.faults[1] = tried_twice
     world.overwrite(users(1, 2))
     world.next_window()
-    assert world.overwrite(users(2)).unsettled == 2  # the removal was acknowledged, but too soon to be the last word
+    assert world.overwrite(users(2)).in_doubt == 2  # the removal was acknowledged, but too soon to be the last word
 
     world.partner.land_late_requests()
     assert world.partner.members == users(1, 2)
     world.next_window()
     with clock.shifted(LATER):
         receipt = world.overwrite(users(2))
-        assert (receipt.unsettled, receipt.leavers) == (0, 0)
+        assert (receipt.in_doubt, receipt.leavers) == (0, 0)
         assert world.partner.members == users(2)
 
 
@@ -61,13 +61,13 @@ def test_who_returns_stays_in_although_a_late_first_try_removes_them_again(world
     world.partner.faults[2] = tried_twice
     world.overwrite(users(2))
     world.next_window()
-    assert world.overwrite(users(1, 2)).unsettled == 1
+    assert world.overwrite(users(1, 2)).in_doubt == 1
 
     world.partner.land_late_requests()
     assert world.partner.members == users(2)
     world.next_window()
     with clock.shifted(LATER):
-        assert world.overwrite(users(1, 2)).unsettled == 0
+        assert world.overwrite(users(1, 2)).in_doubt == 0
         assert world.partner.members == users(1, 2)
 
 
@@ -81,7 +81,7 @@ def test_a_writer_that_is_cut_off_may_try_for_minutes_more(world: World, minutes
     assert timedelta(minutes=15) < LAST_TRY + SETTLES_AFTER < timedelta(minutes=17)
     world.next_window()
     with clock.shifted(timedelta(minutes=minutes)):
-        assert world.overwrite(users(2)).unsettled == (0 if settled else 1)
+        assert world.overwrite(users(2)).in_doubt == (0 if settled else 1)
 
 
 def test_only_the_doubtful_rows_of_a_chunk_are_sent_again(world: World) -> None:
@@ -90,7 +90,7 @@ def test_only_the_doubtful_rows_of_a_chunk_are_sent_again(world: World) -> None:
 
     world.partner.faults[1] = second_row_doubtful  # type: ignore[assignment]
     receipt = world.overwrite(users(1, 2, 3))
-    assert (receipt.acknowledged, receipt.unsettled) == (3, 1)
+    assert (receipt.acknowledged, receipt.in_doubt) == (3, 1)
 
     world.next_window()
     world.overwrite(users(1, 2, 3))

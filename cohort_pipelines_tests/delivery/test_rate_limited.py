@@ -1,4 +1,4 @@
-"""Rows that were only turned away, or never got a connection, are certain to be as they were."""
+"""Rows that were only rate limited, or never got a connection, are certain to be as they were."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -7,17 +7,17 @@ import pytest
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
-from cohort_pipelines.core.errors import DeliveryStopped, DeliveryYielded, PartnerTurnedAway
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryStopped, PartnerRateLimited
 from cohort_pipelines.destinations.wire import Answer
 from cohort_pipelines.ledger.schema import AttemptState
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, World, users
 
 
-def turned_away(wait: float | None) -> Fault:
+def rate_limited(wait: float | None) -> Fault:
     """Take nothing, and name the seconds after which to come back (None: there is nobody to ask)."""
 
     def fault(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:  # noqa: ARG001  a Fault
-        return Answer(untouched=dict.fromkeys(range(len(ids)), "HTTP 429"), again_after=wait, requests=5)
+        return Answer(not_sent=dict.fromkeys(range(len(ids)), "HTTP 429"), again_after=wait, requests=5)
 
     return fault
 
@@ -25,8 +25,8 @@ def turned_away(wait: float | None) -> Fault:
 def half_of_them(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
     """Take every other row."""
     partner.apply(Sent(operation, tuple(ids[::2])))
-    untouched = dict.fromkeys(range(1, len(ids), 2), "HTTP 429")
-    return Answer(untouched=untouched, again_after=0.0, requests=len(ids))
+    not_sent = dict.fromkeys(range(1, len(ids), 2), "HTTP 429")
+    return Answer(not_sent=not_sent, again_after=0.0, requests=len(ids))
 
 
 def very_soon() -> datetime:
@@ -34,10 +34,10 @@ def very_soon() -> datetime:
 
 
 def test_who_was_turned_away_is_sent_again(world: World) -> None:
-    world.partner.faults = {2: turned_away(0.0), 3: half_of_them}
+    world.partner.faults = {2: rate_limited(0.0), 3: half_of_them}
     receipt = world.overwrite(users(*range(10)))
     assert world.partner.members == users(*range(10))
-    assert (receipt.state, receipt.acknowledged, receipt.unsettled) == (AttemptState.DELIVERED, 10, 0)
+    assert (receipt.state, receipt.acknowledged, receipt.in_doubt) == (AttemptState.DELIVERED, 10, 0)
 
 
 def test_only_the_rows_that_were_turned_away_are_sent_again(world: World) -> None:
@@ -50,7 +50,7 @@ def test_additions_that_were_turned_away_still_go_before_removals(world: World) 
     world.overwrite(users(*range(6)))
     before = len(world.partner.requests)
     world.next_window()
-    world.partner.faults = {before + 1: turned_away(0.0), before + 2: turned_away(0.0)}
+    world.partner.faults = {before + 1: rate_limited(0.0), before + 2: rate_limited(0.0)}
     world.overwrite(users(*range(6, 12)))
     operations = [sent.operation for sent in world.partner.requests[before:]]
     assert operations == sorted(operations)
@@ -59,25 +59,25 @@ def test_additions_that_were_turned_away_still_go_before_removals(world: World) 
 
 @pytest.mark.parametrize("wait", [0.0, 0.05, 3_600.0, 1e12, 1e300])
 def test_turned_away_for_ever_it_yields_and_knows_that_nothing_changed(world: World, wait: float) -> None:
-    world.partner.always = turned_away(wait)
-    with pytest.raises(DeliveryYielded):
+    world.partner.always = rate_limited(wait)
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(*range(10)), deadline=very_soon())
 
     world.next_window()
     world.partner.always = None
     receipt = world.overwrite(users(1))  # nobody of the others has to be removed
-    assert (receipt.planned, receipt.unsettled) == (1, 0)
+    assert (receipt.planned, receipt.in_doubt) == (1, 0)
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(world: World) -> None:
-    world.partner.always = turned_away(3_600.0)
-    with pytest.raises(DeliveryYielded):
+    world.partner.always = rate_limited(3_600.0)
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(*range(100)), deadline=clock.now() + timedelta(minutes=15))
     assert len(world.partner.requests) <= world.partner.workers
 
 
 def test_a_partner_that_is_down_stops_the_delivery_and_nothing_is_unsettled(world: World) -> None:
-    world.partner.always = turned_away(None)
+    world.partner.always = rate_limited(None)
     with pytest.raises(DeliveryStopped, match="no clear answer"):
         world.overwrite(users(*range(100)))
     assert len(world.partner.requests) <= world.partner.workers
@@ -85,7 +85,7 @@ def test_a_partner_that_is_down_stops_the_delivery_and_nothing_is_unsettled(worl
     world.next_window()
     world.partner.always = None
     receipt = world.overwrite(users(1))
-    assert (receipt.planned, receipt.unsettled) == (1, 0)
+    assert (receipt.planned, receipt.in_doubt) == (1, 0)
 
 
 def test_a_cancel_while_waiting_ends_the_wait(world: World) -> None:
@@ -97,7 +97,7 @@ def test_a_cancel_while_waiting_ends_the_wait(world: World) -> None:
         if world.partner.requests:
             raise Cancelled
 
-    world.partner.always = turned_away(600.0)
+    world.partner.always = rate_limited(600.0)
     with pytest.raises(Cancelled):
         world.overwrite(users(*range(10)), on_progress=cancel)
     world.next_window()
@@ -110,9 +110,9 @@ def test_turned_away_before_the_target_exists_it_yields_too(
     world: World, monkeypatch: pytest.MonkeyPatch, wait: float
 ) -> None:
     async def establish(_session: object, _deadline: datetime) -> int:
-        raise PartnerTurnedAway(world.partner.wire, "HTTP 429", wait)
+        raise PartnerRateLimited(world.partner.wire, "HTTP 429", wait)
 
     monkeypatch.setattr("cohort_pipelines_tests.delivery.world._MemorySession.establish", establish)
-    with pytest.raises(DeliveryYielded):
+    with pytest.raises(DeliveryDeferred):
         world.overwrite(users(1), deadline=very_soon())
     assert world.partner.requests == []

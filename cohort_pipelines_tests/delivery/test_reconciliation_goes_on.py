@@ -1,4 +1,4 @@
-"""Healing keeps its pace whatever is refused, and leaves time for changes."""
+"""Reconciliation keeps its pace whatever is refused, and leaves time for changes."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -8,7 +8,7 @@ import pytest
 
 from cohort_pipelines.core import clock
 from cohort_pipelines.core.changes import Operation
-from cohort_pipelines.core.errors import DeliveryRefused, DeliveryYielded
+from cohort_pipelines.core.errors import DeliveryDeferred, DeliveryRejected
 from cohort_pipelines.destinations.wire import Answer
 from cohort_pipelines.membership.terms import Terms
 from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, World, users
@@ -16,7 +16,7 @@ from cohort_pipelines_tests.delivery.world import Fault, MemoryPartner, Sent, Wo
 pytestmark = pytest.mark.slow
 
 DAY = timedelta(days=1)
-WEEKLY = Terms(heal_within=7 * DAY)
+WEEKLY = Terms(reconcile_within=7 * DAY)
 EVERYBODY = users(*range(700))
 
 
@@ -25,7 +25,7 @@ def refusing(*bad: str) -> Fault:
 
     def fault(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
         partner.apply(Sent(operation, tuple(each for each in ids if each not in bad)))
-        return Answer(refused={row: "HTTP 400" for row, each in enumerate(ids) if each in bad}, requests=1)
+        return Answer(rejected={row: "HTTP 400" for row, each in enumerate(ids) if each in bad}, requests=1)
 
     return fault
 
@@ -55,7 +55,7 @@ def test_an_id_that_is_refused_every_day_changes_nothing_in_the_healing_of_the_o
         if day < bad_from:
             world.overwrite(EVERYBODY, terms=WEEKLY)
         else:
-            with pytest.raises(DeliveryRefused, match="1 additions and 0 removals"):
+            with pytest.raises(DeliveryRejected, match="1 additions and 0 removals"):
                 world.overwrite(EVERYBODY | {"bad"}, terms=WEEKLY)
 
     first, *others = days(world, 10, deliver)
@@ -74,7 +74,7 @@ def test_who_is_gone_and_refused_when_healed_is_red_until_they_are_back(world: W
         later.enter_context(clock.shifted(8 * DAY))  # all of them are due
         for _ in range(3):
             world.next_window()
-            with pytest.raises(DeliveryRefused, match="1 additions"):
+            with pytest.raises(DeliveryRejected, match="1 additions"):
                 world.overwrite(users(*range(20)), terms=WEEKLY)
             later.enter_context(clock.shifted(timedelta(minutes=15)))
         world.partner.always = None
@@ -91,7 +91,7 @@ def test_who_is_out_and_cannot_be_removed_once_more_is_no_failure(world: World) 
     with clock.shifted(8 * DAY):
         world.next_window()
         receipt = world.overwrite(users(*range(11, 20)), terms=WEEKLY)
-    assert (receipt.refused, receipt.leavers) == (2, 1)
+    assert (receipt.rejected, receipt.leavers) == (2, 1)
     assert world.partner.members == users(*range(11, 20))
 
 
@@ -102,7 +102,7 @@ def test_what_is_to_be_removed_and_refused_is_red_beside_what_is_only_healed(wor
     world.partner.always = refusing(*users(3, 10))
     with clock.shifted(8 * DAY):
         world.next_window()
-        with pytest.raises(DeliveryRefused, match="2 removals"):
+        with pytest.raises(DeliveryRejected, match="2 removals"):
             world.overwrite(users(*range(11, 20)), terms=WEEKLY)
 
 
@@ -129,7 +129,7 @@ def test_where_everybody_is_due_and_the_window_short_changes_are_made_and_healin
             world.next_window()
             leaver = users(number)
             audience -= leaver
-            with suppress(DeliveryYielded):
+            with suppress(DeliveryDeferred):
                 world.overwrite(audience, terms=WEEKLY, deadline=clock.now() + timedelta(seconds=5))
             assert not leaver & world.partner.members, number
             rounds.append({each for sent in world.partner.requests[before:] for each in sent.ids})
