@@ -118,7 +118,7 @@ class Attempt:
             ]
 
     def close_crashed(self, dead: CrashedAttempt, membership: Membership) -> None:
-        """Mark an attempt as orphaned, now that ``membership`` holds all it may have done."""
+        """Mark an attempt as crashed, now that ``membership`` holds all it may have done."""
         with self.lease.fenced() as connection:
             now = self.ledger.now(connection)
             word = func.coalesce(schema.attempt.c.error, "its process died")

@@ -38,7 +38,7 @@ def judge(
     """Judge an attempt whose plan is ``counts``; record what each gate finds, and what lets it pass all the same.
 
     To be called once crashed attempts are recovered: what they added counts too. ``held`` are the ids that the target
-    has in, or maybe in, by the membership that the plan was drawn from; ``adopted``: which began with a file. An
+    holds, or may hold, by the membership that the plan was drawn from; ``adopted``: which began with a file. An
     approval is looked for only where a gate holds, so that a receipt names one only where it was needed.
 
     Raises:
@@ -84,7 +84,7 @@ def preview(
         window: the window that it would be delivered in.
         users: ids in the payload.
         counts: of the plan.
-        held: ids that the target has in, or maybe in, by the membership that the plan was drawn from.
+        held: ids that the target holds, or may hold, by the membership that the plan was drawn from.
         adopted: whether it began with a file, or would.
         members: members of the cohort; None: not known.
         identified: those with a profile property; None: not known.
@@ -136,9 +136,9 @@ def _with_comparison(planned: Facts, before: Delivered, now: datetime, *, adopte
 def _delivered(connection: Connection, target_id: int, window: str, now: datetime) -> Delivered:
     """Look up the green attempts on a target that a payload for ``window`` is measured against.
 
-    Restores are left out, and one-time exports among windows, since neither is what the audience usually is. A approved
-    one counts in any case and everything before it does not: the audience begins anew, as it does in a target that was
-    emptied to be given up. Where none is left, the newest counts, however old it is.
+    Restores are left out, and one-time exports among windows, since neither is what the audience usually is. An
+    approved one counts in any case and everything before it does not: the audience begins anew, as it does in a target
+    that was emptied to be given up. Where none is left, the newest counts, however old it is.
     """
     table = schema.attempt
     green = select(table).where(table.c.target == target_id, table.c.state.in_(GREEN_STATES))

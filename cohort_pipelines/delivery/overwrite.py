@@ -59,7 +59,7 @@ class Overwrite:
     reconciles_until: datetime | None = None
 
     def recover_crashed_attempts(self) -> None:
-        """Work what dead writers may have done into membership.
+        """Work what crashed attempts may have done into membership.
 
         Raises:
             HistoryError: plan or membership cannot be trusted, or the history cannot be written.
@@ -71,7 +71,7 @@ class Overwrite:
         """Seal the plan of what ``partner`` is to be sent.
 
         Raises:
-            HistoryError: payload, membership or baseline cannot be trusted, or the history cannot be written.
+            HistoryError: payload, membership or initial members cannot be trusted, or the history cannot be written.
         """
         attempt, asked, target = self.attempt, self.attempt.asked, self.attempt.on_target()
         self.initial_members, membership = target.initial_members, attempt.membership(self.history)

@@ -136,7 +136,7 @@ def preview(ledger: Ledger | None, history: Overlay, wanted: Wanted) -> Preview:
         wanted: what would be delivered.
 
     Raises:
-        HistoryError: payload, membership or baseline cannot be trusted.
+        HistoryError: payload, membership or initial members cannot be trusted.
         LedgerUnusable: the ledger cannot be read.
     """
     row = None if ledger is None else _target(ledger, wanted.target)

@@ -73,7 +73,7 @@ class Sending:
         self._unheard = 0  # requests refused while nothing was acknowledged
         self._last_refusal: PartnerRequestRejected | None = None
         self._looked = False  # whether the partner was asked for the target
-        self._again: deque[Chunk] = deque()  # what was left not_sent
+        self._again: deque[Chunk] = deque()  # what was not sent after all
         self._bisection = Bisection(0, judges_rows=True)
         self._not_before = clock.monotonic()  # the partner turned us away until then
         self._backing_off = BackingOff()
@@ -289,7 +289,7 @@ class Sending:
             await self._recorder.record(ended, None)
 
     def _take_back(self, chunk: Chunk, ended: Sequence[Ended]) -> None:
-        """Let what was left not_sent be sent again, and the parts of what was refused as a whole."""
+        """Let what was not sent be sent again, and the parts of what was rejected as a whole."""
         if ended[0].state is ChunkState.REJECTED_WHOLE:
             self._bisection.put([chunk.part(each.lo, each.hi, splits=1) for each in ended])
         else:

@@ -232,7 +232,7 @@ def _send(overwrite: Overwrite, sending: Sending, partner: ChangeWire | FileWire
                 sending.run(partner, phases, counts, on_progress, look=look)
             if not (
                 sending.established or sending.stopped or sending.deferred
-            ):  # a baseline that needed nothing stands
+            ):  # initial members that needed nothing stand
                 attempt.mark_established()
     except (LeaseLost, LedgerUnusable):
         raise

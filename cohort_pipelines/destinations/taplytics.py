@@ -183,7 +183,7 @@ class _Flags:
         """Set the field for each of ``ids``; every row is judged alone.
 
         Once a row gets no clear answer after its retries, or is only rate limited, or the plan refuses (402), the rows
-        not yet started are left out, not_sent, which spares a partner that is down or busy.
+        not yet started are left out, as not sent, which spares a partner that is down or busy.
 
         Raises:
             PartnerKeyRefused: at once. What this chunk had in flight is cut off, and which of its rows were

@@ -22,7 +22,8 @@ class Answer:
         unknown: rows that may or may not have taken effect, each with what was seen instead of an answer.
         not_sent: rows that are certain to be as they were, each with the reason: no connection was made for them, they
             were only rate limited (429), or they were not sent at all.
-        again_after: seconds after which the not_sent rows may be sent again; None: the partner cannot be reached.
+        again_after: seconds after which the rows that were not sent may be sent again; None: the partner cannot be
+        reached.
         doubtful: rows that were acknowledged after an earlier try of the same call that may still land.
         requests: HTTP requests made, retries included.
     """
@@ -60,7 +61,7 @@ class Session(Protocol):
 
         Time-outs, cut connections, 429 and 5xx are retried within ``deadline``. Each such try but a 429, or one without
         a connection, may still land: rows acknowledged after one are doubtful, all others are unknown. Rows of which no
-        try may land are not_sent.
+        try may land are in ``not_sent``.
 
         Raises:
             PartnerKeyRefused: the key is refused; nothing more should be sent.

@@ -1,7 +1,7 @@
 """Approvals: a person lets a held payload pass the gates, and the receipt says who, when and why.
 
 An approval is bound to one payload by its checksum, or to a range of sizes, and always to a time: an empty payload has
-the checksum of every other empty one, so that a approval without an end would switch its gates off for good.
+the checksum of every other empty one, so that an approval without an end would switch its gates off for good.
 """
 
 import re
@@ -16,7 +16,7 @@ from cohort_pipelines.ledger.database import Database
 from cohort_pipelines.ledger.schema import AttemptKind, AttemptState
 
 LASTS = timedelta(days=1)
-"""How long a approval of one payload holds unless it says so itself."""
+"""How long an approval of one payload holds unless it says so itself."""
 
 _MINUTE = "%Y-%m-%d %H:%M"
 _TOLD = re.compile(r"(?P<who>.*?) at (?P<at>\d{4}-\d\d-\d\d \d\d:\d\d) UTC: (?P<why>.*)", re.DOTALL)
@@ -151,7 +151,7 @@ def fitting(connection: Connection, sync: str, payload_checksum: str, users: int
 
 
 def note_spent(connection: Connection, sync: str, payload_checksum: str, told: str) -> int | None:
-    """Note a approval again that nothing but a receipt tells of, and that approvals nothing more; return its number.
+    """Note an approval again that only a receipt tells of, and that approves nothing more; return its number.
 
     ``told`` is a receipt's word, as :class:`Approval` says it; None: it is no such word.
     """

@@ -173,7 +173,7 @@ class Ledger(Windows):
     def record_payload(
         self, seq: int, file: StoredFile, excluded: StoredFile, excluded_by_reason: Mapping[str, int]
     ) -> None:
-        """Record the payload of snapshot ``seq`` and its excluded, ``excluded_by_reason``; the newest counts."""
+        """Record the payload of snapshot ``seq`` and its excluded members; the newest counts."""
         with self.write() as connection:
             _derive(connection, seq, file, {})
             _derive(connection, seq, excluded, excluded_by_reason)

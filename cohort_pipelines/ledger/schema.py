@@ -74,7 +74,7 @@ class ChunkState(StrEnum):
     """What is known of a range of a plan; a range without a row was never begun.
 
     IN_DOUBT: acknowledged, after an earlier try that got no clear answer and may still land.
-    REFUSED: the partner would not take these rows. REJECTED_WHOLE: it refused the request as such. None of them took
+    REJECTED: the partner would not take these rows. REJECTED_WHOLE: it refused the request as such. None of them took
     effect. NOT_SENT: not sent after all, or only rate limited, so that the rows are as they were.
     """
 
@@ -136,7 +136,7 @@ target = Table(
     Column("membership_window", String),
     Column("membership_checksum", String),  # null: nothing is known to be there
     Column("in_doubt", Integer, nullable=False),
-    Column("held", Integer, nullable=False),  # ids that membership has in, or maybe in
+    Column("held", Integer, nullable=False),  # ids that membership has IN or UNKNOWN
     Column("initial_members", String),  # what it held before the first delivery; null: not delivered to yet
     Column("last_sent", Moment),  # when a request to it may last have been sent
     Column("reconciled_until", Moment),  # up to when the slices of membership were sent again

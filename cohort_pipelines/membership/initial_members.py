@@ -1,4 +1,4 @@
-"""The initial_members: what a target held before the first delivery, adopted from a file of ids as if we had sent them.
+"""The initial members: what a target held before the first delivery, adopted from a file of ids as if we had sent them.
 
 Who is in it and not in the payload is then a leaver, and who is in both costs nothing.
 """

@@ -32,7 +32,7 @@ _FIELDS: "list[pa.Field[Any]]" = [  # quoted: only the type stubs know it as gen
     pa.field("id", pa.string(), nullable=False),
     pa.field("state", pa.string(), nullable=False),  # IN, OUT or UNKNOWN
     pa.field("in_doubt_since", pa.timestamp("us", tz="UTC")),  # an unknown request may land for a while after
-    pa.field("rejected", pa.bool_(), nullable=False),  # the partner refused the last request for it
+    pa.field("rejected", pa.bool_(), nullable=False),  # the partner rejected the last request for it
 ]
 MEMBERSHIP_SCHEMA = pa.schema(_FIELDS)
 _CHUNK_COLUMNS: dict[str, pa.DataType] = {
@@ -81,14 +81,14 @@ def fold(
     An acknowledged row is IN or OUT. A row that may have taken effect is UNKNOWN. Where a try got no answer, though a
     later one may have, the row is in doubt too, and stays so until a request for it, begun later than
     :data:`SETTLES_AFTER` (and ``apply_delay``, which the partner may take to apply it) after, was acknowledged
-    without a doubt. Refused rows stay as they were, an unknown id OUT; but who was in and is refused as an addition is
-    UNKNOWN, since others must have removed them. Rows that were never begun, or left not_sent, stay as they were
+    without a doubt. Rejected rows stay as they were, an unknown id OUT; but who was in and is rejected as an addition
+    is UNKNOWN, since others must have removed them. Rows that were never begun, or were not sent, stay as they were
     altogether.
 
     An id with white space at an end goes from membership once it is certainly out. The bare id is IN only where it was
     acknowledged, since the plan adds it after the other was removed; else it is UNKNOWN.
 
-    An id is marked while the last request for it was refused, until one is acknowledged; that it cannot be removed
+    An id is marked while the last request for it was rejected, until one is acknowledged; that it cannot be removed
     where it is out says nothing of it.
 
     Raises:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from cohort_pipelines.identity import Equality
 
 NO_FILE = frozenset({"empty", "unknown"})
-"""The baselines that are words; any other is the path of a file."""
+"""The words for initial members; anything else is the path of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Terms:
         never
             send stays), or the path of a CSV or Parquet file of the ids.
         initial_members_have_header: whether that file names its columns; one without has the ids and nothing else.
-        rejection_tolerance: additions that may be refused in a delivery that still counts as delivered.
+        rejection_tolerance: additions that may be rejected in a delivery that still counts as delivered.
     """
 
     id_equality: Equality = "exact"

@@ -41,7 +41,7 @@ class Mirror:
 
     ``generation`` counts the ledger's changes, ``target_generation`` the attempts on the target. ``writers`` are all
     syncs that ever wrote it, the owner among them; ``initial_members`` is what it held before the first delivery, None
-    before that; ``run`` made the attempt, empty after a rebuild. Marks of earlier versions do not tell all of this.
+    before that; ``run`` made the attempt, empty after a rebuild.
     """
 
     ledger_id: str

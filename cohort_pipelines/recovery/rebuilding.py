@@ -291,7 +291,7 @@ def _targets(ledger: Ledger, receipts: Iterable[FoundReceipt], mirrors: Iterable
 def _write_target(
     connection: Connection, known: _Known, membership: Membership, *, forgetful: bool, now: datetime
 ) -> int:
-    """Write what is memberships of a target, and whose it is; return its number."""
+    """Write what is known of a target, and whose it is; return its number."""
     file = membership.file
     values: dict[str, Any] = {
         "owner": known.owner(forgetful=forgetful),
