@@ -53,7 +53,7 @@ def test_a_paused_sync_sends_nothing_until_it_is_resumed(run: Run, demo_folder: 
 
 
 @pytest.mark.slow
-def test_a_release_delivers_the_held_payload_and_the_record_says_by_whose_word(
+def test_an_approval_delivers_the_held_payload_and_the_record_says_by_whose_word(
     run: Run, demo_folder: Path, standins: InThread
 ) -> None:
     window = deliver(demo_folder, TAPLYTICS, back=1).partition_key
@@ -77,7 +77,7 @@ def test_a_release_delivers_the_held_payload_and_the_record_says_by_whose_word(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["something is held", "nothing is held"])
-def test_a_release_is_of_the_payload_that_it_shows_and_not_of_one_that_is_held_meanwhile(
+def test_an_approval_is_of_the_payload_that_it_shows_and_not_of_one_that_is_held_meanwhile(
     run: Run, demo_folder: Path, standins: InThread, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     assert deliver(demo_folder, TAPLYTICS, back=2).upload
@@ -166,7 +166,7 @@ def test_a_user_whose_name_is_no_text_is_known_by_what_of_it_is(run: Run, monkey
         (("--until", "2090-01-01", "--min-users", "9999999999"), "less than or equal to 1000000000"),
     ],
 )
-def test_a_release_of_more_than_a_ledger_can_keep_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
+def test_an_approval_of_more_than_a_ledger_can_keep_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
     refused = run("approve", TAPLYTICS, "--because", "x", "--min-users", "1", *arguments)
 
     assert (refused.code, refused.out) == (2, "")
@@ -181,7 +181,7 @@ def test_a_release_of_more_than_a_ledger_can_keep_is_refused(run: Run, arguments
         (("--min-users", "5"), r"ApprovalIncomplete: .*"),
     ],
 )
-def test_a_release_of_nothing_in_particular_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
+def test_an_approval_of_nothing_in_particular_is_refused(run: Run, arguments: tuple[str, ...], says: str) -> None:
     refused = run("approve", TAPLYTICS, "--because", "x", *arguments)
 
     assert (refused.code, refused.out) == (1, "")
@@ -243,7 +243,7 @@ def test_a_restore_that_cannot_be_is_refused(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_held_restore_is_put_back_by_a_release(run: Run, demo_folder: Path, standins: InThread) -> None:
+def test_a_held_restore_is_put_back_by_an_approval(run: Run, demo_folder: Path, standins: InThread) -> None:
     with few_members(standins, keep=20):
         earlier = deliver(demo_folder, TAPLYTICS, back=1).partition_key
     newest = deliver(demo_folder, TAPLYTICS).partition_key

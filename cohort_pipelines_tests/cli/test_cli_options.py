@@ -14,7 +14,7 @@ def test_a_delivery_says_who_came_and_went() -> None:
     assert said == "Delivered to 'Beta Users': 1,840 users, 93 joined, 97 left, 2 requests."
 
 
-def test_what_is_unsettled_is_said_with_what_to_do_where_no_delivery_follows() -> None:
+def test_what_is_in_doubt_is_said_with_what_to_do_where_no_delivery_follows() -> None:
     said = delivered(UPLOAD | {"in_doubt": 12})
     assert "12 users are in doubt" in said
     assert said.endswith("where none is to come, run this again later, until nobody is.")

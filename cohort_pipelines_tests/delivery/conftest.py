@@ -1,35 +1,3 @@
-from collections.abc import Iterator
-from pathlib import Path
+from cohort_pipelines_tests.worlds import ledger_url, shared_duckdb, tmp_history, world
 
-import pytest
-
-from cohort_pipelines.history import History
-from cohort_pipelines_tests.databases import postgres_url
-from cohort_pipelines_tests.delivery.world import World, one_duckdb
-
-
-# twice the time for what is the same SQL: the quick tests of PostgreSQL are those of the database and its migrations
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a ledger can be kept: in either kind of database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/data/ledger.sqlite"
-    else:
-        with postgres_url() as url:
-            yield url
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_duckdb() -> Iterator[None]:
-    with one_duckdb():
-        yield
-
-
-@pytest.fixture
-def world(tmp_path: Path, ledger_url: str) -> World:
-    return World(tmp_path, url=ledger_url)
-
-
-@pytest.fixture
-def tmp_history(tmp_path: Path) -> History:
-    return History(tmp_path / "history")
+__all__ = ["ledger_url", "shared_duckdb", "tmp_history", "world"]

@@ -82,7 +82,7 @@ def test_what_is_accepted_stays_so_until_the_time_has_passed(world: World) -> No
     assert states == ["accepted", "accepted"]
 
 
-def test_a_lost_request_to_a_partner_that_applies_late_is_unsettled_for_longer(world: World) -> None:
+def test_a_lost_request_to_a_partner_that_applies_late_is_in_doubt_for_longer(world: World) -> None:
     slow = Terms(apply_delay=timedelta(hours=1))
     world.partner.always = lost
     with pytest.raises(DeliveryStopped):

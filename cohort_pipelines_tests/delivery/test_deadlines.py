@@ -65,7 +65,7 @@ def give_up(world: World, _earlier: str) -> None:
         (give_up, "the same retirement, asked for again, goes on from there"),
     ],
 )
-def test_what_goes_on_from_a_delivery_that_yielded_is_said_by_what_was_asked_for(
+def test_what_goes_on_from_a_delivery_that_was_deferred_is_said_by_what_was_asked_for(
     world: World, asked: Callable[[World, str], None], goes_on: str
 ) -> None:
     world.overwrite(users(1, 2))

@@ -62,7 +62,7 @@ def test_a_target_that_is_deleted_in_mid_delivery_is_found_by_the_next_one(world
     assert world.partner.members == users(*range(40))
 
 
-def test_a_quiet_window_finds_it_by_what_it_heals(world: World) -> None:
+def test_a_quiet_window_finds_it_by_what_it_reconciles(world: World) -> None:
     daily, audience = Terms(reconcile_within=timedelta(days=1)), users(*range(10))
     world.overwrite(audience, terms=daily)
     world.partner.delete()

@@ -44,7 +44,7 @@ def test_an_audience_that_comes_and_goes_is_green_in_every_window(strictly: Worl
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_healing_that_is_refused_throughout_is_green_and_over(strictly: World, left: int) -> None:
+def test_reconciliation_that_is_refused_throughout_is_green_and_over(strictly: World, left: int) -> None:
     strictly.overwrite(users(*range(200)), terms=A_DAY)
     strictly.next_window()
     strictly.overwrite(users(*range(left)), terms=A_DAY)
@@ -93,7 +93,7 @@ def test_a_removal_of_somebody_who_may_be_in_is_never_excused(strictly: World) -
     assert strictly.partner.members == users(*range(7))
 
 
-def test_who_was_refused_once_and_is_put_in_by_hand_is_healed(world: World) -> None:
+def test_who_was_refused_once_and_is_put_in_by_hand_is_reconciled(world: World) -> None:
     def picky(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
         if operation is Operation.ADD and users(9) <= set(ids):
             raise PartnerRequestRejected(partner.wire, 422)

@@ -66,7 +66,7 @@ class MemoryFiles:
         return bool(self.published) and self.published[-1][1] == checksum
 
 
-def test_the_whole_audience_is_published_and_belief_follows(world: World) -> None:
+def test_the_whole_audience_is_published_and_membership_follows(world: World) -> None:
     files = MemoryFiles()
     payload, seq = world.seal(users(1, 2, 3))
     first = world.deliver(payload, seq, partner=files)
@@ -115,7 +115,7 @@ def test_an_unchanged_audience_is_not_read_to_be_published(world: World, monkeyp
     assert world.overwrite(users(1, 2), partner=files).state is AttemptState.DELIVERED
 
 
-def test_a_newer_file_stops_and_nothing_is_believed_to_have_changed(world: World) -> None:
+def test_a_newer_file_stops_and_nothing_is_known_to_have_changed(world: World) -> None:
     files = MemoryFiles(newer=True)
     payload, seq = world.seal(users(1, 2))
     with pytest.raises(DeliveryStopped, match="newer than 1"):
@@ -135,7 +135,7 @@ def test_a_file_that_may_not_be_there_is_published_again(world: World) -> None:
     assert files.published == [(2, payload.checksum)]
 
 
-def test_a_folder_that_refuses_before_the_pointer_changes_no_belief(world: World, tmp_path: Path) -> None:
+def test_a_folder_that_refuses_before_the_pointer_changes_no_membership(world: World, tmp_path: Path) -> None:
     (tmp_path / "in_the_way").touch()
     files = CsvFile(partner="Apptimize", folder=tmp_path / "in_the_way")
     payload, seq = world.seal(users(1, 2))

@@ -120,7 +120,7 @@ def test_a_target_that_nothing_is_known_of_has_nothing_to_compare_with() -> None
     assert "no audience yet" in verdict("max_churn", facts).finding
 
 
-def test_an_adopted_baseline_is_compared_with() -> None:
+def test_an_adopted_file_of_initial_members_is_compared_with() -> None:
     facts = Facts(users=300, joiners=250, leavers=50, held=100)
 
     assert held(facts) == ["max_growth", "max_churn"]

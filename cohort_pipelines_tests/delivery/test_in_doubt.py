@@ -14,7 +14,7 @@ from cohort_pipelines_tests.delivery.world import LAST_TRY, Fate, Killed, Memory
 LATER = SETTLES_AFTER + timedelta(seconds=1)
 
 
-def test_doubted_rows_are_in_but_unsettled_until_they_are_sent_again_later(world: World) -> None:
+def test_doubted_rows_are_in_but_in_doubt_until_they_are_sent_again_later(world: World) -> None:
     world.partner.faults[1] = tried_twice
     first = world.overwrite(users(1, 2))
     assert (first.state, first.acknowledged, first.requests) == (AttemptState.DELIVERED, 2, 3)

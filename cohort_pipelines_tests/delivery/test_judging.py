@@ -212,7 +212,7 @@ def test_an_emptied_target_is_filled_anew(world: World) -> None:
         assert held_by(world, 4, STRICT) == ""
 
 
-def test_an_adopted_baseline_is_what_may_be_lost_and_what_may_grow(world: World) -> None:
+def test_an_adopted_file_of_initial_members_is_what_may_be_lost_and_what_may_grow(world: World) -> None:
     there = world.folder / "there.csv"
     there.write_text("\n".join(["user_id", *sorted(audience(10))]), encoding="utf-8")
     adopted = Terms(initial_members=str(there))
@@ -332,7 +332,7 @@ def test_gates_are_on_for_what_is_restored(world: World) -> None:
     assert world.restore(window, gates=ANY_SIZE).users == 4
 
 
-def test_a_baseline_that_a_gate_held_is_read_anew(world: World) -> None:
+def test_a_file_of_initial_members_that_a_gate_held_is_read_anew(world: World) -> None:
     there = world.folder / "there.csv"
     there.write_text("\n".join(["user_id", *sorted(users(*range(500, 520)))]), encoding="utf-8")  # the wrong file
     with pytest.raises(DeliveryHeld, match="max_shrink"):
@@ -345,7 +345,7 @@ def test_a_baseline_that_a_gate_held_is_read_anew(world: World) -> None:
     assert (receipt.initial_members, receipt.joiners, receipt.leavers) == ("adopted", 0, 1)
 
 
-def test_a_baseline_is_adopted_as_long_as_nothing_was_ever_sent(world: World) -> None:
+def test_a_file_of_initial_members_is_adopted_as_long_as_nothing_was_ever_sent(world: World) -> None:
     def key_refused(*_: object) -> None:
         raise PartnerKeyRefused(world.partner.wire, 401)
 

@@ -129,7 +129,7 @@ def test_a_row_that_got_no_answer_is_split_from_its_chunk(world: World) -> None:
     assert receipt.in_doubt == 1
 
 
-def test_an_unknown_outcome_is_unsettled_until_repeated_later_than_it_could_land(world: World) -> None:
+def test_an_unknown_outcome_is_in_doubt_until_repeated_later_than_it_could_land(world: World) -> None:
     world.partner.faults[1] = late
     with pytest.raises(DeliveryStopped):
         world.overwrite(users(1, 2))
@@ -254,7 +254,7 @@ def test_an_empty_payload_passes_where_it_is_allowed(world: World) -> None:
     assert (receipt.state, receipt.users) == (AttemptState.DELIVERED, 0)
 
 
-def test_at_the_deadline_it_yields_between_two_chunks_and_the_next_window_goes_on(world: World) -> None:
+def test_at_the_deadline_it_is_deferred_between_two_chunks_and_the_next_window_goes_on(world: World) -> None:
     deadline = clock.now() + timedelta(hours=1)
     shift = clock.shifted(timedelta(hours=2))
     world.partner.on_request = lambda number: shift.__enter__() if number == 4 else None
@@ -286,7 +286,7 @@ def test_a_damaged_payload_is_never_sent(world: World) -> None:
     assert not world.ledger.is_delivering(SYNC)
 
 
-def test_a_belief_that_is_gone_is_refused_before_the_first_request(world: World) -> None:
+def test_a_membership_that_is_gone_is_refused_before_the_first_request(world: World) -> None:
     membership = world.overwrite(users(1, 2)).membership_after
     before = len(world.partner.requests)
     (file,) = world.history.versions(SYNC, Stage.MEMBERSHIP, world.window.key)
@@ -299,7 +299,7 @@ def test_a_belief_that_is_gone_is_refused_before_the_first_request(world: World)
     assert len(world.partner.requests) == before
 
 
-def test_belief_keeps_who_left(world: World) -> None:
+def test_membership_keeps_who_left(world: World) -> None:
     world.overwrite(users(1, 2))
     window = world.next_window()
     world.overwrite(users(2))

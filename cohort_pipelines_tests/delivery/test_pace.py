@@ -19,7 +19,7 @@ WEEK = timedelta(days=7)
         (1, 0, SLICES),
     ],
 )
-def test_half_of_the_time_is_for_healing(seconds: float, known: int, slices: int) -> None:
+def test_half_of_the_time_is_for_reconciliation(seconds: float, known: int, slices: int) -> None:
     pace = Pace(seconds_per_operation=0.01, reading_seconds=0.0, measured=True, usual_change=None)
     due, until = slices_due(pace, NOW - 2 * WEEK, NOW, WEEK, time=timedelta(seconds=seconds), known=known)
     assert due is not None

@@ -222,7 +222,7 @@ def test_what_a_partner_may_still_apply_is_repeated_as_the_next_delivery_repeats
     assert (shown.counts.repeated, shown.counts.operations) == (receipt.repeated, receipt.planned)
 
 
-def test_ids_whose_outcome_is_uncertain_are_shown_as_unsettled_and_repeated(world: World) -> None:
+def test_ids_whose_outcome_is_uncertain_are_shown_as_in_doubt_and_repeated(world: World) -> None:
     world.overwrite(users(1, 2, 3))
     world.partner.always = late
     with pytest.raises(Exception, match="got no clear answer"):
@@ -241,7 +241,7 @@ def test_the_gates_find_what_they_would_find_and_nothing_is_recorded_as_held(wor
     assert [row.state for row in world.ledger.windows(SYNC)] == ["delivered"]
 
 
-def test_a_release_that_fits_is_named(world: World) -> None:
+def test_an_approval_that_fits_is_named(world: World) -> None:
     world.overwrite(users(*range(10)))
     until = clock.now() + timedelta(hours=1)
     approvals.approve(world.ledger, SYNC, who="kim", why="spring cleaning", min_users=0, max_users=5, until=until)
@@ -264,7 +264,7 @@ def test_what_would_stop_the_delivery_is_said(world: World) -> None:
     assert "`cohort-pipelines retarget beta_users`" in moved
 
 
-def test_a_baseline_that_was_not_adopted_yet_is_taken_into_account(world: World, tmp_path: Path) -> None:
+def test_a_file_of_initial_members_that_was_not_adopted_yet_is_taken_into_account(world: World, tmp_path: Path) -> None:
     initial_members = tmp_path / "there.csv"
     initial_members.write_text("user_id\nuser-0001\nuser-0099\n", encoding="utf-8")
 
@@ -313,7 +313,7 @@ def test_the_usual_change_leaves_the_first_fill_out(world: World) -> None:
     assert found.seconds_per_operation > 0
 
 
-def test_the_newest_sealed_payload_is_found_with_its_rejects(world: World) -> None:
+def test_the_newest_sealed_payload_is_found_with_its_excluded_members(world: World) -> None:
     with pytest.raises(NotSealedYet):
         newest_payload(world.ledger, SYNC, world.window.key)
     for ids in (users(1), users(1, 2)):

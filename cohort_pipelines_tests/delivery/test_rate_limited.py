@@ -33,20 +33,20 @@ def very_soon() -> datetime:
     return clock.now() + timedelta(seconds=0.6)
 
 
-def test_who_was_turned_away_is_sent_again(world: World) -> None:
+def test_who_was_rate_limited_is_sent_again(world: World) -> None:
     world.partner.faults = {2: rate_limited(0.0), 3: half_of_them}
     receipt = world.overwrite(users(*range(10)))
     assert world.partner.members == users(*range(10))
     assert (receipt.state, receipt.acknowledged, receipt.in_doubt) == (AttemptState.DELIVERED, 10, 0)
 
 
-def test_only_the_rows_that_were_turned_away_are_sent_again(world: World) -> None:
+def test_only_the_rows_that_were_rate_limited_are_sent_again(world: World) -> None:
     world.partner.faults = {1: half_of_them}
     world.overwrite(users(1, 2, 3))
     assert world.partner.sent_ids(Operation.ADD) == {"user-0001": 1, "user-0002": 2, "user-0003": 1}
 
 
-def test_additions_that_were_turned_away_still_go_before_removals(world: World) -> None:
+def test_additions_that_were_rate_limited_still_go_before_removals(world: World) -> None:
     world.overwrite(users(*range(6)))
     before = len(world.partner.requests)
     world.next_window()
@@ -58,7 +58,7 @@ def test_additions_that_were_turned_away_still_go_before_removals(world: World) 
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.05, 3_600.0, 1e12, 1e300])
-def test_turned_away_for_ever_it_yields_and_knows_that_nothing_changed(world: World, wait: float) -> None:
+def test_rate_limited_for_ever_it_is_deferred_and_knows_that_nothing_changed(world: World, wait: float) -> None:
     world.partner.always = rate_limited(wait)
     with pytest.raises(DeliveryDeferred):
         world.overwrite(users(*range(10)), deadline=very_soon())
@@ -76,7 +76,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(world: World) -> None:
     assert len(world.partner.requests) <= world.partner.workers
 
 
-def test_a_partner_that_is_down_stops_the_delivery_and_nothing_is_unsettled(world: World) -> None:
+def test_a_partner_that_is_down_stops_the_delivery_and_nothing_is_in_doubt(world: World) -> None:
     world.partner.always = rate_limited(None)
     with pytest.raises(DeliveryStopped, match="no clear answer"):
         world.overwrite(users(*range(100)))
@@ -106,7 +106,7 @@ def test_a_cancel_while_waiting_ends_the_wait(world: World) -> None:
 
 
 @pytest.mark.parametrize("wait", [0.0, 3_600.0])
-def test_turned_away_before_the_target_exists_it_yields_too(
+def test_rate_limited_before_the_target_exists_it_is_deferred_too(
     world: World, monkeypatch: pytest.MonkeyPatch, wait: float
 ) -> None:
     async def establish(_session: object, _deadline: datetime) -> int:

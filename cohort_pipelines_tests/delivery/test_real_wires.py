@@ -53,7 +53,7 @@ def test_a_lease_that_may_be_over_is_looked_up_outside_of_the_event_loop(world: 
     assert blocking == []
 
 
-def test_a_lost_answer_that_was_asked_for_again_is_delivered_but_unsettled(world: World, standins: InThread) -> None:
+def test_a_lost_answer_that_was_asked_for_again_is_delivered_but_in_doubt(world: World, standins: InThread) -> None:
     partner = Taplytics(key=standins.credentials.taplytics_key, url=standins.taplytics_url)
     standins.standins.taplytics_faults.add(Fault(kind="lost_response", contains="user-0002"))
     payload, seq = world.seal(users(1, 2, 3))

@@ -45,7 +45,7 @@ def days(world: World, count: int, deliver: Callable[[int], None]) -> list[int]:
 
 
 @pytest.mark.parametrize("bad_from", [0, 1])
-def test_an_id_that_is_refused_every_day_changes_nothing_in_the_healing_of_the_others(
+def test_an_id_that_is_refused_every_day_changes_nothing_in_the_reconciliation_of_the_others(
     world: World, bad_from: int
 ) -> None:
     world.partner.chunk_rows, world.partner.judges_rows = 250, True
@@ -66,7 +66,7 @@ def test_an_id_that_is_refused_every_day_changes_nothing_in_the_healing_of_the_o
     assert world.partner.members == EVERYBODY
 
 
-def test_who_is_gone_and_refused_when_healed_is_red_until_they_are_back(world: World) -> None:
+def test_who_is_gone_and_refused_when_reconciled_is_red_until_they_are_back(world: World) -> None:
     world.overwrite(users(*range(20)), terms=WEEKLY)
     world.partner.members -= users(3)
     world.partner.always = refusing("user-0003")
@@ -95,7 +95,7 @@ def test_who_is_out_and_cannot_be_removed_once_more_is_no_failure(world: World) 
     assert world.partner.members == users(*range(11, 20))
 
 
-def test_what_is_to_be_removed_and_refused_is_red_beside_what_is_only_healed(world: World) -> None:
+def test_what_is_to_be_removed_and_refused_is_red_beside_what_is_only_reconciled(world: World) -> None:
     world.overwrite(users(*range(20)), terms=WEEKLY)
     world.next_window()
     world.overwrite(users(*range(10, 20)), terms=WEEKLY)
@@ -107,7 +107,7 @@ def test_what_is_to_be_removed_and_refused_is_red_beside_what_is_only_healed(wor
 
 
 @pytest.mark.parametrize("held", [2_000, 20])
-def test_where_everybody_is_due_and_the_window_short_changes_are_made_and_healing_ends_in_some_windows(
+def test_where_everybody_is_due_and_the_window_short_changes_are_made_and_reconciliation_ends_in_some_windows(
     world: World, held: int
 ) -> None:
     """A partner that takes 100 rows a second, and windows of five seconds for 2,000 users, of whom ``held`` are in."""

@@ -206,7 +206,7 @@ def test_a_bad_row_in_the_only_chunk_of_additions_is_found_where_the_target_is_k
     assert world.partner.members == users(*range(80)) - users(37)
 
 
-def test_a_lone_bad_joiner_is_told_from_a_bad_target_by_what_is_healed_or_was_refused_before(world: World) -> None:
+def test_a_lone_bad_joiner_is_told_from_a_bad_target_by_what_is_reconciled_or_was_refused_before(world: World) -> None:
     weekly = Terms(reconcile_within=timedelta(days=7))
     world.overwrite(users(*range(20)), terms=weekly)
     with clock.shifted(timedelta(days=1)):
@@ -255,7 +255,7 @@ def test_a_first_chunk_refused_among_good_ones_does_not_stop_the_others(world: W
     assert world.partner.members == users(*range(1, 30))
 
 
-def test_an_adapter_that_breaks_leaves_belief_exact(world: World) -> None:
+def test_an_adapter_that_breaks_leaves_membership_exact(world: World) -> None:
     def breaks(partner: MemoryPartner, operation: Operation, ids: Sequence[str]) -> Answer:
         lost(partner, operation, ids)
         raise ZeroDivisionError

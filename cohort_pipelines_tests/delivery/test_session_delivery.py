@@ -224,7 +224,9 @@ def test_after_a_page_that_was_lost_the_whole_session_is_sent_anew(
     assert group(standins) == users(*range(50, 2_550))
 
 
-def test_a_refused_first_page_changes_no_belief(world: World, receiver: ReplacingMessages, standins: InThread) -> None:
+def test_a_refused_first_page_changes_no_membership(
+    world: World, receiver: ReplacingMessages, standins: InThread
+) -> None:
     world.overwrite(users(1, 2), partner=receiver)
     world.next_window()
     standins.standins.apptimize_faults.add(Fault(kind="status", status=400))
@@ -233,7 +235,7 @@ def test_a_refused_first_page_changes_no_belief(world: World, receiver: Replacin
     assert world.overwrite(users(1, 2), partner=receiver).requests == 0
 
 
-def test_a_page_that_was_tried_twice_leaves_everybody_unsettled_until_it_is_sent_again(
+def test_a_page_that_was_tried_twice_leaves_everybody_in_doubt_until_it_is_sent_again(
     world: World, receiver: ReplacingMessages, standins: InThread
 ) -> None:
     standins.standins.apptimize_faults.add(Fault(kind="lost_response"))
@@ -247,7 +249,7 @@ def test_a_page_that_was_tried_twice_leaves_everybody_unsettled_until_it_is_sent
         assert world.overwrite(users(1, 2, 3), partner=receiver).requests == 0
 
 
-def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
+def test_at_the_deadline_it_is_deferred_and_the_next_window_sends_everything(
     world: World, receiver: ReplacingMessages, standins: InThread
 ) -> None:
     standins.standins.apptimize_faults.add(
@@ -262,7 +264,7 @@ def test_at_the_deadline_it_yields_and_the_next_window_sends_everything(
     assert group(standins) == users(*range(1_500))
 
 
-def test_a_page_without_an_answer_at_the_deadline_yields_as_any_delivery_does(
+def test_a_page_without_an_answer_at_the_deadline_is_deferred_as_any_delivery_does(
     world: World, receiver: ReplacingMessages, standins: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     standins.standins.apptimize_faults.add(Fault(kind="delay", seconds=20.0, after=1, times=None))

@@ -229,7 +229,7 @@ def test_a_wait_that_fits_is_waited_for_and_one_that_does_not_is_not_begun() -> 
         (raw(200, b'{"status": "failure", "error": {"code": "429"}}'), 5.0),
     ],
 )
-def test_a_page_that_was_only_turned_away_leaves_its_rows_as_they_were(answer: Raw, wait: float) -> None:
+def test_a_page_that_was_only_rate_limited_leaves_its_rows_as_they_were(answer: Raw, wait: float) -> None:
     got, asked = answered(in_turn(answer), add_two)
 
     assert (set(got.not_sent), got.unknown, got.again_after) == ({0, 1}, {}, wait)
@@ -309,7 +309,7 @@ def test_a_page_acknowledged_after_a_lost_answer_is_doubtful(standins: InThread)
     assert run(fill(standins, "Mixpanel: Doubt")) == Answer(doubtful=frozenset({0, 1}), requests=2)
 
 
-def test_a_page_that_was_turned_away_before_is_not_doubtful(standins: InThread) -> None:
+def test_a_page_that_was_rate_limited_before_is_not_doubtful(standins: InThread) -> None:
     standins.standins.apptimize_faults.add(Fault("status", status=429, contains="add_members"))
 
     assert run(fill(standins, "Mixpanel: Busy")) == Answer(requests=2)

@@ -137,7 +137,7 @@ def test_published_again_the_file_is_not_written_again(partner: CsvFile, home: P
 
 @pytest.mark.parametrize("damaged", ["1-c.csv", "1-c.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_seen_and_healed_by_publishing_again(partner: CsvFile, home: Path, damaged: str, damage: str) -> None:
+def test_damage_is_seen_and_mended_by_publishing_again(partner: CsvFile, home: Path, damaged: str, damage: str) -> None:
     publish(partner, [["a", "b"]], 1, "c")
     whole = partner.verify(TARGET)
     assert whole is not None
@@ -154,7 +154,7 @@ def test_damage_is_seen_and_healed_by_publishing_again(partner: CsvFile, home: P
     assert read(home / "current.csv") == [["user_id"], ["a"], ["b"]]
 
 
-def test_a_pointer_that_somebody_removed_or_replaced_is_seen_and_healed(partner: CsvFile, home: Path) -> None:
+def test_a_pointer_that_somebody_removed_or_replaced_is_seen_and_mended(partner: CsvFile, home: Path) -> None:
     assert partner.verify(TARGET) is None
     publish(partner, [["a"]], 1, "c")
     (home / "current.csv").unlink()
@@ -168,7 +168,7 @@ def test_a_pointer_that_somebody_removed_or_replaced_is_seen_and_healed(partner:
 
 
 @pytest.mark.parametrize("points_at", ["1-c.csv", "mine.csv", "../elsewhere/2-d.csv", "9-gone", "/etc/hostname"])
-def test_a_pointer_that_somebody_moved_is_seen_and_healed(partner: CsvFile, home: Path, points_at: str) -> None:
+def test_a_pointer_that_somebody_moved_is_seen_and_mended(partner: CsvFile, home: Path, points_at: str) -> None:
     publish(partner, [["a"]], 1, "c")
     publish(partner, [["b"]], 2, "d")
     assert partner.holds(TARGET, "d")
@@ -181,7 +181,7 @@ def test_a_pointer_that_somebody_moved_is_seen_and_healed(partner: CsvFile, home
     assert read(home / "current.csv") == [["user_id"], ["b"]]
 
 
-def test_rows_added_by_hand_are_seen_and_healed(partner: CsvFile, home: Path) -> None:
+def test_rows_added_by_hand_are_seen_and_mended(partner: CsvFile, home: Path) -> None:
     publish(partner, [["a"]], 1, "c")
     with (home / "1-c.csv").open("a", encoding="utf-8") as file:
         file.write("somebody\r\n")
@@ -191,7 +191,7 @@ def test_rows_added_by_hand_are_seen_and_healed(partner: CsvFile, home: Path) ->
     assert read(home / "current.csv") == [["user_id"], ["a"]]
 
 
-def test_a_pointer_that_cannot_be_healed_is_said(partner: CsvFile, home: Path) -> None:
+def test_a_pointer_that_cannot_be_mended_is_said(partner: CsvFile, home: Path) -> None:
     publish(partner, [["a"]], 1, "c")
     (home / "current.csv").unlink()
     (home / "current.csv").mkdir()

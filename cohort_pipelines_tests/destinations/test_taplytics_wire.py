@@ -275,7 +275,7 @@ def test_an_absurd_wait_is_not_begun() -> None:
     assert (list(answer.not_sent), answer.unknown, answer.again_after, len(asked)) == ([0], {}, 999_999_999, 1)
 
 
-def test_a_row_that_was_only_turned_away_is_as_it_was_and_the_rest_is_spared() -> None:
+def test_a_row_that_was_only_rate_limited_is_as_it_was_and_the_rest_is_spared() -> None:
     async def scenario() -> tuple[Answer, int]:
         async with odd_server(in_turn(raw(429))) as server:
             partner = Taplytics(key=KEY, url=server.url, concurrency=4)
@@ -340,7 +340,7 @@ def test_a_row_acknowledged_after_a_lost_answer_is_doubtful(standins: InThread) 
     assert answer == Answer(doubtful=frozenset({1}), requests=3)
 
 
-def test_a_row_that_was_turned_away_before_is_not_doubtful(standins: InThread) -> None:
+def test_a_row_that_was_rate_limited_before_is_not_doubtful(standins: InThread) -> None:
     standins.standins.taplytics_faults.add(Fault("status", status=429))
 
     assert run(send(stand_in(standins), "Busy", Operation.ADD, ["u"])) == Answer(requests=2)

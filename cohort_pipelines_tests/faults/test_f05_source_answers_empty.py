@@ -32,7 +32,7 @@ def lapsed(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: AR
         yield project
 
 
-def test_f05_an_empty_cohort_is_held_until_it_is_released_by_name(lapsed: Faulty) -> None:
+def test_f05_an_empty_cohort_is_held_until_it_is_approved_by_name(lapsed: Faulty) -> None:
     with clock.shifted(to_the_window_before()):
         assert lapsed.run(LAPSED).success
     before, asked = lapsed.judge.segment("Lapsed"), lapsed.judge.asked()

@@ -31,7 +31,7 @@ def test_f13_two_runs_that_start_together_send_each_user_once(world: World, wire
     assert errors in (["", ""], ["", "DeliverySuperseded"])  # the other found nothing left to do, or was the older
 
 
-def test_f13_a_run_that_outlives_its_window_yields_and_the_next_goes_on(world: World, wired: Wired) -> None:
+def test_f13_a_run_that_outlives_its_window_is_deferred_and_the_next_goes_on(world: World, wired: Wired) -> None:
     wired.fault(kind="delay", seconds=1, times=None)
     with writing(world, wired, MANY, "late", seconds=6) as late:
         until(wired.sent, "the first request")

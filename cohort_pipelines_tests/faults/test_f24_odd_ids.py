@@ -104,7 +104,7 @@ def held_by(project: Faulty, wire: str) -> set[str]:
 
 
 @pytest.mark.parametrize("wire", [PER_USER, BY_MESSAGE, BY_FILE])
-def test_f24_an_id_arrives_byte_for_byte_or_is_rejected_with_a_reason(odd: Faulty, wire: str) -> None:
+def test_f24_an_id_arrives_byte_for_byte_or_is_excluded_with_a_reason(odd: Faulty, wire: str) -> None:
     with clock.shifted(to_the_window_before()):
         assert odd.run(wire).success
     join(odd)

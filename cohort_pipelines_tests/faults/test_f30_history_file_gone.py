@@ -57,7 +57,7 @@ def die_half_way(project: Faulty, name: str, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
 @pytest.mark.parametrize("damage", [remove, flip_a_bit])
 @pytest.mark.parametrize("needed", [needed_membership, needed_plan])
-def test_f30_without_a_file_that_belief_needs_nothing_is_sent_and_rebuilding_ends_exact(
+def test_f30_without_a_file_that_membership_needs_nothing_is_sent_and_rebuilding_ends_exact(
     project: Faulty,
     monkeypatch: pytest.MonkeyPatch,
     name: str,

@@ -62,7 +62,7 @@ def slow(target: str = "") -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_slow_receiver")
-def test_f31_a_first_fill_of_several_windows_goes_on_from_belief(wired: Wired) -> None:
+def test_f31_a_first_fill_of_several_windows_goes_on_from_membership(wired: Wired) -> None:
     world, receipt = World(wired.folder), None
     deferred: list[DeliveryDeferred] = []
     while receipt is None:

@@ -49,7 +49,7 @@ def rebuild(project: Faulty, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [TAPLYTICS, APPTIMIZE])
-def test_f33_a_held_payload_stays_held_until_it_is_released(project: Faulty, name: str) -> None:
+def test_f33_a_held_payload_stays_held_until_it_is_approved(project: Faulty, name: str) -> None:
     with clock.shifted(to_the_window_before()):
         assert project.run(name).success
     before, asked = project.held(name), project.judge.asked()

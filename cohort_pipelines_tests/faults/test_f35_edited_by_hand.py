@@ -42,7 +42,7 @@ def beta(tmp_path: Path, at_an_opening: None) -> Iterator[Faulty]:  # noqa: ARG0
 
 
 @pytest.mark.parametrize("name", PARTNER)
-def test_f35_what_somebody_edited_by_hand_is_healed_within_the_promised_time(beta: Faulty, name: str) -> None:
+def test_f35_what_somebody_edited_by_hand_is_reconciled_within_the_promised_time(beta: Faulty, name: str) -> None:
     mixpanel = beta.standins.standins.mixpanel.project
     members = mixpanel.members(mixpanel.cohorts[BETA_USERS], only_with_profile=True)
     with clock.shifted(to_the_window_before(DAY + 2)):

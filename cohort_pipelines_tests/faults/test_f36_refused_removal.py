@@ -108,7 +108,7 @@ def rejected_removals(world: World, wired: Wired) -> set[str]:
     return {row["id"] for row in receipt["rejected_rows"]}
 
 
-def test_f36_who_is_out_and_is_refused_when_healed_is_no_failure(world: World, wired: Wired) -> None:
+def test_f36_who_is_out_and_is_refused_when_reconciled_is_no_failure(world: World, wired: Wired) -> None:
     wired.behave(refuse=sorted(REFUSED))
     with clock.shifted(DUE):
         receipt = world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
@@ -126,7 +126,7 @@ def test_f36_who_is_out_and_is_refused_when_healed_is_no_failure(world: World, w
     assert wired.members == STAY
 
 
-def test_f36_who_was_refused_when_healed_and_has_been_in_since_is_a_failure(world: World, wired: Wired) -> None:
+def test_f36_who_was_refused_when_reconciled_and_has_been_in_since_is_a_failure(world: World, wired: Wired) -> None:
     wired.behave(refuse=sorted(REFUSED))
     with clock.shifted(DUE):
         world.overwrite(STAY, partner=wired.partner(), terms=WEEKLY)
@@ -146,7 +146,7 @@ def test_f36_who_was_refused_when_healed_and_has_been_in_since_is_a_failure(worl
     assert wired.members == STAY
 
 
-def test_f36_who_may_be_in_is_a_failure_beside_who_was_out_and_is_healed(
+def test_f36_who_may_be_in_is_a_failure_beside_who_was_out_and_is_reconciled(
     world: World, wired: Wired, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is known to be in; two may be: an addition was refused that was to reconcile, and a removal got no answer."""

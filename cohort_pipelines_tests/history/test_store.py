@@ -188,7 +188,7 @@ def test_content_that_is_back_is_the_newest_version(any_history: History) -> Non
     assert any_history.versions(SYNC, Stage.PARTNER_PAYLOAD, WINDOW) == [second, first]
 
 
-def test_writing_again_heals_a_damaged_file(history: History) -> None:
+def test_writing_again_mends_a_damaged_file(history: History) -> None:
     stored = history.write(SYNC, Stage.PARTNER_PAYLOAD, WINDOW, table("a"))
     file_of(history, stored).write_bytes(b"rot")
 

@@ -190,7 +190,7 @@ def _place_among_excluded(row: tuple[Any, ...]) -> tuple[str, bytes, bool, bytes
 @settings(deadline=None, max_examples=60)
 @given(cohort=members, rule=rules)
 @example(cohort=[("", True, None), ("", True, "0")], rule=IdRule(source=APPTIMIZE, strip_prefix="i_"))
-def test_payload_and_rejects_are_the_members(cohort: list[Member], rule: IdRule) -> None:
+def test_payload_and_excluded_members_are_the_members(cohort: list[Member], rule: IdRule) -> None:
     with tempfile.TemporaryDirectory() as folder:
         payload, ids, excluded = built(History(folder), rule, *cohort)
 

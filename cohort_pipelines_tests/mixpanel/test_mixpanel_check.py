@@ -76,7 +76,7 @@ def test_a_plan_without_the_api_shows_in_the_query(standins: InThread, project: 
         check_project_and_cohorts(project)
 
 
-def test_an_answer_of_another_shape_is_not_believed(
+def test_an_answer_of_another_shape_is_not_known(
     standins: InThread, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "PATIENCE", timedelta(seconds=1))

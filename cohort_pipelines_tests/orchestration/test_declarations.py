@@ -550,7 +550,7 @@ def test_a_declaration_that_is_a_link_to_nothing_is_left_out_by_name(load: Load,
     assert {*problems(project_definitions(package))} == {"third"}
 
 
-def test_a_baseline_in_a_home_folder_that_is_not_there_stops_no_other(load: Load) -> None:
+def test_a_file_of_initial_members_in_a_home_folder_that_is_not_there_stops_no_other(load: Load) -> None:
     found = problems(load({**SOUND, "first": DYNAMIC.replace("Beta", "Beta, initial_members: ~nobody_such/x.csv")}))
 
     assert {*found} == {"first"}

@@ -137,7 +137,7 @@ def test_a_partner_that_fails_half_way_is_red_and_the_next_green_is_exact(projec
 
 
 @pytest.mark.slow
-def test_an_older_audience_is_superseded_and_yields_nothing(project: Project) -> None:
+def test_an_older_audience_is_superseded_and_is_deferred_nothing(project: Project) -> None:
     with clock.shifted(timedelta(hours=-2)):
         older = project.window(TAPLYTICS)
         assert project.run(TAPLYTICS).success

@@ -70,7 +70,9 @@ def test_a_tick_asks_for_one_run_of_the_window_that_opens(project: Project, name
 
 
 @each_sync
-def test_a_run_yields_its_inline_checks_and_leaves_out_those_that_cost_a_query(project: Project, name: str) -> None:
+def test_a_run_is_deferred_its_inline_checks_and_leaves_out_those_that_cost_a_query(
+    project: Project, name: str
+) -> None:
     [run], _ = tick(project.definitions, JOBS[name], NOON)
 
     inline = set(project.syncs[name].inline_checks)

@@ -103,7 +103,7 @@ def test_a_held_payload_is_red_and_shows_which_gate_held_it(delivered: Project) 
     assert delivered.segment == before
 
 
-def test_a_released_payload_says_by_whose_word(delivered: Project) -> None:
+def test_an_approved_payload_says_by_whose_word(delivered: Project) -> None:
     leave(delivered, 0.6)
     assert not delivered.run(TAPLYTICS).success
     approvals.approve(delivered.ledger, TAPLYTICS, who="ada", why="the beta ends")
@@ -118,7 +118,7 @@ def test_a_released_payload_says_by_whose_word(delivered: Project) -> None:
     assert delivered.segment == delivered.payload(TAPLYTICS, delivered.window(TAPLYTICS))
 
 
-def test_a_delivery_that_yields_is_amber_and_goes_on(delivered: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delivery_that_is_deferred_is_amber_and_goes_on(delivered: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(delivered, 0.2)
     with monkeypatch.context() as over:
         over.setattr(upload, "deadline", lambda *_: clock.now())
@@ -192,7 +192,7 @@ def test_a_check_that_is_run_by_itself_delivers_nothing(project: Project) -> Non
 
 
 @pytest.mark.parametrize("wanted", [(), ("max_shrink",), ("delivered", "min_users")])
-def test_checks_that_were_deselected_are_not_yielded(
+def test_checks_that_were_deselected_are_not_was_deferred(
     project: Project, caplog: pytest.LogCaptureFixture, wanted: tuple[str, ...]
 ) -> None:
     sync = project.syncs[TAPLYTICS]

@@ -39,7 +39,7 @@ def test_of_a_story_that_fails_the_least_that_has_to_happen_is_told() -> None:
 
 
 @pytest.mark.parametrize("mishap", [{"amid": "paused"}, {"amid": "out of time"}, {"dies_at": 26}])
-def test_what_is_edited_during_a_first_fill_that_is_cut_short_is_healed_in_time(mishap: Mapping[str, Any]) -> None:
+def test_what_is_edited_during_a_first_fill_that_is_cut_short_is_reconciled_in_time(mishap: Mapping[str, Any]) -> None:
     first = Step(audience=Numbers(range(5)), edited=Numbers(range(5)), **mishap)
     with bench() as place:
         assert not broken_by(Story((first, Step("pause", first.audience)), reconciles=True), Tally(), place)
@@ -73,7 +73,7 @@ def test_certainty_that_comes_too_early_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_an_edit_that_is_never_healed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_that_is_never_reconciled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "due", lambda *_, **__: None)
     assert first_broken()[1] == "green, and not the payload"
 

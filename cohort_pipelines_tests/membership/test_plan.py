@@ -11,7 +11,7 @@ from cohort_pipelines_tests.delivery.memberships import NOON, believe, payload_o
 EVERYBODY = Slices(0, SLICES)
 
 
-def test_the_plan_for_every_state_of_belief(tmp_history: History) -> None:
+def test_the_plan_for_every_state_of_membership(tmp_history: History) -> None:
     rows = [
         (f"{wanted}-{state}-{'in doubt' if since else 'settled'}", state, since)
         for wanted, state, since in product(["member", "stranger"], ["IN", "OUT", "UNKNOWN"], [None, NOON])
@@ -58,7 +58,7 @@ def test_who_was_refused_last_comes_after_the_others_of_the_same_operation(tmp_h
     assert counts == PlanCounts(3, 2, joiners=3, leavers=2, quarantined_adds=1, quarantined_removals=1)
 
 
-def test_healing_sends_who_is_in_and_who_is_out_again(tmp_history: History) -> None:
+def test_reconciliation_sends_who_is_in_and_who_is_out_again(tmp_history: History) -> None:
     membership = believe(
         tmp_history, ("in", "IN", None), ("out", "OUT", None), ("leaver", "IN", None), ("odd", "OUT", NOON)
     )
@@ -90,7 +90,7 @@ def test_the_slices_hold_every_id_once(tmp_history: History) -> None:
     assert 0 < len(planned(tmp_history, payload, membership, reconcile=Slices(77, 400))) < len(ids)
 
 
-def test_an_id_that_was_refused_is_healed_among_the_others(tmp_history: History) -> None:
+def test_an_id_that_was_refused_is_reconciled_among_the_others(tmp_history: History) -> None:
     membership = believe(tmp_history, ("never-in", "OUT", None, True), ("in", "IN", None, True))
     assert planned(tmp_history, payload_of(tmp_history, "in"), membership, reconcile=EVERYBODY) == [
         ("add", "in", False, "reconcile"),

@@ -102,7 +102,7 @@ def test_a_store_that_falls_silent_after_something_was_sent_is_made_up_for(remot
     ("error", "expected"),
     [(DENIED, HistoryNotReadable), (OSError(errno.EIO, "Input/output error"), HistoryFileDamaged)],
 )
-def test_a_belief_that_cannot_be_read_ends_the_attempt_before_anything_is_sent(
+def test_a_membership_that_cannot_be_read_ends_the_attempt_before_anything_is_sent(
     world: World, error: OSError, expected: type[Exception]
 ) -> None:
     world.overwrite(users(1))

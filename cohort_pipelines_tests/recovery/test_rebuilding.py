@@ -233,7 +233,7 @@ def test_a_request_that_lands_late_is_made_up_for_after_a_rebuild(world: World) 
     assert_exact(world)
 
 
-def test_a_belief_that_is_gone_is_made_again_of_the_rest(world: World) -> None:
+def test_a_membership_that_is_gone_is_made_again_of_the_rest(world: World) -> None:
     lifetime(world)
     for path in (world.folder / "history").glob("sync=*/stage=membership/*/*.parquet"):
         path.unlink()
@@ -264,7 +264,7 @@ def test_without_a_history_a_ledger_is_not_rebuilt_unless_what_it_named_is_to_be
     assert world.partner.members == users(1, 2, *range(3, 12))  # which is why it is not done unasked
 
 
-def test_a_belief_without_which_ids_are_missing_is_needed_to_rebuild(world: World) -> None:
+def test_a_membership_without_which_ids_are_missing_is_needed_to_rebuild(world: World) -> None:
     lifetime(world)
     root = world.folder / "history"
     newest = max(root.glob("sync=*/stage=membership/*/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
@@ -449,7 +449,7 @@ def test_after_a_rebuild_gates_compare_with_the_newest_delivery(world: World) ->
     assert_exact(world)
 
 
-def test_after_a_rebuild_a_release_is_known_and_spent(world: World) -> None:
+def test_after_a_rebuild_an_approval_is_known_and_spent(world: World) -> None:
     strict, few = Gates(max_shrink=0.2), users(0, 1)
     world.overwrite(users(*range(10)))
     world.next_window()
@@ -507,7 +507,7 @@ def test_what_was_tried_after_the_newest_delivery_counts_as_held(world: World) -
     assert_exact(world)
 
 
-def test_a_baseline_that_was_never_adopted_still_is_after_a_rebuild(world: World) -> None:
+def test_a_file_of_initial_members_that_was_never_adopted_still_is_after_a_rebuild(world: World) -> None:
     world.partner.members = users(1, 777)
     with pytest.raises(InitialMembersUnusable):
         world.overwrite(users(1, 2), terms=Terms(initial_members=str(world.folder / "typo.csv")))

@@ -61,7 +61,7 @@ def test_missed_windows_make_more_slices_due_and_never_more_than_all() -> None:
     assert months == SLICES
 
 
-def test_nothing_is_due_before_the_first_delivery_or_where_healing_is_off() -> None:
+def test_nothing_is_due_before_the_first_delivery_or_where_reconciliation_is_off() -> None:
     assert due(None, START, timedelta(days=7)) is None
     assert due(START - timedelta(days=70), START, None) is None
 

@@ -132,7 +132,7 @@ def test_a_one_time_export_is_never_late(ledger: Ledger) -> None:
         assert health(ledger, EXPORT) is Health.OK
 
 
-def test_a_sync_that_yields_is_amber_and_says_how_far_it_came(ledger: Ledger) -> None:
+def test_a_sync_that_is_deferred_is_amber_and_says_how_far_it_came(ledger: Ledger) -> None:
     delivered(ledger, back=1)
     deferred = str(DeliveryDeferred(10, 90, eta_seconds=600))
     ledger.note_window(SYNC, key(), "deferred", deferred)

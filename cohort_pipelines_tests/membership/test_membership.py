@@ -33,7 +33,7 @@ from cohort_pipelines_tests.delivery.memberships import NOON, believe, chunks, p
         ("add", "not_sent", None, None),
     ],
 )
-def test_what_an_outcome_makes_of_belief(
+def test_what_an_outcome_makes_of_membership(
     tmp_history: History, operation: str, state: str, before: str | None, after: str | None
 ) -> None:
     base = believe(tmp_history, ("other", "IN", None), *([("u", before, None)] if before else []))
@@ -89,7 +89,7 @@ def test_nothing_sent_makes_no_new_file(tmp_history: History) -> None:
     assert fold(tmp_history, base, plan_of(tmp_history, ("add", "v")), chunks()) is base
 
 
-def test_untouched_rows_stay_as_they_were_beside_others(tmp_history: History) -> None:
+def test_not_sent_rows_stay_as_they_were_beside_others(tmp_history: History) -> None:
     base = believe(tmp_history, ("b", "UNKNOWN", NOON, True))
     plan = plan_of(tmp_history, ("add", "a"), ("add", "b"), ("add", "c"))
     outcome = chunks((0, 1, "acked", NOON, NOON), (1, 2, "not_sent", NOON, NOON), (2, 3, "not_sent", NOON, NOON))
@@ -98,7 +98,7 @@ def test_untouched_rows_stay_as_they_were_beside_others(tmp_history: History) ->
     assert read_refused(tmp_history, folded) == {"b"}
 
 
-def test_untouched_rows_alone_make_no_new_file(tmp_history: History) -> None:
+def test_not_sent_rows_alone_make_no_new_file(tmp_history: History) -> None:
     base = believe(tmp_history, ("u", "OUT", None))
     outcome = chunks((0, 1, "not_sent", NOON, NOON))
     assert fold(tmp_history, base, plan_of(tmp_history, ("add", "u")), outcome) is base

@@ -122,7 +122,7 @@ def test_an_addition_is_spelled_as_in_the_payload_and_a_removal_as_it_was_sent(
     ("state", "after", "as_sent"),
     [("acked", "IN", True), ("unknown", "UNKNOWN", True), ("rejected", "OUT", False), ("rejected_whole", "OUT", False)],
 )
-def test_belief_keeps_the_spelling_that_was_sent_last(  # noqa: PLR0917  three of them come from one table
+def test_membership_keeps_the_spelling_that_was_sent_last(  # noqa: PLR0917  three of them come from one table
     tmp_history: History, equality: Equality, order: int, state: str, after: str, as_sent: bool
 ) -> None:
     pairs = [pair[::order] for pair in ALIKE[equality]]
@@ -144,7 +144,7 @@ def test_belief_keeps_the_spelling_that_was_sent_last(  # noqa: PLR0917  three o
         ("UNKNOWN", "IN", "UNKNOWN", "Ab"),
     ],
 )
-def test_two_spellings_believed_before_the_setting_was_changed_become_one_id(
+def test_two_spellings_known_before_the_setting_was_changed_become_one_id(
     tmp_history: History, first: str, second: str, state: str, kept: str
 ) -> None:
     base = believe(tmp_history, ("Ab", first, NOON, False), ("aB", second, None, True), ("x", "IN", None))
@@ -199,7 +199,7 @@ def test_an_id_has_its_slice_under_any_spelling(tmp_history: History) -> None:
 
 
 @pytest.mark.parametrize(("equality", "order"), PAIRS)
-def test_a_payload_keeps_one_spelling_and_rejects_the_rest(
+def test_a_payload_keeps_one_spelling_and_excluded_members_the_rest(
     tmp_history: History, equality: Equality, order: int
 ) -> None:
     members = ["plain", *(each for pair in ALIKE[equality] for each in pair)][::order]

@@ -54,7 +54,7 @@ def test_a_sync_that_is_declared_for_another_target_is_told_to_retarget(world: W
     assert elsewhere.members == users(1, 2)
 
 
-def test_a_retired_target_is_nobodys_and_what_is_believed_of_it_stays(world: World) -> None:
+def test_a_retired_target_is_nobodys_and_what_is_known_of_it_stays(world: World) -> None:
     world.overwrite(users(1, 2))
     world.retire()
     [known] = targets.all_targets(world.ledger)
@@ -226,7 +226,7 @@ def test_whoever_takes_a_retired_target_may_say_who_was_put_there_since(
 
 
 @pytest.mark.parametrize("initial_members", ["file", "unknown", "empty"])
-def test_whoever_takes_a_target_that_was_forgotten_relies_on_nothing_that_was_believed(
+def test_whoever_takes_a_target_that_was_forgotten_relies_on_nothing_that_was_known(
     world: World, tmp_path: Path, initial_members: str
 ) -> None:
     world.overwrite(users(1, 2, 3))
@@ -276,7 +276,7 @@ def test_a_target_into_which_somebody_may_still_be_put_back_is_not_given_up(worl
     assert targets.all_targets(world.ledger)[0].retired is not None
 
 
-def test_a_baseline_can_be_mended_as_long_as_nobody_was_reached(
+def test_a_file_of_initial_members_can_be_mended_as_long_as_nobody_was_reached(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_waiting(monkeypatch)
@@ -293,7 +293,7 @@ def test_a_baseline_can_be_mended_as_long_as_nobody_was_reached(
     assert (target.initial_members, target.held) == ("adopted", 1)
 
 
-def test_a_baseline_that_needed_nothing_is_adopted_once(world: World, tmp_path: Path) -> None:
+def test_a_file_of_initial_members_that_needed_nothing_is_adopted_once(world: World, tmp_path: Path) -> None:
     there = tmp_path / "there.csv"
     there.write_text("\n".join(["user_id", *users(1, 2)]), encoding="utf-8")
     with in_thread(Settings(members=10)) as standins:

@@ -151,7 +151,7 @@ def test_an_attempt_is_under_way_as_long_as_its_lease_lasts(world: World) -> Non
         assert [each.reason for each in entries(world.ledger, SYNC)] == [LEFT_OPEN]
 
 
-def test_rejects_are_those_of_the_payload_that_was_delivered(world: World) -> None:
+def test_excluded_members_are_those_of_the_payload_that_was_delivered(world: World) -> None:
     payload, seq = world.seal(users(1, 2))
     derive(world, seq, users(1, 2), {"anonymous": 1})
     world.deliver(payload, seq)

@@ -41,7 +41,7 @@ def test_what_is_held_can_be_looked_at(holding: World) -> None:
     assert approvals.held(holding.ledger, "another") is None
 
 
-def test_a_released_payload_is_delivered_and_the_receipt_says_by_whose_word(holding: World) -> None:
+def test_an_approved_payload_is_delivered_and_the_receipt_says_by_whose_word(holding: World) -> None:
     approve(holding)
     receipt = holding.overwrite(users(*range(4)), gates=Gates())
 
@@ -51,7 +51,7 @@ def test_a_released_payload_is_delivered_and_the_receipt_says_by_whose_word(hold
     assert receipt.approved.endswith("UTC: half the beta has ended")
 
 
-def test_a_release_is_for_every_attempt_on_that_payload_and_for_no_other(holding: World) -> None:
+def test_an_approval_is_for_every_attempt_on_that_payload_and_for_no_other(holding: World) -> None:
     payload, seq = holding.seal(users(*range(4)))
     with pytest.raises(DeliveryHeld):
         holding.deliver(payload, seq, gates=Gates())
@@ -64,13 +64,13 @@ def test_a_release_is_for_every_attempt_on_that_payload_and_for_no_other(holding
         assert holding.overwrite(users(*range(4)), gates=Gates(min_users=5)).approved
 
 
-def test_what_no_gate_holds_needs_no_release(holding: World) -> None:
+def test_what_no_gate_holds_needs_no_approval(holding: World) -> None:
     approve(holding)
 
     assert holding.overwrite(users(*range(4)), gates=Gates(max_shrink=0.9)).approved is None
 
 
-def test_after_a_released_delivery_the_baseline_begins_anew(holding: World) -> None:
+def test_after_an_approved_delivery_the_comparison_begins_anew(holding: World) -> None:
     approve(holding)
     holding.overwrite(users(*range(4)), gates=Gates())
     holding.next_window()
@@ -80,7 +80,7 @@ def test_after_a_released_delivery_the_baseline_begins_anew(holding: World) -> N
     assert holding.overwrite(users(*range(6)), gates=Gates(max_growth=1.0)).approved is None
 
 
-def test_a_release_that_was_not_used_changes_no_baseline(holding: World) -> None:
+def test_an_approval_that_was_not_used_changes_no_comparison(holding: World) -> None:
     approve(holding)
     holding.next_window()
     assert holding.overwrite(users(*range(8)), gates=Gates()).approved is None
@@ -88,7 +88,7 @@ def test_a_release_that_was_not_used_changes_no_baseline(holding: World) -> None
     hold(holding, 3)
 
 
-def test_sizes_are_released_until_a_moment(holding: World) -> None:
+def test_sizes_are_approved_until_a_moment(holding: World) -> None:
     approve(holding, min_users=3, max_users=4, until=clock.now() + timedelta(hours=6))
     hold(holding, 2)
     with clock.shifted(timedelta(hours=6)):
@@ -104,7 +104,7 @@ def test_a_range_may_be_open(holding: World, bound: dict[str, int], let_go: int)
     assert holding.overwrite(users(*range(let_go)), gates=Gates()).approved
 
 
-def test_a_release_of_one_payload_ends_by_itself(holding: World) -> None:
+def test_an_approval_of_one_payload_ends_by_itself(holding: World) -> None:
     hold(holding, 0)
     approve(holding)
     with clock.shifted(approvals.LASTS + timedelta(minutes=1)):
@@ -112,7 +112,7 @@ def test_a_release_of_one_payload_ends_by_itself(holding: World) -> None:
     assert holding.overwrite(set(), gates=Gates()).approved
 
 
-def test_a_release_is_for_one_sync(holding: World) -> None:
+def test_an_approval_is_for_one_sync(holding: World) -> None:
     until = clock.now() + timedelta(hours=1)
     approvals.approve(holding.ledger, "another", who="ada", why="theirs", max_users=4, until=until)
 
@@ -162,7 +162,7 @@ def test_a_superseded_attempt_leaves_what_is_held(world: World) -> None:
         ({"min_users": 5, "max_users": 4, "until": clock.now() + timedelta(hours=1)}, "at least 5 and at most 4"),
     ],
 )
-def test_a_release_says_why_what_and_until_when(holding: World, bound: dict[str, object], says: str) -> None:
+def test_an_approval_says_why_what_and_until_when(holding: World, bound: dict[str, object], says: str) -> None:
     with pytest.raises(ApprovalIncomplete, match=says):
         approve(holding, **bound)
 
