@@ -55,7 +55,7 @@ def test_f09_a_refusal_from_the_first_request_on_stops_at_once(large: Faulty, na
             sentence = runs_red(large, name)
 
         asked_for_it = filled and name == APPTIMIZE and status == 404
-        assert ("does not know the target" if asked_for_it else "rejected") in sentence, status
+        assert ("does not know the target" if asked_for_it else "refused") in sentence, status
         assert f"({status})" in sentence
         assert "stopped after 0 of" in sentence
         limit = KEY_REFUSED[name] if status in {401, 403} else REQUEST_REFUSED[name]

@@ -81,7 +81,7 @@ def test_f30_without_a_file_that_membership_needs_nothing_is_sent_and_rebuilding
 
     assert str(file) in sentence
     assert "Nothing was sent; the audience is as it was." in sentence
-    assert "where it is a plan or a membership, run `cohort-pipelines ledger rebuild`" in sentence
+    assert "is a plan or a membership, run `cohort-pipelines ledger rebuild`" in sentence
     assert (project.held(name), project.judge.asked()) == (before, asked)
 
     rebuilt = rebuild(project.ledger, project.history)
