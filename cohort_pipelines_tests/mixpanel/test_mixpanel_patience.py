@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from cohort_pipelines.devtools.standins.faults import Fault
 from cohort_pipelines.devtools.standins.server import InThread
 from cohort_pipelines.history import History
 from cohort_pipelines.mixpanel import Project, patience
+from cohort_pipelines.mixpanel.client import Client
 from cohort_pipelines.snapshots.taking import Snapshot, take_snapshot
 
 ENGAGE = "/api/query/engage"
@@ -93,15 +95,26 @@ def test_pages_are_fewer_at_once_where_only_one_place_is_free(
 
 
 def test_no_more_pages_are_under_way_than_the_readings_share(
-    standins: InThread, project: Project, history: History, window: Window
+    project: Project, history: History, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    standins.standins.mixpanel.budget.at_once = 1
+    under_way: list[int] = [0]
+    ask_once = Client.ask_once
+
+    async def counted(self: Client, *arguments: Any) -> Any:  # noqa: ANN401
+        under_way.append(under_way[-1] + 1)
+        try:
+            return await ask_once(self, *arguments)
+        finally:
+            under_way.append(under_way[-1] - 1)
+
+    monkeypatch.setattr(Client, "ask_once", counted)
 
     @asynccontextmanager
     async def place() -> AsyncIterator[patience.Share]:
         yield lambda total: total // 5
 
-    assert take(project, history, window, place).requests == 3  # none was rate limited
+    assert take(project, history, window, place).pages == 3
+    assert max(under_way) == 1
 
 
 def test_a_long_wait_gives_the_place_up(
