@@ -156,7 +156,7 @@ class Attempt:
 
         With ``adopted``, the word for what the target held before the first delivery, ``base`` is made of that; of a
         target that begins anew it is what is left of membership. The first round of reconciliation begins here, since
-        whatever this sends somebody may change.
+        others may change whatever is sent.
         """
         bound = {"plan_checksum": plan.checksum, "base_membership": base.file.checksum if base.file else None}
         never_reconciled = update(schema.target).filter_by(id=self.target_id, reconciled_until=None)

@@ -1,8 +1,8 @@
 """An engage page becomes an Arrow batch; properties that no mapping needs are passed over and never built.
 
 A Python object for each member exists only while its page is decoded. A property that is a string or an integer is kept
-as its text, any other value as its JSON behind :data:`~cohort_pipelines.identity.mapping.NOT_TEXT`, so that nobody
-takes it for an id. A member that cannot be read is a row too: without a profile, and with its JSON behind that mark as
+as its text, any other value as its JSON behind :data:`~cohort_pipelines.core.plain_text.NOT_TEXT`, which no rule takes
+for an id. A member that cannot be read is a row too: without a profile, and with its JSON behind that mark as
 its id.
 """
 
